@@ -1,0 +1,261 @@
+"""How fast `fit` trains the network of the chapters, against two peers, in one interleaved run.
+
+    python benchmarks/fit.py                      # float32; about ten minutes on two cores
+    python benchmarks/fit.py --precision bf16     # everybody under bf16 autocast
+    python benchmarks/fit.py --quick              # a few steps of each, to see that it works
+
+Everybody trains the same AlexNet (10 M multiply-adds at 32 px) on the same images with the same augmentation, rate
+schedule, label smoothing and number of steps, and is timed from the decoded images to the last step. Peers:
+
+- ``reference``: the loop of torchvision's reference training script: PIL transforms in a DataLoader with its best number of
+  workers (tried first), ``.item()`` at each step;
+- ``lightning``: the same data through a LightningModule and a Trainer, logging at each step.
+
+Both are also run in channels_last layout, which neither does by itself. Each run is a process of its own; rounds go
+ours, reference, lightning, ours ... so that a machine that slows down slows down for all. Expected on two cores: at least 2.5
+times the reference and 2 times Lightning in float32, at least 1.5 times both in bf16 where the processor has it.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROUNDS, STEPS, BATCH, RATE, SIZE, CLASSES = 5, 160, 128, 0.1, 32, 25
+PEERS = ("reference", "reference channels_last", "lightning", "lightning channels_last")
+
+
+def images():
+    """Return the synthetic source of 25 classes: training and test samples."""
+    from transferlab.data.images import source_sample, target_sample
+    from transferlab.specs import Recipe, Source, Subset, Target
+
+    part = Subset(classes=CLASSES)
+    source = Source("synthetic:source", SIZE, Recipe(steps=1, batch=1, lr=RATE), part)
+    return source_sample(source, 0), target_sample(Target("synthetic:source", SIZE, part), "test", 0)
+
+
+def network(seed: int):
+    """Return the network that the chapters train at scale cpu."""
+    from transferlab import scales
+    from transferlab.nets.build import build
+
+    return build(scales.scale("cpu").backbone, SIZE, CLASSES, seed)
+
+
+def ours(train, seed: int, steps: int, precision: str, **_):
+    """Train with `fit`."""
+    from transferlab.specs import Recipe
+    from transferlab.train.fit import fit
+
+    net = network(seed)
+    fit(net, train, Recipe(steps=steps, batch=BATCH, lr=RATE, precision=precision), seed)
+    return net
+
+
+def loader(train, seed: int, steps: int, workers: int):
+    """Return what a user of torchvision writes: arrays become PIL images, are cropped, mirrored, made tensors, normalised."""
+    import torch
+    from PIL import Image
+    from torch.utils.data import DataLoader, Dataset, RandomSampler
+    from torchvision import transforms as T
+
+    from transferlab.data.augment import MEAN, STD
+
+    arrays, labels = train.pixels[train.rows].numpy(), train.labels.numpy()
+    change = T.Compose([T.RandomCrop(SIZE, SIZE // 8, padding_mode="edge"), T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(MEAN, STD)])
+
+    class Images(Dataset):
+        def __len__(self) -> int:
+            return len(labels)
+
+        def __getitem__(self, i: int):
+            return change(Image.fromarray(arrays[i])), int(labels[i])
+
+    order = RandomSampler(Images(), num_samples=steps * BATCH, generator=torch.Generator().manual_seed(seed))
+    return DataLoader(Images(), BATCH, sampler=order, num_workers=workers, drop_last=True)
+
+
+def sgd(net, steps: int):
+    """Return the optimiser and schedule of our recipe in torch's own terms."""
+    import torch
+
+    matrices = [p for p in net.parameters() if p.ndim > 1]
+    others = [p for p in net.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.SGD(groups, lr=RATE, momentum=0.9, nesterov=True)
+
+    def factor(step: int) -> float:
+        done = (step + 1) / steps
+        return done / 0.2 if done < 0.2 else 0.5 * (1 + math.cos(math.pi * (done - 0.2) / 0.8))
+
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+def reference(train, seed: int, steps: int, precision: str, workers: int, channels_last: bool):
+    """Train as torchvision's reference script does: one step after another, loss and accuracy read at each."""
+    import torch
+
+    net = network(seed)
+    net = net.to(memory_format=torch.channels_last) if channels_last else net
+    optimiser, schedule = sgd(net, steps)
+    criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+    seen = correct = total = 0.0
+    net.train()
+    for x, y in loader(train, seed, steps, workers):
+        x = x.to(memory_format=torch.channels_last) if channels_last else x
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            out = net(x)
+            loss = criterion(out, y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        correct += (out.argmax(1) == y).sum().item()
+        total += loss.item() * len(y)
+        seen += len(y)
+    return net
+
+
+def lightning(train, seed: int, steps: int, precision: str, workers: int, channels_last: bool):
+    """Train the same through Lightning."""
+    import logging
+    import warnings
+
+    import lightning as L
+    import torch
+
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+    class Module(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network(seed)
+            self.criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+
+        def training_step(self, batch, index):
+            x, y = batch
+            loss = self.criterion(self.net(x.to(memory_format=torch.channels_last) if channels_last else x), y)
+            self.log("loss", loss, prog_bar=False)
+            return loss
+
+        def configure_optimizers(self):
+            optimiser, schedule = sgd(self.net, steps)
+            return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    module = Module()
+    module.net = module.net.to(memory_format=torch.channels_last) if channels_last else module.net
+    trainer = L.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, loader(train, seed, steps, workers))
+    return module.net
+
+
+def contest(who: str, seed: int, steps: int, precision: str, workers: int) -> dict:
+    """Run one contestant in this process."""
+    import torch
+
+    from transferlab.measure.metrics import accuracy
+    from transferlab.train.predict import predict
+
+    train, test = images()
+    name, _, layout = who.partition(" ")
+    run = {"ours": ours, "reference": reference, "lightning": lightning}[name]
+    torch.manual_seed(seed)
+    given = {"train": train, "precision": precision, "workers": workers, "channels_last": layout == "channels_last"}
+    run(seed=seed, steps=3, **given)  # warm up
+    began = time.perf_counter()
+    net = run(seed=seed, steps=steps, **given)
+    seconds = time.perf_counter() - began
+    return {
+        "who": who,
+        "workers": workers,
+        "images_per_second": steps * BATCH / seconds,
+        "accuracy": accuracy(predict(net, test), test.labels)["accuracy"],
+    }
+
+
+def ask(who: str, seed: int, steps: int, precision: str, workers: int = 0) -> dict:
+    """Run one contestant in a process of its own."""
+    options = {"contestant": who, "seed": seed, "steps": steps, "precision": precision, "loaders": workers}
+    words = [sys.executable, __file__, *(str(w) for name, value in options.items() for w in (f"--{name}", value))]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{who} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def machine() -> dict:
+    """Say what this was measured on."""
+    import torch
+
+    from transferlab.worker import COMMIT, processor
+
+    cores = len(os.sched_getaffinity(0))
+    return {
+        "commit": COMMIT,
+        "processor": processor(),
+        "cores": cores,
+        "torch": torch.__version__,
+        "day": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--quick", action="store_true", help="one round of a few steps")
+    parser.add_argument("--out", type=Path, help="where the JSON goes; by default benchmarks/results/fit-PRECISION.json (not when quick)")
+    parser.add_argument("--contestant", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--loaders", type=int, default=0, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.contestant:
+        print(json.dumps(contest(given.contestant, given.seed, given.steps, given.precision, given.loaders)))
+        return
+    rounds, steps = (1, 4) if given.quick else (given.rounds, given.steps)
+    best = {}
+    for peer in PEERS:  # the best number of workers, tried on a third of the steps
+        tries = [ask(peer, 0, max(4, steps // 3), given.precision, workers) for workers in ((0,) if given.quick else (0, 1, 2))]
+        best[peer] = max(tries, key=lambda t: t["images_per_second"])["workers"]
+    runs = []
+    for seed in range(rounds):
+        for who in ("ours", *PEERS):
+            run = ask(who, seed, steps, given.precision, best.get(who, 0)) | {"seed": seed}
+            runs.append(run)
+            measured = f"{run['images_per_second']:7.0f} images/s, accuracy {100 * run['accuracy']:.1f}%"
+            print(f"round {seed + 1}/{rounds}: {who:24} {measured}", flush=True)
+    of = {who: [r for r in runs if r["who"] == who] for who in ("ours", *PEERS)}
+    ratios = {
+        peer: statistics.median(a["images_per_second"] / b["images_per_second"] for a, b in zip(of["ours"], of[peer], strict=True))
+        for peer in PEERS
+    }
+    accuracy = {who: statistics.mean(r["accuracy"] for r in of[who]) for who in of}
+    print()
+    for peer in PEERS:
+        ahead = 100 * (accuracy["ours"] - accuracy[peer])
+        print(f"ours / {peer} ({best[peer]} loader workers): {ratios[peer]:.2f}, accuracy {ahead:+.1f} points")
+    out = given.out or (None if given.quick else Path(__file__).parent / "results" / f"fit-{given.precision}.json")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        about = {"benchmark": "fit", "precision": given.precision, "rounds": rounds, "steps": steps, "batch": BATCH, **machine()}
+        out.write_text(json.dumps(about | {"ratios": ratios, "accuracy": accuracy, "loader_workers": best, "runs": runs}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""Parts of sets: draws that are nested and depend on nothing else, classes left out, chosen and merged."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transferlab.data.subsets import draw, hold_out, rank, relabel
+from transferlab.data.tree import ClassTree
+from transferlab.errors import UserError
+from transferlab.specs import Subset
+
+CLASSES = ("poodle", "pug", "cat", "animal", "oak")
+TREE = ClassTree(
+    {
+        "poodle": ("life", "animal", "dog", "poodle"),
+        "pug": ("life", "animal", "dog", "pug"),
+        "cat": ("life", "animal", "cat"),
+        "animal": ("life", "animal"),
+        "oak": ("life", "plant", "tree", "oak"),
+    }
+)
+MANY = tuple(f"class{i}" for i in range(100))
+
+seeds = st.integers(0, 5)
+labelled = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(np.array)
+
+
+def names(count: int) -> list[str]:
+    return [f"image{i}" for i in range(count)]
+
+
+# -------------------------------------------------------------------------------------------------------- classes
+
+
+def subset(seed: int = 0, tree: ClassTree | None = TREE, classes=CLASSES, **what) -> dict[str, list[str]]:
+    """The new classes, and which old ones went into each; checks that the mapping says the same."""
+    got = relabel(classes, Subset(**what), seed, tree)
+    assert got.mapping.shape == (len(classes),)
+    assert got.mapping.dtype == np.int64
+    return {name: [c for c, m in zip(classes, got.mapping, strict=True) if m == i] for i, name in enumerate(got.names)}
+
+
+def test_everything_is_kept_by_default():
+    assert subset() == subset(tree=None) == {c: [c] for c in CLASSES}
+
+
+@pytest.mark.parametrize(
+    ("exclude", "left"),
+    [
+        (("cat",), ["poodle", "pug", "animal", "oak"]),
+        (("dog",), ["cat", "animal", "oak"]),
+        (("plant",), ["poodle", "pug", "cat", "animal"]),
+        (("dog", "oak"), ["cat", "animal"]),
+        (("dog", "pug", "dog"), ["cat", "animal", "oak"]),
+    ],
+)
+def test_classes_and_branches_are_left_out(exclude, left):
+    assert list(subset(exclude=exclude)) == left
+
+
+def test_classes_are_left_out_without_a_tree():
+    assert list(subset(tree=None, exclude=("pug", "oak"))) == ["poodle", "cat", "animal"]
+
+
+def test_chosen_classes_keep_the_order_in_which_they_were_named():
+    assert subset(classes=CLASSES) == subset()
+    got = relabel(CLASSES, Subset(classes=("oak", "cat")), 0, None)
+    assert got.names == ("oak", "cat")
+    assert got.mapping.tolist() == [-1, -1, 1, -1, 0]
+
+
+def test_drawn_classes_keep_the_order_of_the_set_and_are_nested():
+    drawn = {n: relabel(MANY, Subset(classes=n), 0, None).names for n in (2, 10, 50, 100)}
+    for n, chosen in drawn.items():
+        assert len(chosen) == n
+        assert list(chosen) == [c for c in MANY if c in chosen]
+    assert set(drawn[2]) < set(drawn[10]) < set(drawn[50]) < set(drawn[100])
+    assert relabel(MANY, Subset(classes=10), 1, None).names != drawn[10]
+
+
+def test_a_draw_of_classes_does_not_depend_on_their_order_or_on_the_others():
+    drawn = relabel(MANY, Subset(classes=10), 0, None).names
+    assert set(relabel(MANY[::-1], Subset(classes=10), 0, None).names) == set(drawn)
+    gone = next(c for c in MANY if c not in drawn)
+    assert relabel(MANY, Subset(exclude=(gone,), classes=10), 0, None).names == drawn
+
+
+def test_exclusion_comes_before_the_draw():
+    drawn = relabel(MANY, Subset(classes=10), 0, None).names
+    instead = relabel(MANY, Subset(exclude=drawn[:1], classes=10), 0, None).names
+    assert len(instead) == 10
+    assert set(drawn[1:]) < set(instead)
+
+
+@pytest.mark.parametrize(
+    ("depth", "merged"),
+    [
+        (1, {"animal": ["poodle", "pug", "cat", "animal"], "plant": ["oak"]}),
+        (2, {"dog": ["poodle", "pug"], "cat": ["cat"], "animal": ["animal"], "tree": ["oak"]}),
+        (3, {c: [c] for c in CLASSES}),
+        (9, {c: [c] for c in CLASSES}),
+    ],
+)
+def test_coarse_labels(depth, merged):
+    assert subset(depth=depth) == merged
+
+
+def test_coarse_labels_of_what_is_left():
+    assert subset(exclude=("cat",), depth=2) == {"dog": ["poodle", "pug"], "animal": ["animal"], "tree": ["oak"]}
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ({"exclude": ("pugg",)}, r"class \(=pugg\): no such class or node; did you mean pug\?"),
+        ({"classes": ("cat", "oack")}, r"class \(=oack\): not in this set; did you mean oak\?"),
+        ({"exclude": ("oak",), "classes": ("cat", "oak")}, r"class \(=oak\): not in this set$"),
+        ({"classes": 6}, r"classes \(=6\): there are only 5"),
+        ({"exclude": ("dog",), "classes": 4}, r"classes \(=4\): there are only 3"),
+        ({"exclude": ("animal",)}, r"classes \(=1\): at least two must be left"),
+        ({"exclude": ("life",)}, r"classes \(=0\): at least two must be left"),
+        ({"classes": ("cat",)}, r"classes \(=1\): at least two must be left"),
+        ({"classes": ("cat", "cat")}, r"classes \(=1\): at least two must be left"),
+        ({"depth": 0}, r"classes \(=1\): at least two must be left"),
+    ],
+)
+def test_parts_that_there_are_not(what, message):
+    with pytest.raises(UserError, match=message):
+        relabel(CLASSES, Subset(**what), 0, TREE)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ({"depth": 1}, r"depth \(=1\): this set has no class tree"),
+        ({"exclude": ("dog",)}, r"class \(=dog\): not in this set, and the set has no class tree"),
+        ({"exclude": ("poodel",)}, r"class \(=poodel\): .*; did you mean poodle\?"),
+    ],
+)
+def test_a_tree_that_is_needed_and_missing(what, message):
+    with pytest.raises(UserError, match=message):
+        relabel(CLASSES, Subset(**what), 0, None)
+
+
+def test_a_tree_of_other_classes():
+    with pytest.raises(UserError, match=r"class tree \(=wolf\): the tree misses this class"):
+        relabel((*CLASSES, "wolf"), Subset(depth=1), 0, TREE)
+
+
+# ---------------------------------------------------------------------------------------------------------- draws
+
+
+def test_all_images():
+    assert draw(np.array([1, -1, 0, 1]), names(4), None, 0).tolist() == [0, 2, 3]
+
+
+def test_more_images_than_the_smallest_class_has():
+    with pytest.raises(UserError, match=r"per_class \(=3\): the smallest class has only 2 images"):
+        draw(np.array([0, 0, 0, 1, 1]), names(5), 3, 0)
+
+
+def test_no_images_at_all():
+    assert draw(np.array([-1, -1]), names(2), None, 0).tolist() == []
+    with pytest.raises(UserError, match=r"per_class \(=1\): the smallest class has only 0 images"):
+        draw(np.array([-1, -1]), names(2), 1, 0)
+
+
+def test_a_known_draw():
+    """Published records rest on these draws: they must never change."""
+    labels = np.repeat([0, 1], 10)
+    assert draw(labels, names(20), 3, 0).tolist() == [3, 7, 8, 12, 17, 19]
+    assert np.flatnonzero(hold_out(labels, names(20), 0)).tolist() == [4, 8, 11, 19]
+    assert relabel(MANY, Subset(classes=4), 0, None).names == ("class10", "class47", "class51", "class53")
+
+
+@given(labelled, st.integers(1, 5), seeds)
+def test_draws_are_balanced_sorted_and_nested(labels, most, seed):
+    most = min(most, *np.bincount(labels)[np.unique(labels)])
+    before: set[int] = set()
+    for per_class in range(1, most + 1):
+        drawn = draw(labels, names(len(labels)), per_class, seed)
+        assert (np.diff(drawn) > 0).all()
+        assert drawn.dtype == np.int64
+        assert set(np.bincount(labels[drawn])) <= {0, per_class}
+        assert set(labels[drawn]) == set(labels)
+        assert before < set(drawn.tolist())
+        before = set(drawn.tolist())
+
+
+@given(labelled, seeds)
+def test_what_is_not_eligible_is_never_drawn(labels, seed):
+    eligible = np.where(labels < 2, labels, -1)
+    for per_class in (None, 1) if (labels < 2).any() else (None,):
+        assert (labels[draw(eligible, names(len(labels)), per_class, seed)] < 2).all()
+
+
+@given(labelled, st.randoms(use_true_random=False), seeds)
+def test_draws_do_not_depend_on_the_order_of_files(labels, random, seed):
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    shuffled = [names(len(labels))[i] for i in order]
+    drawn = {names(len(labels))[i] for i in draw(labels, names(len(labels)), 1, seed)}
+    assert {shuffled[i] for i in draw(labels[order], shuffled, 1, seed)} == drawn
+    held = {names(len(labels))[i] for i in np.flatnonzero(hold_out(labels, names(len(labels)), seed))}
+    assert {shuffled[i] for i in np.flatnonzero(hold_out(labels[order], shuffled, seed))} == held
+
+
+@given(labelled, seeds)
+def test_draws_do_not_depend_on_other_classes(labels, seed):
+    drawn = draw(labels, names(len(labels)), 1, seed)
+    alone = np.where(labels == labels[0], labels, -1)
+    assert set(draw(alone, names(len(labels)), 1, seed)) == {i for i in drawn if labels[i] == labels[0]}
+
+
+@given(labelled, seeds)
+def test_draws_do_not_depend_on_images_that_were_not_drawn(labels, seed):
+    drawn = draw(labels, names(len(labels)), 1, seed)
+    fewer = np.where(np.arange(len(labels)) % 2 == 0, labels, -1)
+    fewer[drawn] = labels[drawn]
+    assert draw(fewer, names(len(labels)), 1, seed).tolist() == drawn.tolist()
+
+
+@given(labelled, seeds, st.sampled_from([0.05, 0.2, 0.5, 0.95]))
+def test_hold_out_leaves_some_and_takes_some(labels, seed, share):
+    held = hold_out(labels, names(len(labels)), seed, share)
+    assert (held.shape, held.dtype) == (labels.shape, bool)
+    for c in np.unique(labels):
+        size, taken = (labels == c).sum(), held[labels == c].sum()
+        assert taken == (0 if size == 1 else min(max(1, round(share * size)), size - 1))
+
+
+def test_hold_out_of_nothing():
+    assert hold_out(np.array([], dtype=int), [], 0).tolist() == []
+
+
+def test_hold_out_depends_on_seed_and_purpose():
+    labels = np.repeat([0, 1], 20)
+    made = [hold_out(labels, names(40), seed, purpose=purpose) for seed, purpose in ((0, "validation"), (1, "validation"), (0, "test"))]
+    assert {held.sum() for held in made} == {8}
+    assert len({held.tobytes() for held in made}) == 3
+
+
+def test_ranks_differ_in_every_argument():
+    assert len({rank(seed, purpose, name) for seed in (0, 1) for purpose in ("image", "class") for name in ("a", "b")}) == 8

@@ -1,0 +1,227 @@
+"""Reading layers by name, and keeping the first ones as they are."""
+
+import pytest
+import torch
+from torch import nn
+
+from transferlab.backbones import AlexNet, ResNet, Torchvision
+from transferlab.data.images import Sample
+from transferlab.errors import UserError
+from transferlab.nets.build import build, new_head
+from transferlab.nets.taps import Reader, freeze, tap_module, taps, train_mode
+from transferlab.specs import Recipe
+from transferlab.train.fit import fit
+
+SMALL = AlexNet((4, 6, 8, 8, 5), (12, 10))
+SHAPES = {  # of one image
+    "alexnet": (
+        SMALL,
+        32,
+        {
+            "conv1": (4, 16, 16),
+            "conv2": (6, 16, 16),
+            "pool2": (6, 8, 8),
+            "conv3": (8, 8, 8),
+            "conv4": (8, 8, 8),
+            "conv5": (5, 8, 8),
+            "pool5": (5, 4, 4),
+            "fc6": (12,),
+            "fc7": (10,),
+            "fc8": (7,),
+            "softmax": (7,),
+            **{f"conv{i}_pre": (c, s, s) for i, c, s in ((1, 4, 16), (2, 6, 16), (3, 8, 8), (4, 8, 8), (5, 5, 8))},
+        },
+    ),
+    "resnet": (
+        ResNet(18),
+        16,
+        {
+            **dict.fromkeys(("conv1", "bn1", "relu", "maxpool", "layer1"), (64, 16, 16)),
+            "layer2": (128, 8, 8),
+            "layer3": (256, 4, 4),
+            "layer4": (512, 2, 2),
+            "avgpool": (512, 1, 1),
+            "head": (7,),
+            "softmax": (7,),
+        },
+    ),
+    "squeezenet": (Torchvision("squeezenet1_0"), 32, {"features.0": (96, 13, 13), "features.12": (512, 1, 1), "head": (7, 1, 1)}),
+    "mobilenet": (
+        Torchvision("mobilenet_v2"),
+        32,
+        {"features.0": (32, 16, 16), "features.18": (1280, 1, 1), "head": (7,), "softmax": (7,)},
+    ),
+}
+each = pytest.mark.parametrize(("backbone", "size", "shapes"), SHAPES.values(), ids=SHAPES)
+
+
+def images(count: int, size: int) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+@each
+def test_every_tap_can_be_read(backbone, size, shapes):
+    net = build(backbone, size, 7, 0).eval()
+    known = taps(net)
+    assert set(shapes) <= set(known)
+    if "features.0" not in shapes:
+        assert set(shapes) == set(known)
+    with torch.no_grad(), Reader(net, tuple(known)) as reader:
+        logits = net(images(2, size))
+    if "softmax" in known:
+        assert torch.allclose(reader.read["softmax"], logits.softmax(1))
+    assert list(reader.read) == [t for t in known if t in reader.read]  # in order
+    assert reader.read.keys() == known.keys()
+    assert {tap: tuple(reader.read[tap].shape[1:]) for tap in shapes} == shapes
+    last = reader.read["fc8" if "fc8" in known else "head"].flatten(1)
+    assert torch.equal(last if "squeezenet" not in getattr(backbone, "name", "") else last.relu(), logits)
+
+
+def test_taps_in_order():
+    assert list(taps(build(SMALL, 64, 7, 0))) == [
+        *("conv1_pre", "conv1", "pool1", "conv2_pre", "conv2", "pool2", "conv3_pre", "conv3", "conv4_pre", "conv4"),
+        *("conv5_pre", "conv5", "pool5", "fc6", "fc7", "fc8", "softmax"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg11"])
+def test_torchvisions_own_alexnet_and_vgg_have_fc6_and_fc7(name):
+    net = build(Torchvision(name), 64, 7, 0).eval()
+    with torch.no_grad(), Reader(net, ("fc6", "fc7", "head")) as reader:
+        logits = net(images(2, 64))
+    assert reader.read["fc6"].shape == reader.read["fc7"].shape == (2, 4096)
+    assert reader.read["fc6"].min() == reader.read["fc7"].min() == 0
+    assert torch.equal(reader.read["head"], logits)
+
+
+def test_before_and_after_relu():
+    net = build(SMALL, 32, 7, 0).eval()
+    wanted = [f"conv{i}{part}" for i in range(1, 6) for part in ("_pre", "")]
+    with torch.no_grad(), Reader(net, (*wanted, "fc6", "fc7", "fc8")) as reader:
+        net(images(4, 32))
+    for i in range(1, 6):
+        before, after = reader.read[f"conv{i}_pre"], reader.read[f"conv{i}"]
+        assert before.min() < 0
+        assert after.min() == 0
+        assert torch.equal(before.relu(), after)
+    assert reader.read["fc6"].min() >= 0
+    assert reader.read["fc7"].min() >= 0
+    assert reader.read["fc8"].min() < 0
+
+
+def test_reading_changes_nothing_and_leaves_nothing_behind():
+    net = build(SMALL, 32, 7, 0).eval()
+    before = net(images(2, 32))
+    with Reader(net, ("conv1_pre", "fc7")) as reader:
+        assert torch.equal(net(images(2, 32)), before)
+    reader.read.clear()
+    net(images(2, 32))
+    assert reader.read == {}
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_hooks_go_also_after_an_error():
+    net = build(SMALL, 32, 7, 0).eval()
+    with pytest.raises(RuntimeError), Reader(net, ("conv1",)):
+        net(torch.zeros(1, 5, 32, 32))
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+@pytest.mark.parametrize(
+    ("kind", "tap", "message"),
+    [
+        ("alexnet", "conv6", r"layer \(=conv6\): must be one of conv1_pre, conv1, .* and 4 more; did you mean conv"),
+        ("alexnet", "fc9", r"did you mean fc"),
+        ("alexnet", "head", r"layer \(=head\): must be one of"),
+        ("resnet", "layer5", r"layer \(=layer5\): must be one of conv1, bn1, .*; did you mean layer"),
+        ("squeezenet", "features.13", r"layer \(=features.13\): must be one of features.0, .*; did you mean features.\d"),
+    ],
+)
+def test_unknown_layer(kind, tap, message):
+    backbone, size, _ = SHAPES[kind]
+    net = build(backbone, size, 7, 0)
+    for use in (tap_module, freeze):
+        with pytest.raises(UserError, match=message):
+            use(net, tap)
+
+
+# --------------------------------------------------------------------------------------------------------- freeze
+
+
+def after_training(net: nn.Module, size: int) -> tuple[set[str], set[str]]:
+    """Train a few steps; return the names in the state dict that stayed as they were, and those that changed."""
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    pixels = torch.randint(0, 256, (8, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    sample = Sample(pixels, torch.arange(8), torch.arange(8) % 4, 4)
+    fit(net, sample, Recipe(steps=3, batch=8, lr=0.05, warmup=0.0), seed=0)
+    after = net.state_dict()
+    stayed = {k for k in before if torch.equal(before[k], after[k])}
+    return stayed, before.keys() - stayed
+
+
+@pytest.mark.parametrize(
+    ("last", "kept"),
+    [
+        ("conv1_pre", ("conv1",)),
+        ("conv1", ("conv1",)),
+        ("conv3", ("conv1", "conv2", "conv3")),
+        ("pool5", ("conv1", "conv2", "conv3", "conv4", "conv5")),
+        ("fc6", ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6")),
+        ("fc7", ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")),
+    ],
+)
+def test_freeze_alexnet(last, kept):
+    net = build(AlexNet((8, 8, 8, 8, 8), (16, 16)), 24, 4, 0)
+    freeze(net, last)
+    new_head(net, 4, 1)
+    stayed, changed = after_training(net, 24)
+    assert {k.split(".")[0] for k in stayed} == set(kept)
+    assert not {k.split(".")[0] for k in changed} & set(kept)
+    assert {"head.weight", "head.bias"} <= changed
+    for name, m in net.named_modules():
+        if isinstance(m, nn.BatchNorm2d):
+            assert m.training == (name.split(".")[0] not in kept)
+    assert all(p.requires_grad == (name.split(".")[0] not in kept) for name, p in net.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("last", "kept"),
+    [("bn1", "conv1 bn1"), ("layer2", "conv1 bn1 layer1 layer2"), ("layer4", "conv1 bn1 layer1 layer2 layer3 layer4")],
+)
+def test_freeze_resnet(last, kept):
+    net = build(ResNet(18), 16, 4, 0)
+    freeze(net, last)
+    stayed, changed = after_training(net, 16)
+    assert {k.split(".")[0] for k in stayed} == set(kept.split())
+    assert not {k.split(".")[0] for k in changed} & set(kept.split())
+
+
+def test_freeze_squeezenet():
+    net = build(Torchvision("squeezenet1_0"), 32, 4, 0)
+    freeze(net, "features.5")
+    stayed, changed = after_training(net, 32)
+    assert {int(k.split(".")[1]) for k in stayed} <= set(range(6))
+    assert "classifier.1.weight" in changed
+    assert not {k for k in changed if k.startswith("features") and int(k.split(".")[1]) <= 5}
+
+
+def test_freezing_everything_leaves_the_new_head():
+    net = build(SMALL, 24, 4, 0)
+    freeze(net, "fc8")
+    new_head(net, 4, 1)
+    assert after_training(net, 24)[1] == {"head.weight", "head.bias"}
+
+
+def test_without_freezing_everything_trains():
+    net = build(AlexNet((8, 8, 8, 8, 8), (16, 16)), 24, 4, 0)
+    assert after_training(net, 24)[0] == set()
+
+
+def test_dropout_in_frozen_layers_rests():
+    net = build(Torchvision("squeezenet1_0"), 32, 4, 0)
+    train_mode(net)
+    assert all(m.training for m in net.modules())
+    freeze(net, "head")
+    train_mode(net)
+    assert not net.classifier[0].training
+    assert isinstance(net.classifier[0], nn.Dropout)

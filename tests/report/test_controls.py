@@ -1,0 +1,58 @@
+"""Controls in a live notebook: moving one shows another state, pressing the button trains."""
+
+import altair as alt
+import pandas as pd
+
+from transferlab.report.controls import Control, Explorer, Workbench
+
+DATA = pd.DataFrame({"x": [1, 2], "y": [1, 2], "kind": ["a", "b"]})
+KIND = Control("Kind", {"the first": "a", "the second": "b"})
+
+
+def draw(kind: str) -> alt.Chart:
+    return (
+        alt.Chart(DATA)
+        .mark_point()
+        .encode(x="x:Q", y="y:Q")
+        .add_params(alt.param(name="kind", value=kind))
+        .transform_filter("datum.kind == kind")
+    )
+
+
+def test_explorer_follows_its_widgets(capsys):
+    drawn = []
+    states = pd.DataFrame({"kind": ["a", "b"], "sentence": ["One.", "Two."], "interval": ["[0, 1]", "[1, 2]"]})
+    explorer = Explorer(lambda kind: (drawn.append(kind), draw(kind))[1], {"kind": KIND}, states, "Caption.", DATA, "figure")
+    box, _ = explorer.panel().children
+    assert explorer.state({"kind": box.value}) == ("One.", "[0, 1]")
+    drawn.clear()
+    box.value = "b"
+    assert drawn == ["b"]
+    assert explorer.state({"kind": box.value}) == ("Two.", "[1, 2]")
+    capsys.readouterr()
+
+
+def test_workbench_trains_when_pressed(capsys):
+    trained = []
+    bench = Workbench(
+        lambda kind, count: trained.append((kind, count)), {"kind": KIND, "count": Control("Seeds", {"1": 1, "2": 2}, slider=True)}, "n.md"
+    )
+    kind, count, button, _ = bench.panel().children
+    button.click()
+    kind.value, count.value = "b", 2
+    button.click()
+    assert trained == [("a", 1), ("b", 2)]
+    assert not button.disabled
+    capsys.readouterr()
+
+
+def test_workbench_can_be_pressed_again_after_an_error():
+    def fails(kind):
+        raise ValueError("no")
+
+    *_, button, out = Workbench(fails, {"kind": KIND}, "n.md").panel().children
+    try:
+        button.click()
+    except ValueError:
+        assert not out.outputs  # outside of a kernel the error is the caller's
+    assert not button.disabled

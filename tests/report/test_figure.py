@@ -1,0 +1,267 @@
+"""Figures, tables and explorers as HTML: numbers that can be saved, text that is escaped, charts as data."""
+
+import base64
+import html
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import pytest
+
+from transferlab.errors import UserError
+from transferlab.report.controls import Control, Explorer
+from transferlab.report.figure import BOOK, Figure, Table, csv_link, in_book, table_html
+
+RECORDS = pd.DataFrame({"target": ["a", 'say "b", c'], "gain": [1.5, -0.25], "seeds": [8, 1000]})
+NASTY = "</script><script>alert(1)</script> <b>&\"'"
+
+
+def chart(records: pd.DataFrame = RECORDS) -> alt.Chart:
+    return alt.Chart(records).mark_point().encode(x="gain:Q", y="seeds:Q")
+
+
+class Page(HTMLParser):
+    """What a browser makes of some HTML: tags, text outside of scripts, the content of scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.text, self.scripts = "", []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("input", "br"):
+            self.open.append(tag)
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] += data
+        else:
+            self.text += data
+
+    def only(self, tag: str, **wanted) -> dict:
+        (found,) = [a for t, a in self.tags if t == tag and wanted.items() <= a.items()]
+        return found
+
+
+def page(text: str) -> Page:
+    read = Page(text)
+    assert read.open == []  # everything that was opened was closed
+    return read
+
+
+# ------------------------------------------------------------------------------------------------------- CSV, tables
+
+
+def saved(read: Page) -> pd.DataFrame:
+    link = read.only("a")["href"]
+    kind, data = link.split(",")
+    assert kind == "data:text/csv;base64"
+    return pd.read_csv(io.BytesIO(base64.b64decode(data)))
+
+
+def test_csv_link():
+    read = page(csv_link(RECORDS, "gains"))
+    assert read.only("a")["download"] == "gains.csv"
+    assert saved(read).equals(RECORDS)
+
+
+@pytest.mark.parametrize("records", [RECORDS.iloc[:0], pd.DataFrame({"a": [NASTY, "é\n, ü"]})], ids=["no rows", "odd text"])
+def test_csv_of_anything(records):
+    assert saved(page(csv_link(records, "x"))).to_dict("list") == records.to_dict("list")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (3, "3"),
+        (3.0, "3"),
+        (1234567, "1,234,567"),
+        (1234567.0, "1,234,567"),
+        (0.123456, "0.1235"),
+        (-0.5, "−0.5"),
+        (-12, "−12"),
+        (np.float64(2.5), "2.5"),
+        (np.int64(2000), "2,000"),
+        (1e-9, "1e−09"),
+        (10.05, "10.05"),
+        (0.0, "0"),
+        (True, "True"),
+        ("10.0", "10.0"),
+        ("a-b", "a-b"),
+        (None, ""),
+        (float("nan"), ""),
+        ("<i>", "&lt;i&gt;"),
+    ],
+)
+def test_numbers_as_they_are_printed(value, shown):
+    (cell,) = re.findall(r"<td>(.*?)</td>", table_html(pd.DataFrame({"x": pd.Series([value], dtype=object)})))
+    assert cell == shown
+
+
+def test_columns_can_be_chosen_and_named():
+    text = table_html(RECORDS, {"seeds": "Number of seeds", "target": "Target"})
+    assert re.findall(r"<th>(.*?)</th>", text) == ["Number of seeds", "Target"]
+    assert re.findall(r"<td>(.*?)</td>", text) == ["8", "a", "1,000", 'say "b", c']
+
+
+def test_table():
+    read = page(Table(RECORDS, NASTY, "gains", {"gain": "Gain"})._repr_html_())
+    assert read.only("figure")["id"] == "gains"
+    assert NASTY in read.text  # as text
+    assert read.scripts == []
+    assert saved(read).equals(RECORDS)  # all columns, shown or not
+    assert not [t for t, _ in read.tags if t == "details"]
+
+
+def test_folded_table():
+    read = page(Table(RECORDS, "Caption.", "gains", folded=True)._repr_html_())
+    assert "Show 2 rows" in read.text
+    assert [t for t, _ in read.tags].index("details") < [t for t, _ in read.tags].index("table")
+
+
+def test_a_table_with_a_look_of_its_own():
+    table = Table(RECORDS, "Caption.", "gains", markup="<p>mine</p>")
+    assert "<p>mine</p>" in table._repr_html_()
+    assert "<table" not in table._repr_html_()
+
+
+# ---------------------------------------------------------------------------------------------------------- figures
+
+
+def test_figure():
+    read = page(Figure(chart(), "What to <see>.", RECORDS, "gains", {"Gain & loss": "#123456"}).html())
+    assert read.only("figure")["id"] == "gains"
+    assert read.only("div", **{"class": "tl-chart"})["aria-label"] == "What to <see>."
+    assert "What to <see>." in read.text
+    assert "Gain & loss" in read.text
+    assert read.only("li")["style"] == "--tone:#123456"
+    assert saved(read).equals(RECORDS)
+    assert "1,000" in read.text  # the numbers, as a table
+    spec = json.loads(read.scripts[0])
+    assert spec["encoding"]["x"]["field"] == "gain"
+    assert spec["config"]["background"] == "transparent"
+    assert next(iter(spec["datasets"].values())) == RECORDS.to_dict("records")
+
+
+def test_several_charts_side_by_side():
+    read = page(Figure([chart(), chart(), chart()], "Caption.", RECORDS, "gains").html("<p>above</p>"))
+    assert [json.loads(s)["mark"]["type"] for s in read.scripts] == ["point"] * 3
+    assert len([a for t, a in read.tags if a.get("class") == "tl-panels"]) == 1
+    assert read.text.index("above") < read.text.index("Caption.")
+    assert "tl-panels" not in Figure(chart(), "Caption.", RECORDS, "gains").html()
+
+
+def test_data_cannot_end_a_script():
+    records = pd.DataFrame({"target": [NASTY], "gain": [1.0], "seeds": [1]})
+    read = page(Figure(chart(records), NASTY, records, "gains", {NASTY: "red"}).html())
+    assert len(read.scripts) == 1
+    assert next(iter(json.loads(read.scripts[0])["datasets"].values()))[0]["target"] == NASTY
+    assert read.text.count(NASTY) == 3  # caption, legend and table
+    assert read.only("div", **{"class": "tl-chart"})["aria-label"] == NASTY
+
+
+@pytest.mark.parametrize(("value", "book"), [("", False), ("1", True)])
+def test_in_book(monkeypatch, value, book):
+    monkeypatch.setenv(BOOK, value)
+    assert in_book() == book
+
+
+# -------------------------------------------------------------------------------------------------------- explorers
+
+CONTROLS = {
+    "target": Control("Target <set>", {"The first": "a", 'The "second"': 'say "b", c'}),
+    "seeds": Control("Seeds", {"eight": 8, "many": 1000}, slider=True),
+}
+STATES = pd.DataFrame(
+    {
+        "target": ["a", "a", 'say "b", c', 'say "b", c'],
+        "seeds": [8, 1000, 8, 1000],
+        "sentence": ["Up <b>.", "Up more.", NASTY, "Down more."],
+        "interval": ["[1, 2]", "[2, 3]", "[-2, -1]", "[-3, -2]"],
+    }
+)
+
+
+def draw(target: str, seeds: int) -> alt.Chart:
+    return chart().add_params(alt.param(name="target", value=target), alt.param(name="seeds", value=seeds))
+
+
+def explorer(states: pd.DataFrame = STATES, controls=CONTROLS, draw=draw) -> Explorer:
+    return Explorer(draw, controls, states, "Caption.", RECORDS, "gains")
+
+
+def test_explorer_shows_its_first_state():
+    read = page(explorer().html())
+    assert "Up <b>." in read.text
+    assert "[1, 2]" in read.text
+    assert "Down" not in read.text
+    params = {p["name"]: p["value"] for p in json.loads(read.scripts[1])["params"]}
+    assert params == {"target": "a", "seeds": 8}
+
+
+def test_explorer_carries_all_states():
+    read = page(explorer().html())
+    states = {tuple(s["key"]): (s["sentence"], s["interval"]) for s in json.loads(read.scripts[0])}
+    assert states == {(r.target, r.seeds): (r.sentence, r.interval) for r in STATES.itertuples()}
+    assert len(read.scripts) == 2  # the states and the chart: nothing in them ends a script
+
+
+def test_explorer_has_a_field_for_each_control():
+    read = page(explorer().html())
+    assert read.only("select")["name"] == "target"
+    options = [json.loads(a["value"]) for t, a in read.tags if t == "option"]
+    assert options == ["a", 'say "b", c']
+    assert 'The "second"' in read.text
+    slider = read.only("input")
+    assert (slider["name"], slider["type"], slider["min"], slider["max"], slider["value"]) == ("seeds", "range", "0", "1", "0")
+    assert [json.loads(v) for v in json.loads(slider["data-values"])] == [8, 1000]
+    assert json.loads(slider["data-texts"]) == ["eight", "many"]
+    assert slider["aria-valuetext"] == "eight"
+    for field in (read.only("select"), slider):
+        assert [a for t, a in read.tags if t == "label" and a["for"] == field["id"]]
+    assert "Target <set>" in read.text
+
+
+def test_explorer_looks_states_up():
+    assert explorer().state({"seeds": 1000, "target": 'say "b", c'}) == ("Down more.", "[-3, -2]")
+
+
+def test_explorer_with_one_control():
+    states = STATES[STATES["seeds"] == 8].drop(columns="seeds")
+    one = explorer(states, {"target": CONTROLS["target"]}, lambda target: draw(target, 8))
+    assert one.state({"target": "a"}) == ("Up <b>.", "[1, 2]")
+    assert [s["key"] for s in json.loads(page(one.html()).scripts[0])] == [["a"], ['say "b", c']]
+
+
+def test_explorer_with_numbers_of_numpy():
+    states = STATES.assign(seeds=STATES["seeds"].astype(np.int64))
+    controls = CONTROLS | {"seeds": Control("Seeds", {"eight": np.int64(8), "many": np.int64(1000)}, slider=True)}
+    read = page(explorer(states, controls, lambda target, seeds: draw(target, int(seeds))).html())
+    assert json.loads(read.only("input")["data-values"]) == ["8", "1000"]
+    assert {s["key"][1] for s in json.loads(read.scripts[0])} == {8, 1000}
+
+
+def test_every_combination_needs_a_state():
+    with pytest.raises(UserError, match=r"states \(=\[\('a', 1000\)\]\): every combination of the controls needs a row"):
+        explorer(STATES.drop(index=1))
+    with pytest.raises(UserError, match=r"states \(=\['a'\]\): every combination"):
+        explorer(STATES.iloc[2:3], {"target": CONTROLS["target"]}, lambda target: draw(target, 8))
+
+
+def test_html_escape_is_undone_by_the_page():
+    """The parser of these tests reads HTML as a browser does."""
+    assert page(f"<p>{html.escape(NASTY)}</p>").text == NASTY
+    assert page("<script>a<b</script>").scripts == ["a<b"]

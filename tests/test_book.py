@@ -1,0 +1,246 @@
+"""The built book: every page opens from disk without a network, draws its charts, and follows its controls."""
+
+import base64
+import io
+import re
+import shutil
+from functools import lru_cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+import pandas as pd
+import pytest
+import yaml
+
+from transferlab import build, chapters
+from transferlab.report.figure import BOOK
+from transferlab.store import Published
+
+ROOT = Path(__file__).parent.parent
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+PAGES = [TOC["root"], *(c["file"] for part in TOC["parts"] for c in part["chapters"])]
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+)
+in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+
+@pytest.fixture(scope="session")
+def book() -> Path:
+    """The folder of the built book."""
+    return build.build(lambda line: None).parent.parent
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, for the session."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(book, browser):
+    """Open a page from disk with the network cut, and check that it asked for nothing and complained of nothing."""
+    contexts = []
+
+    def opened(name: str, width: int = 1300, scheme: str = "light"):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        context.set_offline(True)
+        page = context.new_page()
+        page.trouble = []
+        page.on("console", lambda m: page.trouble.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: page.trouble.append(str(e)))
+        page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else page.trouble.append(r.url))
+        page.goto((book / f"{name}.html").as_uri())
+        page.wait_for_selector("html[data-charts='drawn']", state="attached")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+@lru_cache
+def links(file: Path) -> "Links":
+    return Links(file.read_text())
+
+
+class Links(HTMLParser):
+    """Collects what a page refers to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loaded, self.links, self.ids = [], [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids.add(attrs.get("id"))
+        if tag in ("script", "img", "source", "iframe") and attrs.get("src"):
+            self.loaded.append(attrs["src"])
+        if tag == "link" and attrs.get("rel") in ("stylesheet", "preload", "icon"):
+            self.loaded.append(attrs["href"])
+        if tag == "a" and attrs.get("href"):
+            self.links.append(attrs["href"])
+
+
+def test_a_second_build_has_nothing_to_do(book):
+    said = []
+    build.build(said.append)
+    assert said[-1] == "the book is up to date"
+    assert not [line for line in said if line.startswith("executed")]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_is_loaded_from_elsewhere_and_no_link_is_broken(book, name):
+    file = book / f"{name}.html"
+    found = links(file)
+    assert [u for u in found.loaded if re.match(r"(https?:)?//", u)] == []
+    for url in [*found.loaded, *found.links]:
+        if re.match(r"(https?|mailto|data):", url):
+            continue
+        target, fragment = urldefrag(unquote(url.split("?")[0] if "#" not in url else url))
+        there = (file.parent / target).resolve() if target else file
+        assert there.exists(), url
+        if fragment and there.suffix == ".html" and fragment != "main-content":
+            assert fragment in links(there).ids, url
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_names_a_folder_of_the_machine_it_was_built_on(book, name):
+    text = (book / f"{name}.html").read_text()
+    assert str(ROOT) not in text
+    assert str(Path.home()) + "/" not in text
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_shows_an_error_or_an_unfilled_place(book, name):
+    text = (book / f"{name}.html").read_text()
+    for sign in ("Traceback (most recent", "cell_output_error", "{glue:", "nan%", "[nan", "&lt;NA&gt;"):
+        assert sign not in text, sign
+
+
+@in_chromium
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(("width", "scheme"), [(1300, "light"), (360, "dark")])
+def test_page_from_disk_without_a_network(visit, name, width, scheme):
+    page = visit(name, width, scheme)
+    charts = page.locator(".tl-chart")
+    assert page.locator(".tl-chart[data-drawn='true'] svg").count() == charts.count()
+    for i in range(charts.count()):
+        box = charts.nth(i).locator("svg").bounding_box()
+        assert box["width"] > 150, "a chart is too narrow to read"
+        assert box["width"] <= charts.nth(i).bounding_box()["width"] + 1, "a chart is wider than its place"
+        assert charts.nth(i).locator("svg path[d], svg circle").count() > 3, "a chart is empty"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+    assert page.locator(".bd-article h1").first.is_visible()
+    assert page.trouble == []
+
+
+def explorers(page):
+    return page.locator(".tl-explorer")
+
+
+def seen(explorer) -> tuple[str, str, str]:
+    """What an explorer shows: sentence, interval, and the chart's drawing."""
+    svg = explorer.locator(".tl-chart svg").evaluate("e => e.outerHTML")
+    return explorer.locator(".tl-sentence").inner_text(), explorer.locator(".tl-interval").inner_text(), svg
+
+
+@in_chromium
+@pytest.mark.parametrize("name", list(chapters.chapters()))
+def test_every_control_of_a_chapter_moves_chart_sentence_and_interval(visit, name):
+    page = visit(f"notebooks/{name}")
+    assert explorers(page).count() >= 1, "a chapter has a control that needs no kernel"
+    for e in range(explorers(page).count()):
+        explorer = explorers(page).nth(e)
+        fields = explorer.locator(".tl-controls select, .tl-controls input")
+        for i in range(fields.count()):
+            before = seen(explorer)
+            fields.nth(i).focus()
+            page.keyboard.press("ArrowDown" if fields.nth(i).evaluate("e => e.tagName") == "SELECT" else "ArrowRight")
+            page.wait_for_timeout(200)
+            after = seen(explorer)
+            assert all(a != b for a, b in zip(before, after, strict=True)), fields.nth(i).get_attribute("name")
+    assert page.trouble == []
+
+
+@in_chromium
+def test_the_sentence_says_what_the_records_say(visit):
+    """Choose one state by hand, and compute what it must say from the published records."""
+    subject = chapters.chapter("images_per_class")
+    scale = build.page_parameters("notebooks/images_per_class")["scale"]
+    page = visit("notebooks/images_per_class")
+    explorer = explorers(page).first
+    explorer.locator("select[name=target]").select_option(label="Flowers-102")
+    explorer.locator("select[name=reading]").select_option(label="gain over scratch")
+    records = chapters.published_table(subject, scale)
+    r = records.assign(images=records["source_per_class"].fillna(500))
+    mean = r.groupby(["method", "target", "images"])["accuracy"].apply(list)
+    tuned = pd.Series(mean["fine-tune", "flowers102", 125.0]) - pd.Series(mean["scratch", "flowers102", 500.0])
+    full = pd.Series(mean["fine-tune", "flowers102", 500.0]) - pd.Series(mean["scratch", "flowers102", 500.0])
+    source = pd.Series(mean["source-task", "tiny-imagenet", 125.0]) / pd.Series(mean["source-task", "tiny-imagenet", 500.0])
+    kept, on_source = (tuned / full).mean() * 100, source.mean() * 100
+    sentence, interval, _ = seen(explorer)
+    assert f"the source task keeps {on_source:.0f}% of its accuracy" in sentence
+    assert f"Flowers-102 keeps {kept:.0f}% of its gain over scratch" in sentence
+    assert f"{kept - on_source:+.1f} points".replace("-", "−") in interval
+    assert f"n = {len(full)} seeds" in interval
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_figure_offers_its_records_as_csv(book, name):
+    text = (book / f"{name}.html").read_text()
+    figures = re.findall(r'<figure class="tl-figure[^"]*" id="([^"]+)"', text)
+    offers = dict(re.findall(r'download="([^"]+)\.csv" href="data:text/csv;base64,([^"]+)"', text))
+    assert set(figures) == set(offers)
+    for data in offers.values():
+        table = pd.read_csv(io.BytesIO(base64.b64decode(data)))
+        assert len(table) > 0
+        assert len(table.columns) > 1
+
+
+def test_the_scorecard_has_every_claim_and_every_verdict(book):
+    text = (book / "book" / "scorecard.html").read_text()
+    offered = re.search(r'download="scorecard\.csv" href="data:text/csv;base64,([^"]+)"', text).group(1)
+    card = pd.read_csv(io.BytesIO(base64.b64decode(offered)))
+    assert card["claim"].nunique() == 53
+    shown = card.dropna(subset=["scale"]).set_index(["claim", "scale"])
+    for verdict in chapters.verdicts():
+        row = shown.loc[(verdict.claim, verdict.scale)]
+        assert row["verdict"] == verdict.judgement.verdict
+        assert row["effect"] == pytest.approx(verdict.judgement.effect.mean)
+
+
+@pytest.mark.parametrize("name", list(chapters.chapters()))
+def test_every_chapter_runs_at_smoke_through_papermill(name, tmp_path, monkeypatch):
+    """From nothing, on drawn images: it trains, judges and draws."""
+    monkeypatch.setenv("TRANSFERLAB_STORE", str(tmp_path / "store"))
+    monkeypatch.delenv(BOOK, raising=False)  # as a person would see it, with widgets
+    target = tmp_path / f"{name}.ipynb"
+    build.execute(chapters.chapter(name).path, target, {"scale": "smoke", "seeds": 2, "run": "missing", "live": False})
+    text = target.read_text()
+    assert '"status": "completed"' in text
+    assert "application/vnd.jupyter.widget-view+json" in text
+    assert len(list((tmp_path / "store" / "records").rglob("*.json"))) == len(chapters.chapter(name).design("smoke", [0, 1]))
+
+
+def test_a_failing_page_is_named(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text((ROOT / "book" / "made.md").read_text().replace("import pandas as pd", "import no_such_thing"))
+    with pytest.raises(
+        build.UserError, match=r"page \(=page.md\): cell \d+ failed \(ModuleNotFoundError: No module named 'no_such_thing'\)"
+    ):
+        build.execute(page, tmp_path / "out.ipynb", {})
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_published_results_are_small():
+    assert sum(p.stat().st_size for p in Published().root.rglob("*") if p.is_file()) < 10_000_000

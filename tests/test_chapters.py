@@ -1,0 +1,183 @@
+"""Notebooks as data: parameters, design and claims are asked without executing anything else."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from transferlab import chapters, scales
+from transferlab.errors import UserError
+from transferlab.lab import Lab
+from transferlab.specs import Recipe
+from transferlab.store import Published
+
+NOTEBOOK = """# A question?
+
+```{code-cell} ipython3
+:tags: [parameters]
+scale: str = "cpu"  # how big
+seeds: "Union[int, str]" = 8  # how many
+rate: float = 0.5
+live: bool = True
+workers: "Optional[int]" = None
+```
+
+```{code-cell} ipython3
+:tags: [design]
+from transferlab import scales
+from transferlab.specs import Trial
+
+def design(scale, seeds):
+    s = scales.scale(scale)
+    return [Trial(s.target(s.targets[0]), s.scratch, s.backbone, seed) for seed in seeds]
+```
+
+```{code-cell} ipython3
+:tags: [claims]
+from transferlab.report.claims import Verdict
+from transferlab.report.stats import effect
+from transferlab.report.stats import judge as decide
+
+def judge(records, scale):
+    return [Verdict("I1", scale, "question", decide(effect(records["accuracy"]), 1.0), "points", "So it is.")]
+```
+"""
+
+HEADER = """---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  name: python3
+  display_name: Python 3
+  language: python
+---
+
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of one chapter, at a scale small enough to run."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    (tmp_path / "notebooks" / "question.md").write_text(HEADER + NOTEBOOK)
+    monkeypatch.chdir(tmp_path)
+    small = replace(scales.scale("smoke"), name="cpu", train=Recipe(steps=2, batch=8, lr=0.05), seeds=3)
+    monkeypatch.setitem(scales.SCALES, "cpu", small)
+    return tmp_path
+
+
+def test_parameters_by_name_and_type(project):
+    subject = chapters.chapter("question")
+    given = ["scale=gpu", "seeds=4", "rate=1", "live=false", "workers=2"]
+    assert subject.values(given) == {"scale": "gpu", "seeds": 4, "rate": 1.0, "live": False, "workers": 2}
+    assert subject.values(["seeds=0-3", "workers=none"]) == {"seeds": "0-3", "workers": None}
+    assert subject.parameters["scale"].help == "how big"
+    assert subject.title == "A question?"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("seed=8", r"parameter \(=seed\): question has no such parameter; it has scale, seeds, .*; did you mean seeds\?"),
+        ("rate=fast", r"rate \(=fast\): must be float; by default 0.5"),
+        ("live=maybe", r"live \(=maybe\): must be bool; by default True"),
+        ("workers=2.5", r"workers \(=2.5\): must be int or none; by default None"),
+        ("rate", r"parameter \(=rate\): must be name=value"),
+    ],
+)
+def test_parameters_refused(project, given, message):
+    with pytest.raises(UserError, match=message):
+        chapters.chapter("question").values([given])
+
+
+def test_unknown_chapter(project):
+    with pytest.raises(UserError, match=r"chapter \(=questions\): must be one of question; did you mean question\?"):
+        chapters.chapter("questions")
+
+
+@pytest.mark.parametrize("tag", ["design", "claims"])
+def test_a_chapter_without_its_cells(project, tag):
+    path = project / "notebooks" / "question.md"
+    path.write_text(path.read_text().replace(f"[{tag}]", "[other]"))
+    with pytest.raises(UserError, match=rf"chapter \(=question\): must have one code cell tagged {tag}, has 0"):
+        chapters.chapter("question").judge(None, "cpu")
+
+
+def test_status_from_missing_to_published_to_stale(project, tmp_path):
+    subject = chapters.chapter("question")
+    found = chapters.status(subject, "cpu")
+    assert (found.state, found.missing, found.command) == ("missing", 3, "transferlab run question --scale cpu")
+
+    lab = Lab(tmp_path / "store", workers=1, published=Published())
+    lab.run(subject.design("cpu", [0, 2]))
+    path = chapters.publish(subject, "cpu", lab)
+    assert path == project / "results" / "cpu" / "question.jsonl"
+    found = chapters.status(subject, "cpu")
+    assert (found.state, found.seeds, found.missing, found.stale) == ("partly published", [0, 2], 1, 0)
+
+    lab.run(subject.design("cpu"))
+    chapters.publish(subject, "cpu", lab)
+    found = chapters.status(subject, "cpu")
+    assert (found.state, found.seeds, found.missing, found.stale, found.command) == ("published", [0, 1, 2], 0, 0, "")
+
+    scales.SCALES["cpu"] = replace(scales.SCALES["cpu"], train=Recipe(steps=3, batch=8, lr=0.05))
+    found = chapters.status(chapters.chapter("question"), "cpu")
+    assert (found.state, found.missing, found.stale) == ("stale", 3, 3)
+    assert found.command == "transferlab run question --scale cpu"
+
+
+def test_a_block_of_seeds_is_added_to_what_is_published(project, tmp_path):
+    subject = chapters.chapter("question")
+    for store, seeds in (("here", [0]), ("elsewhere", [1, 2])):  # the second machine has the published records, not the first one's store
+        lab = Lab(tmp_path / store, workers=1, published=Published())
+        lab.run(subject.design("cpu", seeds))
+        chapters.publish(subject, "cpu", lab)
+    assert chapters.status(subject, "cpu").seeds == [0, 1, 2]
+
+
+def test_verdicts_come_from_published_records(project, tmp_path):
+    assert chapters.verdicts() == []
+    subject = chapters.chapter("question")
+    lab = Lab(tmp_path / "store", workers=1)
+    lab.run(subject.design("cpu", [0, 1]))
+    chapters.publish(subject, "cpu", lab)
+    (verdict,) = chapters.verdicts()
+    assert (verdict.claim, verdict.scale, verdict.judgement.effect.n) == ("I1", "cpu", 2)
+    assert chapters.verdicts("gpu") == []
+
+
+def test_a_set_that_nobody_pinned_is_told(project):
+    assert chapters.status(chapters.chapter("question"), "paper").state == "unavailable"
+
+
+@pytest.mark.parametrize("subject", chapters.chapters().values(), ids=lambda c: c.name)
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
+def test_every_chapter_has_a_design(subject, scale):
+    trials = subject.design(scale, [0, 1])
+    assert trials
+    assert len({t.key for t in trials}) == len(trials)
+    assert {t.seed for t in trials} == {0, 1}
+    assert subject.design(scale, [1]) == [t for t in trials if t.seed == 1]  # seeds are blocks
+    assert {"scale", "seeds", "run", "device", "live"} <= subject.parameters.keys()
+    assert subject.parameters["run"].default == "never"  # a plain build never trains at a published scale
+
+
+@pytest.mark.parametrize("subject", chapters.chapters().values(), ids=lambda c: c.name)
+def test_every_chapter_is_published_and_not_stale(subject):
+    found = chapters.status(subject, "cpu")
+    assert (found.state, found.stale, found.missing) == ("published", 0, 0), f"mend with: {found.command}"
+    assert len(found.seeds) == 8
+
+
+@pytest.mark.parametrize("path", sorted(Published().root.glob("*/*.jsonl")), ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_published_records_are_whole(path):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    records, batches = [r for r in rows if "key" in r], [r for r in rows if "key" not in r]
+    assert sum(b["records"] for b in batches) == len(records)
+    assert [r["key"] for r in records] == sorted({r["key"] for r in records})
+    assert all(r["status"] == "ok" for r in records)
+    assert all({"commit", "torch", "device", "day"} <= b.keys() for b in batches)
+    assert path.stat().st_size < 1_000_000

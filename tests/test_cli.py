@@ -1,0 +1,171 @@
+"""The command: what a user gets for good and for bad words. Every error is one line and exit code 2."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from transferlab import cli
+
+
+def transferlab(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
+    """Run the command in this process, and return exit code, output and errors."""
+    monkeypatch.setattr(sys, "argv", ["transferlab", *words])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    said = capsys.readouterr()
+    return stopped.value.code or 0, said.out, said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("runn", "command (=runn): must be one of run, build, serve, status, claims, data; did you mean run?"),
+        ("run image_per_class", "chapter (=image_per_class): must be one of images_per_class"),
+        ("run images_per_class --scale cpuu", "scale (=cpuu): must be one of smoke, cpu, gpu, paper; did you mean cpu?"),
+        ("run images_per_class -p seed=8", "parameter (=seed): images_per_class has no such parameter"),
+        ("run images_per_class -p seeds=", "seeds (=): must be a number of seeds (8), a block (0-3) or a list (0,2,5)"),
+        ("run images_per_class -p live=2", "live (=2): must be bool"),
+        ("run images_per_class --seeds 3-1", "seeds (=3-1): must be a number of seeds"),
+        ("run images_per_class --workers none", "Invalid value for '--workers'"),
+        (
+            "run images_per_class --device cpuu --scale smoke --no-page",
+            "device (=cpuu): must be one of auto, cpu, cuda, mps; did you mean cpu?",
+        ),
+        ("run", "Missing argument 'CHAPTER'"),
+        ("run images_per_class --sed 3", "No such option"),
+        ("claims --scale tiny", "scale (=tiny): must be one of cpu, gpu, paper"),
+        (
+            "claims --paper growin",
+            "paper (=growin): must be one of finetuning, growing, treasures, imagenet, factors; did you mean growing?",
+        ),
+        ("data pin nonsense", "data set (=nonsense): no Parquet files under"),
+        ("data pin folder:/no/such", "data set (=folder:/no/such): there is no such folder"),
+        ("data pin torchvision:CIFAR", "torchvision set (=CIFAR): must be one of"),
+        ("data build flower --from .", "data set (=flower): must be one of"),
+        ("data bild", "command (=bild): must be one of list, pin, build; did you mean build?"),
+    ],
+)
+def test_bad_words(monkeypatch, capsys, words, message):
+    code, out, err = transferlab(monkeypatch, capsys, *words.split(" "))
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+def test_a_store_that_cannot_be_written(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TRANSFERLAB_STORE", str(tmp_path / "file" / "store"))
+    code, _, err = transferlab(monkeypatch, capsys, "run", "images_per_class", "--scale", "smoke", "--seeds", "0", "--no-page")
+    assert code == 2
+    assert "store (=" in err
+    assert "cannot be written" in err
+
+
+def test_plan_starts_nothing(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("TRANSFERLAB_STORE", str(tmp_path / "store"))
+    code, out, _ = transferlab(
+        monkeypatch, capsys, "run", "images_per_class", "--scale", "smoke", "--seeds", "0-2", "--plan", "--workers", "2"
+    )
+    assert code == 0
+    assert out.startswith("images_per_class at scale smoke, seeds 0,1,2: 9 sources to pretrain, 33 runs to make, 0 on record; about ")
+    assert not (tmp_path / "store").exists()
+
+
+def test_claims_as_json(monkeypatch, capsys):
+    code, out, _ = transferlab(monkeypatch, capsys, "claims", "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert len({r["claim"] for r in rows}) == 53
+    assert all(list(r) == ["claim", "paper", "scale", "verdict", "effect", "interval", "p", "n"] for r in rows)
+    tested = [r for r in rows if r["verdict"] != "not tested"]
+    assert all(r["interval"][0] <= r["effect"] <= r["interval"][1] and r["n"] > 1 for r in tested)
+    assert all(r["effect"] is None and r["scale"] is None for r in rows if r["verdict"] == "not tested")
+
+
+def test_claims_as_a_table(monkeypatch, capsys):
+    code, out, _ = transferlab(monkeypatch, capsys, "claims", "--paper", "imagenet")
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0].split() == ["claim", "paper", "scale", "verdict", "effect", "interval", "p", "n"]
+    assert [line.split()[0] for line in lines[2:]] == [f"I{i}" for i in range(1, 12)]
+
+
+def test_status(monkeypatch, capsys):
+    code, out, _ = transferlab(monkeypatch, capsys, "status", "--json")
+    rows = {(r["chapter"], r["scale"]): r for r in json.loads(out)}
+    assert code == 0
+    assert set(next(iter(rows.values()))) == {"chapter", "scale", "state", "seeds", "published", "missing", "stale", "command"}
+    assert rows["images_per_class", "gpu"]["command"] in ("", "transferlab run images_per_class --scale gpu")
+    code, out, _ = transferlab(monkeypatch, capsys, "status")
+    assert out.splitlines()[0].split()[:3] == ["chapter", "scale", "state"]
+
+
+def test_data_list(monkeypatch, capsys):
+    _, out, _ = transferlab(monkeypatch, capsys, "data", "list")
+    assert "flowers102" in out
+    _, out, _ = transferlab(monkeypatch, capsys, "data", "list", "--json")
+    assert {"name", "classes", "splits", "fingerprint"} <= json.loads(out)[0].keys()
+
+
+def test_pinning_a_folder_and_training_on_it(monkeypatch, capsys, tmp_path):
+    from PIL import Image
+
+    for label, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        for i in range(10):
+            path = tmp_path / "pictures" / label / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (30, 24), (colour[0] + i, colour[1], colour[2])).save(path)
+    monkeypatch.setenv("TRANSFERLAB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path / "cache"))
+    name = f"folder:{tmp_path / 'pictures'}"
+    code, out, _ = transferlab(monkeypatch, capsys, "data", "pin", name)
+    assert code == 0
+    assert "20 images in 2 classes, fingerprint" in out
+
+    from transferlab import scales
+    from transferlab.lab import Lab
+    from transferlab.specs import Recipe, Scratch, Target, Trial
+
+    trial = Trial(Target(name, 24), Scratch(Recipe(steps=30, batch=8, lr=0.05)), scales.scale("smoke").backbone, 0)
+    assert Lab(tmp_path / "store", workers=1).run([trial]).loc[0, "accuracy"] == 1.0
+
+
+def test_unreadable_images_are_named_counted_and_may_be_left_out(monkeypatch, capsys, tmp_path):
+    from PIL import Image
+
+    for label in ("a", "b"):
+        for i in range(6):
+            path = tmp_path / "pictures" / label / f"{i}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((40, 40), 60).convert("RGB").save(path)
+    broken = tmp_path / "pictures" / "a" / "3.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    monkeypatch.setenv("TRANSFERLAB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path / "cache"))
+    name = f"folder:{tmp_path / 'pictures'}"
+    code, _, err = transferlab(monkeypatch, capsys, "data", "pin", name)
+    assert code == 2
+    assert "1 unreadable image (" in err
+    assert "a/3.jpg); leave out with --skip-unreadable" in err
+    code, out, _ = transferlab(monkeypatch, capsys, "data", "pin", name, "--skip-unreadable")
+    assert code == 0
+    assert "11 images in 2 classes" in out
+    assert "1 unreadable left out" in out
+
+
+def test_serve_wants_a_book(monkeypatch, capsys, tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "_toc.yml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = transferlab(monkeypatch, capsys, "serve", "--no-open")
+    assert code == 2
+    assert "is not built yet; build it with: transferlab build" in err
+
+
+def test_the_installed_command():
+    done = subprocess.run([sys.executable, "-m", "transferlab", "--version"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "0.1.0" in done.stdout

@@ -1,0 +1,237 @@
+"""The door: what is on record is not run again, what changed is, and nothing depends on the number of workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from transferlab import scales, worker
+from transferlab.errors import UserError
+from transferlab.engine import duration
+from transferlab.lab import Lab
+from transferlab.specs import FineTune, Probe, Recipe, Subset, Trial
+from transferlab.store import Store
+
+S = scales.scale("smoke")
+QUICK = Recipe(steps=4, batch=16, lr=0.05)
+SOURCE = replace(S.source_of(), recipe=QUICK)
+
+
+def fine_tune(seed: int = 0, **recipe) -> Trial:
+    return Trial(S.target("synthetic:0"), FineTune(replace(QUICK, **recipe)), S.backbone, seed, SOURCE)
+
+
+def some_trials(seeds=(0, 1)) -> list[Trial]:
+    return [
+        t for seed in seeds for t in (Trial.of_source(SOURCE, S.backbone, seed), fine_tune(seed), replace(fine_tune(seed), method=Probe()))
+    ]
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Trials and sources that are really run, in order."""
+    done = []
+    run, pretrain = worker.run, worker.pretrain
+    monkeypatch.setattr(worker, "run", lambda t, *a: (done.append(t.label), run(t, *a))[1])
+    monkeypatch.setattr(worker, "pretrain", lambda t, *a: (done.append(t.source.label), pretrain(t, *a))[1])
+    return done
+
+
+def test_a_trial_on_record_is_not_run_again_and_a_changed_one_is(tmp_path, counted):
+    lab = Lab(tmp_path, workers=1)
+    first = lab.run(some_trials())
+    assert len(counted) == 6 + 2
+    assert list(first["status"]) == ["ok"] * 6
+    counted.clear()
+    again = Lab(tmp_path, workers=1).run(some_trials())
+    assert counted == []
+    assert again.equals(first)
+    Lab(tmp_path, workers=1).run([fine_tune(momentum=0.8)])
+    assert counted == [fine_tune().label]  # its source is on disk already
+
+
+def test_rows_come_in_the_order_asked(tmp_path):
+    trials = some_trials()
+    table = Lab(tmp_path, workers=1).run(trials[::-1])
+    assert list(table["seed"]) == [t.seed for t in trials[::-1]]
+    assert list(table["method"]) == [t.method.kind for t in trials[::-1]]
+
+
+def test_same_bits_whatever_the_number_of_workers(tmp_path):
+    one = Lab(tmp_path / "one", workers=1, quiet=True).run(some_trials())
+    two = Lab(tmp_path / "two", workers=2, quiet=True).run(some_trials())
+    assert one.drop(columns=["seconds", "source_seconds"]).equals(two.drop(columns=["seconds", "source_seconds"]))
+    networks = [sorted((tmp_path / who / "networks").iterdir()) for who in ("one", "two")]
+    for a, b in zip(*networks, strict=True):
+        assert a.name == b.name
+        assert a.read_bytes().split(b"}", 1)[1][-100_000:] == b.read_bytes().split(b"}", 1)[1][-100_000:]  # the weights, past the header
+
+
+def test_a_search_runs_and_the_best_rate_is_read_on_test(tmp_path, counted):
+    asked = fine_tune(5, lr=(1e-5, 0.05))
+    plan = Lab(tmp_path).plan([asked])
+    assert (len(plan.sources), len(plan.runs), plan.known) == (3, 5, 0)
+    table = Lab(tmp_path, workers=1).run([asked])
+    assert [label for label in counted if "validation" in label and "fine-tune" in label] == [
+        t.label for t in sorted(asked.searches(), key=lambda t: t.seed)
+    ]
+    assert table.loc[0, "lr"] in (1e-5, 0.05)
+    assert (table.loc[0, "split"], table.loc[0, "seed"]) == ("test", 5)
+    assert Lab(tmp_path).plan([asked]).runs == []
+    assert len(Lab(tmp_path).closure([asked])) == 5
+
+
+def test_plan_counts_without_running(tmp_path, counted):
+    plan = Lab(tmp_path).plan(some_trials())
+    assert (len(plan.sources), len(plan.runs), plan.known) == (2, 6, 0)
+    assert plan.seconds > 0
+    assert plan.text(2).startswith("2 sources to pretrain, 6 runs to make, 0 on record; about ")
+    assert counted == []
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_never_names_what_is_missing(tmp_path):
+    with pytest.raises(UserError, match=r"records \(=6 missing, first: .*source-task.*\): none published and run is never"):
+        Lab(tmp_path, run="never").run(some_trials())
+
+
+def test_never_reads_published_records_only(tmp_path):
+    made = Lab(tmp_path, workers=1)
+    made.run([fine_tune()])
+    with pytest.raises(UserError, match="1 missing"):
+        Lab(tmp_path, run="never").run([fine_tune()])
+    record = made.record(fine_tune())
+    assert Lab(tmp_path, run="never", published={record["key"]: record}).run([fine_tune()])["key"][0] == fine_tune().key
+
+
+def test_seeds_that_are_complete(tmp_path):
+    lab = Lab(tmp_path, workers=1)
+    lab.run(some_trials(seeds=(0,)))
+    lab.run([fine_tune(1)])
+    assert lab.seeds(some_trials(seeds=(0, 1))) == [0]
+
+
+def test_a_diverged_trial_is_a_record_that_says_so(tmp_path):
+    table = Lab(tmp_path, workers=1).run([fine_tune(lr=99.0, steps=60), fine_tune()])
+    assert table.loc[0, "status"].startswith("diverged: the loss was no longer finite by step")
+    assert table.loc[1, "status"] == "ok"
+    assert "accuracy" not in Store(tmp_path).get(fine_tune(lr=99.0, steps=60).key)["metrics"]
+
+
+def test_a_diverged_source_is_told_by_what_needs_it(tmp_path):
+    wild = replace(SOURCE, recipe=replace(QUICK, lr=99.0, steps=60))
+    table = Lab(tmp_path, workers=1).run([replace(fine_tune(), source=wild), Trial.of_source(wild, S.backbone, 0)])
+    assert all(s.startswith("diverged: source: the loss was no longer finite") for s in table["status"])
+    assert Lab(tmp_path).plan([replace(fine_tune(1), source=wild)]).sources != []  # another seed may do better
+
+
+def test_provenance_says_where_a_record_comes_from(tmp_path):
+    Lab(tmp_path, workers=1).run([fine_tune()])
+    about = Store(tmp_path).get(fine_tune().key)["provenance"]
+    assert {"commit", "torch", "torchvision", "numpy", "pillow", "python", "device", "threads", "day"} <= about.keys()
+    assert about["threads"] == 1
+
+
+def test_a_damaged_network_is_named(tmp_path):
+    lab = Lab(tmp_path, workers=1)
+    lab.run([fine_tune()])
+    (file,) = (tmp_path / "networks").iterdir()
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"network .*: cannot be read .*; delete it and it is trained again"):
+        lab.run([replace(fine_tune(), method=Probe())])
+
+
+INTERRUPTED = """
+import sys
+from test_lab import some_trials
+from transferlab.lab import Lab
+if __name__ == "__main__":
+    Lab(sys.argv[1], workers=int(sys.argv[2]), quiet=True).run(some_trials(range(40)))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_and_going_on(tmp_path, workers):
+    """Interrupt a study of 120 trials once a few are on record: these stay, whole, and what goes on gives the same bits."""
+    script = tmp_path / "study.py"
+    script.write_text(INTERRUPTED)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
+    process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "store"), str(workers)], env=env, stderr=subprocess.PIPE)
+    records = tmp_path / "store" / "records"
+    deadline = time.monotonic() + 120
+    while len(list(records.rglob("*.json"))) < 4 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert b"KeyboardInterrupt" in told
+    done = {p.stem: json.loads(p.read_text()) for p in records.rglob("*.json")}
+    assert 4 <= len(done) < 120
+    wanted = some_trials(range(2))
+    table = Lab(tmp_path / "store", workers=1).run(wanted)
+    fresh = Lab(tmp_path / "fresh", workers=1).run(wanted)
+    assert table["accuracy"].equals(fresh["accuracy"])
+    assert {k: json.loads((records / k[:2] / f"{k}.json").read_text()) for k in done} == done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"run": "sometimes"}, r"run \(=sometimes\): must be one of missing, never"),
+        ({"workers": 0}, r"workers \(=0\): must be 1 or more"),
+        ({"device": "gpu"}, r"device \(=gpu\): must be one of auto, cpu, cuda, mps; did you mean cpu\?"),
+        ({"threads": 0}, r"threads \(=0\): must be 1 or more"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(UserError, match=message):
+        Lab(**arguments)
+
+
+def test_a_device_that_is_not_here(tmp_path):
+    with pytest.raises(UserError, match=r"device \(=cuda:99\): cannot be used here .*; auto takes what is there"):
+        Lab(tmp_path, device="cuda:99").run([fine_tune()])
+
+
+def test_only_trials(tmp_path):
+    with pytest.raises(UserError, match=r"trials \(='fine-tune'\): every one must be a Trial"):
+        Lab(tmp_path).run(["fine-tune"])
+
+
+def test_an_unknown_layer(tmp_path):
+    with pytest.raises(UserError, match=r"layer \(=fc9\): must be one of conv1_pre, conv1, .* did you mean fc"):
+        Lab(tmp_path, workers=1).run([replace(fine_tune(), method=Probe(tap="fc9"))])
+
+
+def test_more_images_than_there_are(tmp_path):
+    source = replace(SOURCE, subset=Subset(classes=25, per_class=1000))
+    with pytest.raises(UserError, match=r"per_class \(=1000\): the smallest class has only 100 images"):
+        Lab(tmp_path, workers=1).run([replace(fine_tune(), source=source)])
+
+
+def test_torch_and_torchvision_that_are_not_a_pair(tmp_path):
+    """What a CPU-only torch beside PyPI's torchvision says at import, said in one line with what to do."""
+    code = """
+import importlib.abc, sys
+class Broken(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "torchvision":
+            raise RuntimeError("operator torchvision::nms does not exist")
+sys.meta_path.insert(0, Broken())
+sys.argv = "transferlab run images_per_class --scale smoke --seeds 0 --no-page".split()
+from transferlab.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("transferlab: torch and torchvision (=operator torchvision::nms does not exist): are not a pair; pip uninstall")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(12, "12 s"), (600, "10 min"), (7200, "2.0 h")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,5 @@
+"""``python -m transferlab``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,221 @@
+"""Make the book: execute its pages through papermill into ``_build``, then hand them to Jupyter Book.
+
+Executed pages are staged under ``_build/stage``, never beside their sources. A page is executed again only if its text,
+the package, the published records or its parameters have changed.
+"""
+
+import hashlib
+import importlib.util
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from . import chapters
+from .errors import UserError, check
+from .paths import project, writable, write_atomically
+from .report.figure import BOOK
+from .store import Published
+
+PAGE_TIMEOUT = 900  # seconds, of a cell
+START_TIMEOUT = 180  # seconds, of a kernel on a busy machine
+COPIED = ("_config.yml", "_toc.yml", "book", "transferlab")
+IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".ipynb_checkpoints")
+
+
+def build_folder() -> Path:
+    """Return ``_build`` of the project."""
+    return project() / "_build"
+
+
+def digest(paths: list[Path]) -> str:
+    """Return a hash over the names and contents of files."""
+    whole = hashlib.sha256()
+    for path in sorted(paths):
+        whole.update(f"{path.relative_to(project()).as_posix()}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
+
+
+@cache
+def code_digest() -> str:
+    """Return a hash over everything that executed pages depend on besides their own text."""
+    root = project()
+    files = [p for p in (root / "transferlab").rglob("*") if p.suffix in (".py", ".json", ".toml", ".txt", ".csv")]
+    return digest([*files, *(root / "results").rglob("*.jsonl"), *(root / "notebooks").glob("*.md")])
+
+
+def pages() -> dict[str, Path]:
+    """Return the pages that hold code cells, by their name in the table of contents."""
+    root = project()
+    found = [*(root / "notebooks").glob("*.md"), *(root / "book").glob("*.md")]
+    return {p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(found) if "{code-cell}" in p.read_text()}
+
+
+def page_parameters(name: str) -> dict[str, Any]:
+    """Return what a page is executed with: for a chapter, its largest published scale and the seeds that are complete there."""
+    if not name.startswith("notebooks/"):
+        return {}
+    subject = chapters.chapter(name.removeprefix("notebooks/"))
+    for scale in reversed(chapters.PUBLISHED_SCALES):
+        if Published().path(scale, subject.name).is_file():
+            found = chapters.status(subject, scale)
+            if found.seeds:
+                return {"scale": scale, "seeds": ",".join(map(str, found.seeds)), "run": "never"}
+    return {"scale": "smoke", "seeds": "0,1", "run": "missing"}
+
+
+def execute(source: Path, target: Path, parameters: dict[str, Any], timeout: int = PAGE_TIMEOUT) -> float:
+    """Execute a MyST notebook through papermill, and return the seconds it took.
+
+    The result is written under another name and then renamed: what stands at `target` is a whole run, never half of one.
+
+    Raises
+    ------
+    UserError
+        If a cell fails: the page, the cell and the last line of the error.
+    """
+    import jupytext
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    began = time.perf_counter()
+    notebook = jupytext.read(source)
+    writable("build folder", target.parent)
+    temporary = target.with_name(f".{target.name}")
+    try:
+        papermill.execute_notebook(
+            notebook,
+            str(temporary),
+            parameters,
+            kernel_name="python3",
+            cwd=str(project()),
+            progress_bar=False,
+            execution_timeout=timeout,
+            start_timeout=START_TIMEOUT,
+            extra_arguments=["--log-level=CRITICAL"],  # the kernel's own remarks; errors of cells come as outputs
+        )
+    except PapermillExecutionError as e:
+        last = str(e.evalue).strip().splitlines()[-1:] or [""]
+        raise UserError(f"page (={source.name}): cell {e.exec_count} failed ({e.ename}: {last[0]}); see {temporary}") from None
+    os.replace(temporary, target)
+    return time.perf_counter() - began
+
+
+def _quiet() -> None:
+    os.environ[BOOK] = "1"
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    import logging
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+
+
+def execute_pages(say: Callable[[str], None]) -> dict[str, Path]:
+    """Execute every page that is not up to date, and return the executed notebooks by page."""
+    _quiet()
+    done, jobs = {}, {}
+    for name, source in pages().items():
+        parameters = page_parameters(name)
+        stamp = hashlib.sha256(json.dumps([source.read_text(), code_digest(), parameters, sys.version]).encode()).hexdigest()
+        done[name] = build_folder() / "executed" / f"{name}.ipynb"
+        stamp_file = done[name].with_suffix(".stamp")
+        if not (done[name].is_file() and stamp_file.is_file() and stamp_file.read_text() == stamp):
+            jobs[name] = (source, done[name], parameters, stamp_file, stamp)
+    chapters_first = sorted(jobs, key=lambda n: not n.startswith("notebooks/"))
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _quiet) as pool:
+        futures = {name: pool.submit(execute, *jobs[name][:3]) for name in chapters_first}
+        for name, future in futures.items():
+            seconds = future.result()
+            write_atomically(jobs[name][3], jobs[name][4])
+            with_what = " ".join(f"{k}={v}" for k, v in jobs[name][2].items())
+            say(f"executed {name} {with_what}({seconds:.0f} s)" if not with_what else f"executed {name} with {with_what} ({seconds:.0f} s)")
+    return done
+
+
+def stage(executed: dict[str, Path]) -> Path:
+    """Copy the book's sources and executed pages into one folder, execution switched off, and return it."""
+    import yaml
+
+    root, target = project(), build_folder() / "stage"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for name in COPIED:
+        source = root / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=IGNORED)
+        else:
+            shutil.copy2(source, target / name)
+    for name, path in executed.items():
+        (target / name).with_suffix(".md").unlink(missing_ok=True)
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        page = json.loads(path.read_text())
+        for cell in page["cells"]:
+            if "injected-parameters" in cell["metadata"].get("tags", []):
+                cell["metadata"]["tags"].append("remove-cell")
+        (target / name).with_suffix(".ipynb").write_text(json.dumps(page))
+    config = yaml.safe_load((target / "_config.yml").read_text())
+    config["execute"] = {"execute_notebooks": "off"}
+    (target / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return target
+
+
+def build(say: Callable[[str], None] = print) -> Path:
+    """Make the book and return its first page.
+
+    Raises
+    ------
+    UserError
+        If this is not the project's folder, a page fails, or Jupyter Book warns of anything.
+    """
+    root = project()
+    check((root / "_toc.yml").is_file(), "folder", root, "is not the project: there is no _toc.yml")
+    found = importlib.util.find_spec("jupyter_book")
+    check(found is not None, "jupyter-book", "missing", "install the book's needs: pip install transferlab[book]")
+    for line in concerns():
+        say(line)
+    staged = stage(execute_pages(say))
+    first, stamp_file = root / "_build" / "html" / "book" / "index.html", build_folder() / "html.stamp"
+    stamp = digest([p for p in staged.rglob("*") if p.is_file()])
+    if first.is_file() and stamp_file.is_file() and stamp_file.read_text() == stamp:
+        say("the book is up to date")
+        return first
+    began = time.perf_counter()
+    command = [
+        sys.executable,
+        "-c",
+        "from jupyter_book.cli.main import main; main()",
+        "build",
+        str(staged),
+        "--path-output",
+        str(root),
+        "-W",
+        "--keep-going",
+        "-q",
+    ]
+    log = build_folder() / "sphinx.log"
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    log.write_text(done.stdout + done.stderr)
+    if done.returncode:
+        told = [line for line in (done.stdout + done.stderr).splitlines() if "WARNING" in line or "ERROR" in line or "Error" in line]
+        raise UserError(f"jupyter-book (={done.returncode}): {(told or ['failed'])[0].strip()}; all of it in {log}")
+    write_atomically(stamp_file, stamp)
+    say(f"built {first} ({time.perf_counter() - began:.0f} s)")
+    return first
+
+
+def concerns() -> list[str]:
+    """Return a line for each chapter whose published records are stale or missing, with the command that mends it."""
+    lines = []
+    for subject in chapters.chapters().values():
+        states = [chapters.status(subject, scale) for scale in chapters.PUBLISHED_SCALES]
+        lines += [f"{s.chapter} at scale {s.scale}: {s.stale} stale records; mend with: {s.command}" for s in states if s.stale]
+        if not any(s.seeds for s in states):
+            lines.append(f"{subject.name}: no seed is published at any scale, shown at smoke; publish with: {subject.command('cpu')}")
+    return lines

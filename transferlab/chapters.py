@@ -1,0 +1,261 @@
+"""Chapters: notebooks as text, their parameters, and the design and claims that they state. Nothing here imports torch.
+
+A chapter is ``notebooks/NAME.md`` (MyST, read by jupytext). Three of its code cells carry tags that the package asks:
+``parameters`` (papermill's), ``design``, which defines ``design(scale, seeds)`` and returns trials, and ``claims``,
+which defines ``judge(records, scale)`` and returns verdicts by claim id.
+"""
+
+import ast
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from . import scales
+from .errors import UserError, check, choose, suggest
+from .lab import Lab
+from .paths import project
+from .report.claims import Verdict
+from .specs import Trial
+from .store import Published
+
+PUBLISHED_SCALES = ("cpu", "gpu", "paper")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a notebook: its name, what it is by default, and the types it takes."""
+
+    name: str
+    default: Any
+    types: tuple[type, ...]
+    help: str
+
+    def parse(self, text: str) -> Any:
+        """Return the value that `text` means.
+
+        Raises
+        ------
+        UserError
+            If it is none of the parameter's types.
+        """
+        for kind in self.types:
+            if kind is bool and text.lower() in ("true", "false"):
+                return text.lower() == "true"
+            if kind is type(None) and text.lower() in ("none", "null", ""):
+                return None
+            if kind in (int, float):
+                try:
+                    return kind(text)
+                except ValueError:
+                    continue
+            if kind is str:
+                return text
+        wanted = " or ".join("none" if k is type(None) else k.__name__ for k in self.types)
+        raise UserError(f"{self.name} (={text}): must be {wanted}; by default {self.default!r}")
+
+
+class Chapter:
+    """A notebook that answers one research question.
+
+    Parameters
+    ----------
+    path : Path
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.name = path, path.stem
+
+    @cached_property
+    def notebook(self):
+        """The notebook, as jupytext reads it."""
+        import jupytext
+
+        return jupytext.read(self.path)
+
+    @property
+    def title(self) -> str:
+        """The first heading."""
+        for cell in self.notebook.cells:
+            for line in cell.source.splitlines():
+                if cell.cell_type == "markdown" and line.startswith("# "):
+                    return line[2:].strip()
+        return self.name
+
+    def cell(self, tag: str) -> str:
+        """Return the source of the one code cell with a tag.
+
+        Raises
+        ------
+        UserError
+            If there is none, or more than one.
+        """
+        cells = [c.source for c in self.notebook.cells if c.cell_type == "code" and tag in c.metadata.get("tags", [])]
+        check(len(cells) == 1, "chapter", self.name, f"must have one code cell tagged {tag}, has {len(cells)}")
+        return cells[0]
+
+    @cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """The parameters by name, from the tagged cell: ``name: type = default  # help``."""
+        source = self.cell("parameters")
+        lines = source.splitlines()
+        found = {}
+        for node in ast.parse(source).body:
+            if not isinstance(node, ast.AnnAssign | ast.Assign):
+                continue
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            default = ast.literal_eval(node.value)
+            types = _types(node.annotation) if isinstance(node, ast.AnnAssign) else (type(default),)
+            _, _, note = lines[node.end_lineno - 1].partition("#")
+            found[target.id] = Parameter(target.id, default, types, note.strip())
+        return found
+
+    def values(self, given: Iterable[str]) -> dict[str, Any]:
+        """Return the values that ``name=value`` texts mean, checked by name and type.
+
+        Raises
+        ------
+        UserError
+            For a text without ``=``, an unknown name (did you mean) or a value of another type.
+        """
+        found = {}
+        for text in given:
+            name, equals, value = text.partition("=")
+            check(bool(equals), "parameter", text, "must be name=value")
+            if name not in self.parameters:
+                known = ", ".join(self.parameters)
+                raise UserError(f"parameter (={name}): {self.name} has no such parameter; it has {known}{suggest(name, self.parameters)}")
+            found[name] = self.parameters[name].parse(value)
+        return found
+
+    def _defined(self, name: str, *tags: str) -> Callable:
+        """Return what tagged cells define, executed one after another in a namespace of their own."""
+        space: dict[str, Any] = {"__name__": f"transferlab.chapter.{self.name}"}
+        for tag in tags:
+            exec(compile(self.cell(tag), f"{self.path.name}[{tag}]", "exec"), space)
+        check(callable(space.get(name)), "chapter", self.name, f"its cell {tags[-1]} must define {name}")
+        return space[name]
+
+    @cached_property
+    def _design(self) -> Callable:
+        return self._defined("design", "design")
+
+    @cached_property
+    def _judge(self) -> Callable:
+        return self._defined("judge", "design", "claims")
+
+    def design(self, scale: str, seeds: Iterable[int] | None = None) -> list[Trial]:
+        """Return the chapter's trials at a scale, by default for all its seeds."""
+        known = scales.scale(scale)
+        return self._design(scale, list(range(known.seeds) if seeds is None else seeds))
+
+    def judge(self, records: pd.DataFrame, scale: str) -> list[Verdict]:
+        """Return the verdicts on the chapter's claims that records support."""
+        return self._judge(records, scale)
+
+    def command(self, scale: str, seeds: str = "") -> str:
+        """Return the command that makes the chapter's records."""
+        return f"transferlab run {self.name} --scale {scale}" + (f" --seeds {seeds}" if seeds else "")
+
+
+def _types(annotation: ast.expr) -> tuple[type, ...]:
+    """Return the types that an annotation names: ``int``, or in quotes (for papermill) ``"Union[int, str]"``."""
+    text = annotation.value if isinstance(annotation, ast.Constant) else ast.unparse(annotation)
+    known = {"int": int, "float": float, "bool": bool, "str": str, "Optional": type(None)}
+    return tuple(kind for word, kind in known.items() if re.search(rf"\b{word}\b", text))
+
+
+def chapters() -> dict[str, Chapter]:
+    """Return every chapter by name, in the order of the table of contents where it is named there."""
+    root = project()
+    toc = (root / "_toc.yml").read_text() if (root / "_toc.yml").is_file() else ""
+    paths = sorted((root / "notebooks").glob("*.md"), key=lambda p: (toc.find(f"notebooks/{p.stem}") % (len(toc) + 1), p.stem))
+    return {p.stem: Chapter(p) for p in paths}
+
+
+def chapter(name: str) -> Chapter:
+    """Return a chapter by name.
+
+    Raises
+    ------
+    UserError
+        If there is none (did you mean).
+    """
+    known = chapters()
+    return known[choose("chapter", name, known)]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a chapter stands at a scale.
+
+    Attributes
+    ----------
+    state : {"published", "partly published", "missing", "stale", "unavailable"}
+    seeds : list of int
+        Complete in the published records.
+    published, missing, stale : int
+        Records: published and wanted, wanted and not there, there and not wanted by the present design.
+    command : str
+        That mends it; empty if nothing is wrong.
+    """
+
+    chapter: str
+    scale: str
+    state: str
+    seeds: list[int]
+    published: int
+    missing: int
+    stale: int
+    command: str
+
+
+def status(subject: Chapter, scale: str, published: Published | None = None) -> Status:
+    """Compare a chapter's published records with its design."""
+    published = published or Published()
+    records = published.read(scale, subject.name)
+    try:
+        trials = subject.design(scale)
+    except UserError as e:  # a data set that nobody pinned here
+        return Status(subject.name, scale, "unavailable", [], 0, 0, len(records), str(e))
+    lab = Lab(run="never", published=records)
+    wanted = {t.key for t in lab.closure(trials)}
+    missing, stale, seeds = len(lab.missing(trials)), len(records.keys() - wanted), lab.seeds(trials)
+    state = "stale" if stale else "published" if not missing else "partly published" if records else "missing"
+    command = subject.command(scale) if missing or stale else ""
+    return Status(subject.name, scale, state, seeds, len(records.keys() & wanted), missing, stale, command)
+
+
+def publish(subject: Chapter, scale: str, lab: Lab) -> Path:
+    """Write what the lab knows of a chapter's design into ``results/``, and return the file.
+
+    Records that the present design does not want are left out.
+    """
+    trials = subject.design(scale)
+    records = {t.key: r for t in lab.closure(trials) if (r := lab.record(t))}
+    return Published().write(scale, subject.name, records.values())
+
+
+def published_table(subject: Chapter, scale: str) -> pd.DataFrame:
+    """Return the published records of the seeds that are complete, as `Lab.run` would; empty if there are none."""
+    records = Published().read(scale, subject.name)
+    if not records:
+        return pd.DataFrame()
+    lab, trials = Lab(run="never", published=records), subject.design(scale)
+    done = set(lab.seeds(trials))
+    return lab.table(t for t in trials if t.seed in done)
+
+
+def verdicts(scale: str | None = None) -> list[Verdict]:
+    """Return every verdict that the published records support, chapter by chapter, larger scales first."""
+    found: list[Verdict] = []
+    for subject in chapters().values():
+        for name in reversed(PUBLISHED_SCALES):
+            records = published_table(subject, name) if scale in (None, name) else pd.DataFrame()
+            if len(records):
+                found += subject.judge(records, name)
+    return found

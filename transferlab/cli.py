@@ -1,0 +1,230 @@
+"""The command ``transferlab``: run chapters, make and serve the book, ask where things stand."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from .errors import UserError, choose, suggest
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
+
+
+class Group(click.Group):
+    """A group that says what an unknown command may have meant."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        if args and args[0] not in self.commands:
+            legal = ", ".join(self.commands)
+            raise UserError(f"command (={args[0]}): must be one of {legal}{suggest(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="transferlab")
+def cli() -> None:
+    """Transfer learning, tested: run studies, judge claims, build the book."""
+
+
+@cli.command()
+@click.argument("chapter")
+@click.option("--scale", default="cpu", show_default=True, help="smoke, cpu, gpu or paper.")
+@click.option("--seeds", default=None, help="A block of seeds: 0-3, or 0,2,5. By default all that the scale has.")
+@click.option("-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook.")
+@click.option("--plan", is_flag=True, help="Count sources, runs and hours; start nothing.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda ...")
+@click.option("--workers", type=click.IntRange(1), default=None, help="Trials at once; by default one for each core, or one on a GPU.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each worker.")
+@click.option("--publish/--no-publish", default=True, help="Write the records into results/ when done (not at smoke).")
+@click.option("--page/--no-page", default=True, help="Execute the notebook when done.")
+def run(chapter, scale, seeds, parameters, plan, device, workers, threads, publish, page) -> None:
+    """Run the trials of CHAPTER that are not on record, publish them, and execute its notebook.
+
+    Stop it with Ctrl-C at any time: the same command goes on.
+    """
+    from . import build, chapters, scales
+    from .lab import Lab
+    from .store import Published
+
+    subject = chapters.chapter(chapter)
+    values = subject.values(parameters)
+    scale = scales.scale(values.pop("scale", scale)).name
+    chosen = scales.seed_list(values.pop("seeds", scales.scale(scale).seeds if seeds is None else seeds))
+    device, workers = values.pop("device", device), values.pop("workers", workers)
+    trials = subject.design(scale, chosen)
+    lab = Lab(device=device, workers=workers, threads=threads, published=Published())
+    count = workers or _cores(threads)
+    click.echo(f"{chapter} at scale {scale}, seeds {','.join(map(str, chosen))}: {lab.plan(trials).text(count)}", err=not plan)
+    if plan:
+        return
+    table = lab.run(trials)
+    bad = table[table["status"] != "ok"]
+    if len(bad):
+        first = f"{lab.resolve(trials[bad.index[0]]).label}: {bad['status'].iloc[0]}"
+        click.echo(f"{len(bad)} of {len(table)} trials have no result; the first: {first}", err=True)
+    if publish and scale != "smoke":
+        click.echo(f"published {chapters.publish(subject, scale, lab)}", err=True)
+    if page:
+        target = build.build_folder() / "runs" / scale / f"{chapter}.ipynb"
+        given = values | {"scale": scale, "seeds": ",".join(map(str, chosen)), "run": "missing", "device": device}
+        seconds = build.execute(subject.path, target, given | ({"workers": workers} if workers else {}))
+        click.echo(f"executed {target} ({seconds:.0f} s)", err=True)
+
+
+def _cores(threads: int) -> int:
+    import os
+
+    return max(1, (os.cpu_count() or 1) // threads)
+
+
+@cli.command()
+def build() -> None:
+    """Execute every page that has changed and build the book."""
+    from .build import build as make
+
+    make(lambda line: click.echo(line, err=True))
+
+
+@cli.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--open/--no-open", "show", default=True, help="Open the book in a browser.")
+def serve(port: int, show: bool) -> None:
+    """Serve the built book on this machine."""
+    import functools
+    import http.server
+    import webbrowser
+
+    from .build import build_folder
+    from .errors import check
+
+    folder = build_folder() / "html"
+    check((folder / "index.html").is_file(), "book", folder, "is not built yet; build it with: transferlab build")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    try:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError as e:
+        raise UserError(f"port (={port}): cannot be used ({e.strerror}); choose another with --port") from e
+    address = f"http://127.0.0.1:{server.server_port}"
+    click.echo(f"the book is at {address} (Ctrl-C stops)")
+    if show:
+        webbrowser.open(address)
+    server.serve_forever()
+
+
+@cli.command()
+@JSON
+def status(as_json: bool) -> None:
+    """Say which chapters are published, stale or missing, and the command that mends each."""
+    from . import chapters
+
+    rows = [asdict(chapters.status(c, s)) for c in chapters.chapters().values() for s in chapters.PUBLISHED_SCALES]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    shown = ("chapter", "scale", "state", "seeds", "published", "missing", "stale", "command")
+    _print_table(shown, [tuple(str(len(r[c]) if c == "seeds" else r[c]) for c in shown) for r in rows])
+
+
+@cli.command()
+@click.option("--scale", default=None, help="Only one scale.")
+@click.option("--paper", default=None, help="Only one paper: finetuning, growing, treasures, imagenet or factors.")
+@JSON
+def claims(scale: str | None, paper: str | None, as_json: bool) -> None:
+    """Print the scorecard: claim, paper, scale, verdict, effect, interval, p, n."""
+    from . import chapters
+    from .report.claims import as_objects, papers, scorecard
+
+    if scale:
+        choose("scale", scale, chapters.PUBLISHED_SCALES)
+    card = scorecard(chapters.verdicts(scale))
+    if paper:
+        card = card[card["paper"] == choose("paper", paper, papers())]
+    rows = as_objects(card)
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    shown = [
+        (r["claim"], r["paper"], r["scale"] or "", r["verdict"])
+        + (("", "", "", "") if r["effect"] is None else (f"{r['effect']:+.2f}", _interval(r), f"{r['p']:.3g}", str(r["n"])))
+        for r in rows
+    ]
+    _print_table(("claim", "paper", "scale", "verdict", "effect", "interval", "p", "n"), shown)
+
+
+def _interval(row: dict) -> str:
+    return f"[{row['interval'][0]:+.2f}, {row['interval'][1]:+.2f}]" if row["interval"] else "none"
+
+
+def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(str(r[i])) for r in [head, *rows]) for i in range(len(head))]
+    for row in (head, tuple("-" * w for w in widths), *rows):
+        click.echo("  ".join(str(v).ljust(w) for v, w in zip(row, widths, strict=True)).rstrip())
+
+
+@cli.group(cls=Group)
+def data() -> None:
+    """Image sets: what there is, adding your own, rebuilding the small ones."""
+
+
+@data.command("list")
+@JSON
+def list_sets(as_json: bool) -> None:
+    """List every pinned set."""
+    from .data import catalog
+
+    rows = [{"name": n, **catalog.pinned(n)} for n in catalog.names() if not n.startswith("file:")]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    table = []
+    for r in rows:
+        images = ", ".join(f"{split} {n:,}" for split, n in r["splits"].items())
+        table.append((r["name"], str(r["classes"]), images, r["fingerprint"]))
+    _print_table(("name", "classes", "images", "fingerprint"), table)
+
+
+@data.command()
+@click.argument("name")
+@click.option("--skip-unreadable", is_flag=True, help="Leave unreadable images out.")
+def pin(name: str, skip_unreadable: bool) -> None:
+    """Check every image of NAME and note its fingerprint, so that trials can name it.
+
+    NAME is folder:PATH, torchvision:SET, or a folder of Parquet files below $TRANSFERLAB_DATA; or file:WEIGHTS.
+    """
+    from .data.images import pin as pin_set
+
+    entry = pin_set(name, skip_unreadable)
+    if "splits" not in entry:
+        click.echo(f"{name}: fingerprint {entry['fingerprint']}")
+        return
+    left = f", {len(entry['skipped'])} unreadable left out" if entry.get("skipped") else ""
+    click.echo(f"{name}: {sum(entry['splits'].values()):,} images in {entry['classes']} classes, fingerprint {entry['fingerprint']}{left}")
+
+
+@data.command("build")
+@click.argument("name")
+@click.option("--from", "folder", type=click.Path(path_type=Path), required=True, help="Where the public original lies.")
+def rebuild(name: str, folder: Path) -> None:
+    """Make the small Parquet set NAME from its public original."""
+    from .data.rebuild import build as make
+    from .data.rebuild import summary
+
+    make(name, folder)
+    click.echo(summary(name))
+
+
+def main() -> None:
+    """Run the command: every error of the user's is one line and exit code 2."""
+    try:
+        sys.exit(cli(standalone_mode=False) or 0)
+    except (UserError, click.UsageError, click.FileError) as e:
+        message = e.format_message() if isinstance(e, click.ClickException) else str(e)
+        click.echo(f"transferlab: {' '.join(message.split())}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\ntransferlab: stopped; nothing measured is lost, and the same command goes on", err=True)
+        sys.exit(130)
+    except click.exceptions.Exit as e:
+        sys.exit(e.exit_code)

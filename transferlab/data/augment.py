@@ -1,0 +1,113 @@
+"""Batched augmentation on uint8 images that stay where they are: batches are indices, crops are gathers."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from ..errors import check
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+BLOCK = 50  # steps drawn at once; another number would draw others
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random part of a few steps, drawn on the CPU and moved to the device in one go.
+
+    Attributes
+    ----------
+    index : Tensor of int64, shape (steps, batch)
+        Positions in the sample.
+    shift : Tensor of int64, shape (steps, batch, 2)
+        Pixels down and right, from -pad to pad.
+    mirror : Tensor of bool, shape (steps, batch)
+    """
+
+    index: torch.Tensor
+    shift: torch.Tensor
+    mirror: torch.Tensor
+
+    def to(self, device: torch.device) -> "Draws":
+        return Draws(*(t.to(device, non_blocking=True) for t in (self.index, self.shift, self.mirror)))
+
+
+class Sampler:
+    """Draws batches: epochs of a sample in a new order each, and a shift and a mirroring for every image.
+
+    Everything is drawn on the CPU, whatever the device, so that all devices see the same draws.
+
+    Parameters
+    ----------
+    count : int
+        Images in the sample; a batch may be larger, and then holds repeats.
+    batch : int
+    pad : int
+        Largest shift in pixels.
+    seed : int
+
+    Raises
+    ------
+    UserError
+        If there are no images.
+    """
+
+    def __init__(self, count: int, batch: int, pad: int, seed: int) -> None:
+        check(count > 0, "images", count, "there must be some to train on")
+        self.count, self.batch, self.pad = count, batch, pad
+        self.generator = torch.Generator().manual_seed(seed)
+        self.waiting = torch.empty(0, dtype=torch.int64)
+
+    def block(self, steps: int) -> Draws:
+        """Return the random part of the next steps. Training asks for `BLOCK` steps at a time: that fixes the draws."""
+        parts = [self.waiting]
+        while sum(map(len, parts)) < steps * self.batch:
+            parts.append(torch.randperm(self.count, generator=self.generator))
+        index, self.waiting = torch.cat(parts).split([steps * self.batch, sum(map(len, parts)) - steps * self.batch])
+        shift = torch.randint(-self.pad, self.pad + 1, (steps, self.batch, 2), generator=self.generator)
+        mirror = torch.rand(steps, self.batch, generator=self.generator) < 0.5
+        return Draws(index.reshape(steps, self.batch), shift, mirror)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what the next block depends on."""
+        return {"generator": self.generator.get_state(), "waiting": self.waiting.clone()}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Go back to where `state` was taken."""
+        self.generator.set_state(state["generator"])
+        self.waiting = state["waiting"]
+
+
+@cache
+def _statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.inference_mode(False):
+        return torch.tensor(MEAN, device=device) * 255, torch.tensor(STD, device=device) * 255
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """Return uint8 images (N, H, W, 3) as float32 (N, 3, H, W) in channels_last layout, by ImageNet's mean and deviation."""
+    mean, std = _statistics(images.device)
+    return ((images.float() - mean) / std).permute(0, 3, 1, 2)
+
+
+def crop_flip(pixels: torch.Tensor, rows: torch.Tensor, shift: torch.Tensor, mirror: torch.Tensor) -> torch.Tensor:
+    """Gather images, each shifted and mirrored on its own; pixels beyond the edge repeat the edge.
+
+    Parameters
+    ----------
+    pixels : Tensor of uint8, shape (N, H, W, 3)
+    rows : Tensor of int64, shape (B,)
+    shift : Tensor of int64, shape (B, 2)
+    mirror : Tensor of bool, shape (B,)
+
+    Returns
+    -------
+    Tensor of uint8, shape (B, H, W, 3)
+    """
+    height, width = pixels.shape[1:3]
+    down = torch.arange(height, device=pixels.device) + shift[:, :1]  # (B, H)
+    right = torch.arange(width, device=pixels.device)
+    right = torch.where(mirror[:, None], width - 1 - right, right) + shift[:, 1:]  # (B, W)
+    down, right = down.clamp(0, height - 1), right.clamp(0, width - 1)
+    return pixels[rows[:, None, None], down[:, :, None], right[:, None, :]]

@@ -1,0 +1,262 @@
+"""Decoded images: uint8 tensors, made once and cached on disk by fingerprint, and the splits that trials read."""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ..errors import UserError, check
+from ..paths import cache_root, file_fingerprint, weights_file, writable, write_atomically
+from ..specs import ImageSet, Source, Subset, Target
+from . import catalog, synthetic
+from .readers import Item, Opened, open_set
+from .subsets import draw, hold_out, relabel
+from .tree import ClassTree
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of an image set at one size.
+
+    Attributes
+    ----------
+    pixels : Tensor of uint8, shape (N, size, size, 3)
+        May be mapped from disk: index it, don't write to it.
+    labels : ndarray of int64, shape (N,)
+    names : list of str, length N
+    """
+
+    pixels: torch.Tensor
+    labels: np.ndarray
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image set whose splits can be had at one size."""
+
+    classes: tuple[str, ...]
+    tree: ClassTree | None
+    splits: dict[str, Split]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images chosen for a purpose: rows of a split, with the subset's labels.
+
+    Attributes
+    ----------
+    pixels : Tensor of uint8, shape (N, size, size, 3)
+        The whole split; only `rows` of it belong to the sample.
+    rows : Tensor of int64, shape (n,)
+    labels : Tensor of int64, shape (n,)
+    classes : int
+    """
+
+    pixels: torch.Tensor
+    rows: torch.Tensor
+    labels: torch.Tensor
+    classes: int
+
+    def to(self, device: torch.device) -> "Sample":
+        """Return the sample on a device; off the CPU only its own rows travel."""
+        if device.type == "cpu":
+            return self
+        rows = torch.arange(len(self.rows), device=device)
+        return Sample(self.pixels[self.rows].to(device), rows, self.labels.to(device), self.classes)
+
+
+def shrink(picture: Image.Image, size: int) -> np.ndarray:
+    """Return a picture as uint8 (size, size, 3): the short side resized with a box filter, then a centre crop."""
+    width, height = picture.size
+    scale = size / min(width, height)
+    width, height = max(size, round(width * scale)), max(size, round(height * scale))
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(picture.resize((width, height), Image.Resampling.BOX).crop((left, top, left + size, top + size)))
+
+
+def unreadable(opened: Opened) -> list[str]:
+    """Return ``split/path`` of every item that is no whole image."""
+
+    def broken(item: Item) -> bool:
+        try:
+            item.image()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return True
+        return False
+
+    with ThreadPoolExecutor() as pool:
+        return [f"{s}/{i.path}" for s, items in opened.splits.items() for i, bad in zip(items, pool.map(broken, items), strict=True) if bad]
+
+
+def pin(name: str, skip_unreadable: bool = False) -> dict:
+    """Open a set, check every image, and write its fingerprint into the user's manifest.
+
+    Parameters
+    ----------
+    name : str
+        As in `open_set`; also ``file:NAME`` for weights, whose file is not looked into.
+    skip_unreadable : bool
+        Leave unreadable images out (their names are kept in the manifest).
+
+    Returns
+    -------
+    dict
+        The manifest's entry.
+
+    Raises
+    ------
+    UserError
+        If images are unreadable and may not be skipped, or as `open_set`.
+    """
+    if name.startswith("file:"):
+        entry = {"fingerprint": file_fingerprint(weights_file(name))}
+        catalog.pin(name, entry)
+        return entry
+    opened = open_set(name)
+    bad = unreadable(opened)
+    if bad and not skip_unreadable:
+        shown = ", ".join(bad[:3]) + (" ..." if len(bad) > 3 else "")
+        many = f"{len(bad)} unreadable image{'s' * (len(bad) > 1)}"
+        raise UserError(f"data set (={name}): {many} ({shown}); leave out with --skip-unreadable")
+    entry = describe(opened.without(set(bad))) | ({"skipped": bad} if bad else {})
+    catalog.pin(name, entry)
+    return entry
+
+
+def describe(opened: Opened) -> dict:
+    """Return a manifest entry: fingerprint, number of classes, images by split, and a hash over the images' names."""
+    splits = {s: len(items) for s, items in opened.splits.items()}
+    names = names_digest({s: [i.path for i in items] for s, items in opened.splits.items()})
+    return {"fingerprint": opened.fingerprint(), "classes": len(opened.classes), "splits": splits, "names": names}
+
+
+def names_digest(names: dict[str, list[str]]) -> str:
+    """Return 16 hexadecimal digits over the names of a set's images by split, in any order."""
+    lines = sorted(f"{split}/{name}" for split, paths in names.items() for name in paths)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def load(images: ImageSet, size: int) -> Decoded:
+    """Return an image set decoded to `size` px, from the cache if it was decoded before.
+
+    Raises
+    ------
+    UserError
+        If the set is missing, or is not the one that the fingerprint names.
+    """
+    if images.name.startswith("synthetic:"):
+        here = catalog.SYNTHETIC_FINGERPRINT
+        check(images.fingerprint == here, f"{images.name} fingerprint", images.fingerprint, f"this package draws {here}")
+        return _synthetic(images.name, size)
+    return _decoded(images.name, images.fingerprint, size)
+
+
+@lru_cache(maxsize=8)
+def _synthetic(name: str, size: int) -> Decoded:
+    return synthetic_set(name, size)
+
+
+def synthetic_set(name: str, size: int) -> Decoded:
+    """Draw a set of the synthetic world at `size` px."""
+    world = synthetic.World(catalog.synthetic_distance(name))
+    splits = {}
+    for split in ("train", "validation", "test"):
+        pixels, labels = world.draw(split, size)
+        splits[split] = Split(pixels, labels, [str(i) for i in range(len(labels))])
+    return Decoded(world.classes, world.tree, splits)
+
+
+@lru_cache(maxsize=16)
+def _decoded(name: str, fingerprint: str, size: int) -> Decoded:
+    folder = cache_root() / "decoded" / f"{fingerprint}-{size}"
+    if not (folder / "classes.json").is_file():
+        _decode(name, fingerprint, size, folder)
+    about = json.loads((folder / "classes.json").read_text())
+    splits = {}
+    for split in about["splits"]:
+        pixels = torch.from_numpy(np.load(folder / f"{split}.npy", mmap_mode="c"))
+        names = json.loads((folder / f"{split}.json").read_text())
+        splits[split] = Split(pixels, np.load(folder / f"{split}-labels.npy"), names)
+    tree = ClassTree(about["tree"]) if about["tree"] else None
+    return Decoded(tuple(about["classes"]), tree, splits)
+
+
+def _decode(name: str, fingerprint: str, size: int, folder: Path) -> None:
+    """Decode every split of a set into `folder`; the file ``classes.json`` comes last and says that all is there."""
+    opened = open_set(name).without(set(catalog.pinned(name).get("skipped", ())))
+    found = opened.fingerprint()
+    rule = f"the trials name {fingerprint}; if this set is meant: transferlab data pin {name}"
+    check(found == fingerprint, f"{name} fingerprint", found, rule)
+    writable("cache", folder)
+    bar = tqdm(total=sum(map(len, opened.splits.values())), desc=f"decoding {name} to {size} px", unit=" images", disable=None, leave=False)
+    for split, items in opened.splits.items():
+        pixels = np.empty((len(items), size, size, 3), dtype=np.uint8)
+
+        def place(i: int, items: list[Item] = items, pixels: np.ndarray = pixels) -> None:
+            pixels[i] = shrink(items[i].image(), size)
+            bar.update()
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(place, range(len(items))))
+        temporary = folder / f".{split}.{os.getpid()}.npy"
+        np.save(temporary, pixels)
+        os.replace(temporary, folder / f"{split}.npy")
+        np.save(folder / f"{split}-labels.npy", np.array([i.label for i in items], dtype=np.int64))
+        write_atomically(folder / f"{split}.json", json.dumps([i.path for i in items]))
+    bar.close()
+    about = {"classes": opened.classes, "splits": list(opened.splits), "tree": opened.tree and opened.tree.paths}
+    write_atomically(folder / "classes.json", json.dumps(about))
+
+
+def source_sample(source: Source, seed: int) -> Sample:
+    """Return the training images of a source: all of its subset, drawn by `seed`.
+
+    Raises
+    ------
+    UserError
+        If the set has no training images.
+    """
+    return _sample(load(source.images, source.size), source.images.name, "train", source.subset, seed)
+
+
+def target_sample(target: Target, split: str, seed: int) -> Sample:
+    """Return the images of a target that a trial trains on, validates on or is tested on.
+
+    Parameters
+    ----------
+    target : Target
+        Says what stands in for a split that the set lacks.
+    split : {"train", "validation", "test"}
+    seed : int
+
+    Raises
+    ------
+    UserError
+        If the set lacks the split and what stands in for it.
+    """
+    data = load(target.images, target.size)
+    subset = target.subset if split == "train" else replace(target.subset, per_class=None)
+    if split == "test" or {"validation", "test"} <= data.splits.keys():
+        stored = "validation" if "test" not in data.splits and "validation" in data.splits else split
+        return _sample(data, target.images.name, stored, subset, seed)
+    train = data.splits.get("train")
+    held = hold_out(train.labels, train.names, seed) if train else None
+    return _sample(data, target.images.name, "train", subset, seed, held if split == "validation" or not train else ~held)
+
+
+def _sample(data: Decoded, name: str, split: str, subset: Subset, seed: int, eligible: np.ndarray | bool = True) -> Sample:
+    check(split in data.splits, "data set", name, f"has no {split} images")
+    part = data.splits[split]
+    labels = relabel(data.classes, subset, seed, data.tree)
+    fine = np.where(eligible & (labels.mapping[part.labels] >= 0), part.labels, -1)
+    rows = draw(fine, part.names, subset.per_class, seed)
+    return Sample(part.pixels, torch.from_numpy(rows), torch.from_numpy(labels.mapping[part.labels[rows]]), len(labels.names))

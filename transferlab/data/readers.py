@@ -1,0 +1,206 @@
+"""Open labelled image sets of three kinds: Parquet files, a folder a class, torchvision's own. See `images` for decoding.
+
+A reader returns an `Opened`: class names, and for each split its items in canonical order (by label, then by name), so
+that neither the order of files nor of rows matters anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import UserError, check, choose
+from ..paths import data_root
+from .subsets import hold_out
+from .tree import ClassTree
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+SPLITS = ("train", "validation", "test")
+
+
+class Item(NamedTuple):
+    """One labelled image: its name within the set, its label, and how to get its file's bytes or its picture."""
+
+    path: str
+    label: int
+    load: Callable[[], bytes | Image.Image]
+
+    def image(self) -> Image.Image:
+        """Return the picture, upright and in RGB."""
+        loaded = self.load()
+        picture = Image.open(io.BytesIO(loaded)) if isinstance(loaded, bytes) else loaded
+        if picture.mode.startswith("I"):  # 16 bits a pixel
+            picture = picture.convert("I").point(lambda v: v / 256).convert("L")
+        return ImageOps.exif_transpose(picture).convert("RGB")
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the file's bytes, or of the pixels where there is no file."""
+        loaded = self.load()
+        if not isinstance(loaded, bytes):
+            loaded = f"{loaded.mode}{loaded.size}".encode() + loaded.tobytes()
+        return hashlib.sha256(loaded).hexdigest()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image set whose items are known and whose pixels are not decoded yet."""
+
+    name: str
+    classes: tuple[str, ...]
+    splits: dict[str, list[Item]]
+    tree: ClassTree | None = None
+
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits over class names, class tree, image names, labels and file contents."""
+        tree = sorted(self.tree.paths.items()) if self.tree else None
+        whole = hashlib.sha256(json.dumps([self.classes, tree]).encode())
+        for split, items in self.splits.items():
+            for item in items:
+                whole.update(f"{split}\t{item.label}\t{item.path}\t{item.digest()}\n".encode())
+        return whole.hexdigest()[:16]
+
+    def without(self, left_out: set[str]) -> Opened:
+        """Return the set without the items called ``split/path``."""
+        kept = {s: [i for i in items if f"{s}/{i.path}" not in left_out] for s, items in self.splits.items()}
+        return _checked(self.name, self.classes, kept, self.tree)
+
+
+def open_set(name: str) -> Opened:
+    """Open an image set by name.
+
+    Parameters
+    ----------
+    name : str
+        ``flowers102`` or another folder of Parquet files below the data root, ``folder:PATH`` or ``torchvision:NAME``.
+
+    Raises
+    ------
+    UserError
+        If it is not there, holds no images or no labels, has one class, or a class without training images.
+    """
+    if name.startswith("folder:"):
+        return open_folder(Path(name.removeprefix("folder:")).expanduser(), name)
+    if name.startswith("torchvision:"):
+        from .torchvision_sets import open_torchvision
+
+        return open_torchvision(name.removeprefix("torchvision:"))
+    return open_parquet(data_root() / name, name)
+
+
+def _checked(name: str, classes: tuple[str, ...], splits: dict[str, list[Item]], tree: ClassTree | None = None) -> Opened:
+    check(len(classes) != 1, "data set", name, f"has one class ({classes[:1]}); at least two are needed")
+    splits = {s: sorted(splits[s], key=lambda i: (i.label, i.path)) for s in SPLITS if splits.get(s)}
+    check(bool(splits), "data set", name, "has no images")
+    for split, items in splits.items():
+        empty = set(range(len(classes))) - {i.label for i in items}
+        check(not empty, "data set", name, f"class {classes[min(empty, default=0)]} has no {split} images")
+    if tree is not None:
+        tree.covers(classes)
+    return Opened(name, classes, splits, tree)
+
+
+def split_off_test(items: list[Item]) -> dict[str, list[Item]]:
+    """Return the items of a set without splits as ``train`` and ``test``: every class gives up a fifth, the same one everywhere."""
+    held = hold_out(np.array([i.label for i in items]), [i.path for i in items], seed=0, purpose="test")
+    return {s: [i for i, out in zip(items, held, strict=True) if out == (s == "test")] for s in ("train", "test")}
+
+
+def open_parquet(folder: Path, name: str) -> Opened:
+    """Open a folder of ``SPLIT-*.parquet`` files in the Hugging Face image convention.
+
+    Each file has a struct column ``image`` (``bytes``, ``path``) and an integer column ``label``; class names stand in
+    the schema's metadata. A file ``wordnet.json`` beside them, if there is one, is the class tree.
+    """
+    import pyarrow.parquet as pq
+
+    files = {s: sorted(folder.glob(f"{s}-*.parquet")) for s in SPLITS}
+    check(any(files.values()), "data set", name, f"no Parquet files under {folder}; set TRANSFERLAB_DATA to the folder of image sets")
+    classes: tuple[str, ...] = ()
+    splits: dict[str, list[Item]] = {}
+    for split, paths in files.items():
+        for path in paths:
+            try:
+                schema = pq.read_schema(path)
+                _check_columns(schema, path)
+                rows = pq.read_table(path, columns=["image", "label"])
+            except (OSError, ValueError) as e:
+                if isinstance(e, UserError):
+                    raise
+                raise UserError(f"Parquet file (={path}): cannot be read ({str(e).splitlines()[0]})") from e
+            names = _class_names(schema, path)
+            classes = classes or names
+            check(names == classes, "Parquet file", path, "names other classes than the files before it")
+            images, labels = rows.column("image").combine_chunks(), rows.column("label").to_pylist()
+            names, contents = images.field("path").to_pylist(), images.field("bytes")
+            for row, (image, label) in enumerate(zip(names, labels, strict=True)):
+                known = label is not None and 0 <= label < len(classes)
+                check(known, "label", label, f"{path.name} row {row}: must be 0 to {len(classes) - 1}")
+                item = Item(image or f"{path.stem}/{row}", label, lambda c=contents, r=row: c[r].as_py() or b"")
+                splits.setdefault(split, []).append(item)
+    tree = folder / "wordnet.json"
+    return _checked(name, classes, splits, wordnet_tree(tree) if tree.is_file() else None)
+
+
+def _check_columns(schema, path: Path) -> None:
+    import pyarrow.types as kinds
+
+    missing = [c for c in ("image", "label") if c not in schema.names]
+    check(not missing, "Parquet file", path, f"has no column {' and none '.join(missing)}")
+    image, label = schema.field("image").type, schema.field("label").type
+    proper = kinds.is_struct(image) and min(image.get_field_index(part) for part in ("bytes", "path")) >= 0 and kinds.is_integer(label)
+    check(proper, "Parquet file", path, f"image (={image}) must be a struct of bytes and path, label (={label}) a whole number")
+
+
+def _class_names(schema, path: Path) -> tuple[str, ...]:
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return tuple(features["label"]["names"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise UserError(f"Parquet file (={path}): names no classes in its metadata (huggingface, features, label, names)") from e
+
+
+def wordnet_tree(path: Path) -> ClassTree:
+    """Read a class tree from JSON: ``{class: {"path": [{"wnid": node}, ...]}}``, from the root to the class."""
+    try:
+        paths = {leaf: [node["wnid"] for node in entry["path"]] for leaf, entry in json.loads(path.read_text()).items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise UserError(f"class tree (={path}): cannot be read; wanted: {{class: {{path: [{{wnid: node}}, ...]}}}}") from e
+    return ClassTree(paths)
+
+
+def open_folder(folder: Path, name: str) -> Opened:
+    """Open class-per-folder images: ``FOLDER/CLASS/*``, or ``FOLDER/train/CLASS/*`` beside ``validation`` and ``test``.
+
+    ``val`` and ``valid`` are read as ``validation``. A folder without splits gives up a fifth of every class for ``test``.
+    Hidden files and folders are left out.
+    """
+    check(folder.is_dir(), "data set", name, "there is no such folder")
+    roots = {
+        choose("split", {"val": "validation", "valid": "validation"}.get(d.name, d.name), SPLITS): d
+        for d in sorted(folder.iterdir())
+        if d.name in (*SPLITS, "val", "valid") and d.is_dir()
+    }
+    if "train" not in roots:
+        others = {d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith(".")} - {d.name for d in roots.values()}
+        check(bool(others) or not roots, "data set", name, f"has {' and '.join(roots)} but no train folder")
+        roots = {"train": folder}
+    classes = tuple(sorted({d.name for root in roots.values() for d in root.iterdir() if d.is_dir() and not d.name.startswith(".")}))
+    check(bool(classes), "data set", name, "holds no folders of images; wanted: FOLDER/CLASS/image.jpg")
+    splits: dict[str, list[Item]] = {}
+    for split, root in roots.items():
+        for label, cls in enumerate(classes):
+            for file in sorted((root / cls).rglob("*")):
+                path = file.relative_to(root)
+                hidden = any(part.startswith(".") for part in path.parts)
+                if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and not hidden:
+                    splits.setdefault(split, []).append(Item(path.as_posix(), label, file.read_bytes))
+    check(bool(splits), "data set", name, f"holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return _checked(name, classes, splits if roots["train"] != folder else split_off_test(splits["train"]))

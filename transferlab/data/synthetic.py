@@ -1,0 +1,190 @@
+"""A synthetic image world: labelled pictures drawn by formula, at any resolution, with no download.
+
+The world has a class tree of 4 families x 5 kinds x 5 sorts. A *family* is a way to draw an outline (lobed, boxy, ring,
+bars), a *kind* its proportions, a *sort* the pattern that fills it. Everything else varies within a class: position,
+rotation, size, colours, the phase of the pattern, clutter, light, noise. Image number i of a seed is a function of
+(seed, i) alone. A target set has classes of its own; a dial moves it away from the source: outlines and patterns of
+other proportions, rotated hues, colour fading to grey, heavier clutter.
+"""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from .tree import ClassTree
+
+FAMILIES, KINDS, SORTS = 4, 5, 5
+FAMILY_NAMES = ("lobed", "boxy", "ring", "bars")
+PER_CLASS = {"source": {"train": 100, "validation": 10, "test": 20}, "target": {"train": 40, "validation": 10, "test": 20}}
+FIRST_INDEX = {"train": 0, "validation": 1 << 20, "test": 1 << 21}
+DRAWS = 26  # random numbers an image
+CHUNK = 2000  # images drawn at once
+
+
+def uniform(seed: int, index: torch.Tensor, draws: int) -> torch.Tensor:
+    """Return numbers in [0, 1) that depend on (seed, index, column) alone (the SplitMix64 hash).
+
+    Parameters
+    ----------
+    seed : int
+    index : Tensor of int64, shape (N,)
+    draws : int
+        Columns.
+
+    Returns
+    -------
+    Tensor of float32, shape (N, draws)
+    """
+    start = ((seed + 1) * 0x1F83D9ABFB41BD6B) % (1 << 64) - (1 << 63)
+    z = index[:, None] * 0x632BE59BD9B4E019 + torch.arange(1, draws + 1) * -0x61C8864680B583EB + start
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        z = (z ^ ((z >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    z = z ^ ((z >> 31) & ((1 << 33) - 1))
+    return ((z >> 40) & 0xFFFFFF).float() / (1 << 24)
+
+
+def hue(angle: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+    """Return saturated colours, shape (N, 3), for hue angles in turns and strengths in [0, 1], both shape (N,)."""
+    phases = torch.tensor([0.0, 1 / 3, 2 / 3])
+    return 0.5 + 0.5 * strength[:, None] * torch.cos(2 * math.pi * (angle[:, None] + phases))
+
+
+class World:
+    """The source set, or a target set at some distance from it.
+
+    Parameters
+    ----------
+    distance : float or None
+        ``None`` for the source; for a target from 0 (near) to 1 (far).
+    seed : int
+        Of the world; every seed has other classes and images.
+    """
+
+    def __init__(self, distance: float | None, seed: int = 0) -> None:
+        self.far = distance or 0.0
+        self.role = "source" if distance is None else "target"
+        self.seed = 2 * seed + (distance is not None)
+        paths = {}
+        for f in range(FAMILIES):
+            for k in range(KINDS):
+                for s in range(SORTS):
+                    leaf = f"{FAMILY_NAMES[f]}-{k}-{s}"
+                    paths[leaf] = ("world", FAMILY_NAMES[f], f"{FAMILY_NAMES[f]}-{k}", leaf)
+        self.tree, self.classes = ClassTree(paths), tuple(paths)
+
+    def draw(self, split: str, size: int) -> tuple[torch.Tensor, np.ndarray]:
+        """Draw every image of a split.
+
+        Returns
+        -------
+        pixels : Tensor of uint8, shape (N, size, size, 3)
+        labels : ndarray of int64, shape (N,)
+        """
+        count = PER_CLASS[self.role][split]
+        labels = torch.arange(len(self.classes)).repeat_interleave(count)
+        index = FIRST_INDEX[split] + torch.arange(len(labels))
+        parts = [self.render(index[i : i + CHUNK], labels[i : i + CHUNK], size) for i in range(0, len(labels), CHUNK)]
+        return torch.cat(parts), labels.numpy()
+
+    def sample(self, labels: Iterable[int], size: int) -> np.ndarray:
+        """Return one image of each of some classes, uint8 of shape (N, size, size, 3)."""
+        chosen = torch.tensor(list(labels))
+        return self.render(chosen, chosen, size).numpy()
+
+    def traits(self, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what makes the classes: outline and pattern parameters, each of shape (N,)."""
+        family, kind, sort = labels // (KINDS * SORTS), labels // SORTS % KINDS, labels % SORTS
+        of_kind = uniform(self.seed + 1000, family * KINDS + kind, 3)
+        of_sort = uniform(self.seed + 2000, labels, 4)
+        far = self.far
+        return {
+            "family": family,
+            "sort": sort,
+            "lobes": 2 + kind + torch.round(3 * far * of_kind[:, 0]),
+            "depth": 0.2 + 0.35 * of_kind[:, 1],
+            "aspect": 0.45 + 0.13 * kind + 0.2 * far * (of_kind[:, 2] - 0.5),
+            "frequency": 1.5 + 2.5 * of_sort[:, 0] + 2 * far,
+            "slant": math.pi * of_sort[:, 1],
+            "hue": of_sort[:, 2] + 0.4 * far,
+        }
+
+    def render(self, index: torch.Tensor, labels: torch.Tensor, size: int) -> torch.Tensor:
+        """Draw images.
+
+        Parameters
+        ----------
+        index, labels : Tensor of int64, shape (N,)
+        size : int
+
+        Returns
+        -------
+        Tensor of uint8, shape (N, size, size, 3)
+        """
+        u, trait, far = uniform(self.seed, index, DRAWS), self.traits(labels), self.far
+        at = lambda column: u[:, column, None, None]  # noqa: E731  (N, 1, 1)
+        axis = (torch.arange(size) + 0.5) / size * 2 - 1
+        down, right = axis[None, :, None], axis[None, None, :]
+
+        # pose: from picture coordinates to the object's own
+        turn, extent = 0.8 * (at(0) - 0.5), 0.6 + 0.25 * at(1)
+        x, y = right - 0.5 * (at(2) - 0.5), down - 0.5 * (at(3) - 0.5)
+        x, y = (x * turn.cos() + y * turn.sin()) / extent, (y * turn.cos() - x * turn.sin()) / extent
+        inside = self.outline(trait, x, y)
+        edge = 3.0 / (size * extent)
+        mask = (inside / edge).clamp(-0.5, 0.5) + 0.5  # (N, size, size), antialiased
+
+        # the pattern that fills it, in two colours
+        filled = self.pattern(trait, x, y, u)[..., None]
+        grey = 1 - 0.8 * far * u[:, 4]
+        first = hue(trait["hue"] + 0.15 * (u[:, 5] - 0.5), (0.6 + 0.4 * u[:, 6]) * grey) * (0.5 + 0.5 * u[:, 7, None])
+        second = hue(u[:, 8], 0.6 * u[:, 9] * grey) * (0.2 + 0.8 * u[:, 10, None])
+        paint = filled * first[:, None, None] + (1 - filled) * second[:, None, None]
+
+        # behind it: a gradient, a grating and blobs of clutter
+        ground = hue(u[:, 11], 0.7 * u[:, 12] * grey) * (0.3 + 0.6 * u[:, 13, None])
+        slope = (right * (at(14) - 0.5) + down * (at(15) - 0.5))[..., None]
+        wave = torch.sin((8 * right * (at(16) - 0.5) + 8 * down * (at(17) - 0.5)) * 2.5 + 6 * at(18))[..., None]
+        scene = ground[:, None, None] + 0.3 * slope + (0.08 + 0.1 * far) * wave
+        for blob in range(2):
+            bx, by = right - 2 * (at(19 + 2 * blob) - 0.5), down - 2 * (at(20 + 2 * blob) - 0.5)
+            radius = 0.1 + (0.1 + 0.3 * far) * at(12 + blob)
+            spot = ((radius - (bx**2 + by**2).sqrt()) / (3.0 / size)).clamp(-0.5, 0.5) + 0.5
+            scene = scene + spot[..., None] * (hue(u[:, 9 - blob], 0.8 * grey)[:, None, None] - scene)
+
+        picture = scene + mask[..., None] * (paint - scene)
+        light = 1 + 0.8 * (at(23) - 0.5) + 0.5 * (right * (at(24) - 0.5) + down * (at(25) - 0.5))
+        pixel = index[:, None] * size**2 + torch.arange(size**2)
+        grain = uniform(self.seed + 3000, pixel.reshape(-1), 1)
+        picture = picture * light[..., None] + 0.1 * (grain.reshape(len(index), size, size, 1) - 0.5)
+        return (picture.clamp(0, 1) * 255).round().to(torch.uint8)
+
+    @staticmethod
+    def outline(trait: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return a field that is positive inside the object, shape (N, size, size), for its coordinates `x` and `y`."""
+        of = lambda name: trait[name][:, None, None]  # noqa: E731
+        radius, angle = (x**2 + y**2).sqrt(), torch.atan2(y, x)
+        lobed = 0.8 * (1 + of("depth") * torch.cos((of("lobes") + 1) * angle)) - radius
+        power = 1 + of("lobes")
+        boxy = 0.9 - ((x.abs() ** power + (y.abs() / of("aspect")) ** power) + 1e-9) ** (1 / power)
+        gap = torch.cos(of("lobes") * angle) + 0.8
+        ring = torch.minimum(0.12 + 0.3 * of("depth") - (radius - 0.7).abs(), 0.4 * gap)
+        stripes = torch.cos(math.pi * of("lobes") * x) + 1 - 2 * of("aspect") + 0.6
+        bars = torch.minimum(0.9 - torch.maximum(x.abs(), y.abs()), 0.3 * stripes)
+        return torch.stack([lobed, boxy, ring, bars]).gather(0, of("family")[None].expand(1, *x.shape))[0]
+
+    @staticmethod
+    def pattern(trait: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """Return how much of the first colour the pattern has, in [0, 1], shape (N, size, size)."""
+        of = lambda name: trait[name][:, None, None]  # noqa: E731
+        phase, frequency = 2 * math.pi * u[:, 7, None, None], math.pi * of("frequency")
+        along = x * of("slant").cos() + y * of("slant").sin()
+        across = y * of("slant").cos() - x * of("slant").sin()
+        stripes = torch.sin(frequency * along + phase)
+        checks = torch.sin(frequency * along + phase) * torch.sin(frequency * across + phase)
+        rings = torch.sin(frequency * 1.3 * (x**2 + y**2).sqrt() + phase)
+        dots = torch.cos(frequency * 1.2 * along + phase) + torch.cos(frequency * 1.2 * across + phase) - 0.6
+        shade = 0.6 * along
+        fields = torch.stack([shade, stripes, checks * 1.5, rings, dots])
+        return (fields.gather(0, of("sort")[None].expand(1, *x.shape))[0] * 1.5).clamp(-1, 1) * 0.5 + 0.5

@@ -1,0 +1,64 @@
+"""Class trees: which classes lie under which node, and what a cut at a depth merges. Nothing here imports torch."""
+
+from collections.abc import Mapping, Sequence
+
+from ..errors import UserError, check, suggest
+
+
+class ClassTree:
+    """A tree whose leaves (and possibly inner nodes) are the classes of an image set.
+
+    Parameters
+    ----------
+    paths : mapping of str to sequence of str
+        For each class its nodes from the root down to itself.
+
+    Raises
+    ------
+    UserError
+        If a path is empty, ends elsewhere, repeats a node, or gives a node a second parent or another root.
+    """
+
+    def __init__(self, paths: Mapping[str, Sequence[str]]) -> None:
+        self.paths = {leaf: tuple(path) for leaf, path in paths.items()}
+        self.parent: dict[str, str | None] = {}
+        for leaf, path in self.paths.items():
+            check(bool(path) and path[-1] == leaf, "class tree", leaf, "its path must end with the class itself")
+            check(len(set(path)) == len(path), "class tree", leaf, "its path visits a node twice (a cycle)")
+            for node, above in zip(path, (None, *path), strict=False):
+                known = self.parent.setdefault(node, above)
+                check(known == above, "class tree", node, f"has two parents, {known} and {above}")
+        check(list(self.parent.values()).count(None) <= 1, "class tree", "roots", "must have a single root")
+
+    def covers(self, classes: Sequence[str]) -> None:
+        """Check that every class has a path.
+
+        Raises
+        ------
+        UserError
+            Naming the first class that has none.
+        """
+        for name in classes:
+            check(name in self.paths, "class tree", name, "the tree misses this class")
+
+    def at_depth(self, leaf: str, depth: int) -> str:
+        """Return the ancestor of `leaf` at `depth` (the root has 0), or `leaf` itself if it is shallower."""
+        path = self.paths[leaf]
+        return path[min(depth, len(path) - 1)]
+
+    def under(self, node: str) -> set[str]:
+        """Return the classes at or below `node`.
+
+        Raises
+        ------
+        UserError
+            If there is no such node.
+        """
+        if node not in self.parent:
+            raise UserError(f"class (={node}): no such class or node{suggest(node, self.parent)}")
+        return {leaf for leaf, path in self.paths.items() if node in path}
+
+    @property
+    def depth(self) -> int:
+        """Depth of the deepest class."""
+        return max(len(path) for path in self.paths.values()) - 1

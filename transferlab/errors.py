@@ -1,0 +1,41 @@
+"""One-line errors, the only kind a user of the package should ever meet."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Something the user asked for cannot be done; the message is one line that says what would be legal."""
+
+
+def suggest(value: object, legal: Iterable[str]) -> str:
+    """Return ``"; did you mean x?"`` for the legal value closest to `value`, or an empty string."""
+    close = get_close_matches(str(value), list(legal), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def check(ok: bool, name: str, value: object, rule: str) -> None:
+    """Raise ``name (=value): rule`` unless `ok`.
+
+    Raises
+    ------
+    UserError
+        If `ok` is false.
+    """
+    if not ok:
+        raise UserError(f"{name} (={value}): {rule}")
+
+
+def choose(name: str, value: object, legal: Iterable[str], listed: int = 12) -> str:
+    """Return `value` if it is one of `legal`.
+
+    Raises
+    ------
+    UserError
+        Naming the legal values (the first `listed` of them) and the closest one.
+    """
+    legal = list(legal)
+    if value in legal:
+        return value
+    shown = ", ".join(map(str, legal[:listed])) + (f" and {len(legal) - listed} more" if len(legal) > listed else "")
+    raise UserError(f"{name} (={value}): must be one of {shown or '(none)'}{suggest(value, map(str, legal))}")

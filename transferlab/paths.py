@@ -1,0 +1,98 @@
+"""Where things are: the project, the data, the store and the cache. Nothing here imports torch."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from .errors import UserError, check
+
+
+def project() -> Path:
+    """Return the project's folder: the nearest one, from here upwards, that holds ``_toc.yml`` and ``notebooks``."""
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).parent.parent):
+        if (folder / "_toc.yml").is_file() and (folder / "notebooks").is_dir():
+            return folder
+    return here
+
+
+def data_root() -> Path:
+    """Return the folder of image sets: ``$TRANSFERLAB_DATA``, or ``data`` in the project."""
+    return Path(os.environ.get("TRANSFERLAB_DATA") or project() / "data").expanduser()
+
+
+def weights_root() -> Path:
+    """Return the folder of weight files: ``$TRANSFERLAB_WEIGHTS``, or ``weights`` beside the image sets' folder."""
+    return Path(os.environ.get("TRANSFERLAB_WEIGHTS") or data_root().parent / "weights").expanduser()
+
+
+def weights_file(name: str) -> Path:
+    """Return the file of the weights called ``file:NAME`` or ``file:PATH``.
+
+    Raises
+    ------
+    UserError
+        If it is not there.
+    """
+    path = weights_root() / Path(name.removeprefix("file:")).expanduser()
+    check(path.is_file(), "weights", path, "there is no such file; set TRANSFERLAB_WEIGHTS to the folder of weight files")
+    return path
+
+
+def file_fingerprint(path: Path) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def store_root() -> Path:
+    """Return the folder of records and pretrained networks: ``$TRANSFERLAB_STORE``, or ``store`` in the project."""
+    return Path(os.environ.get("TRANSFERLAB_STORE") or project() / "store").expanduser()
+
+
+def live_store(name: str) -> Path:
+    """Return the store of a chapter's live part: below ``_build``, never published."""
+    return project() / "_build" / "live" / name
+
+
+def cache_root() -> Path:
+    """Return the folder of decoded images: ``$TRANSFERLAB_CACHE``, or ``~/.cache/transferlab``."""
+    return Path(os.environ.get("TRANSFERLAB_CACHE") or "~/.cache/transferlab").expanduser()
+
+
+def writable(name: str, folder: Path) -> Path:
+    """Create `folder` if need be and return it.
+
+    Raises
+    ------
+    UserError
+        If it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError("permission denied")
+    except OSError as e:
+        raise UserError(f"{name} (={folder}): cannot be written ({e.strerror or e}); name another folder") from e
+    return folder
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write a file so that at any moment it is either absent, old or whole.
+
+    Raises
+    ------
+    UserError
+        If the disk is full or the folder cannot be written; what was there before stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"file (={path}): cannot be written ({e.strerror or e}); free the disk or name another folder") from e

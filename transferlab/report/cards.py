@@ -1,0 +1,128 @@
+"""Verdicts and the scorecard as HTML."""
+
+import html
+import math
+
+import pandas as pd
+
+from .claims import Verdict, claim, claims, papers
+from .figure import Table
+from .stats import Effect
+from .theme import VERDICT
+
+
+def badge(verdict: str) -> str:
+    """Return a verdict as a coloured word."""
+    return f'<span class="tl-badge tl-{verdict.replace(" ", "-")}" style="--tone:{VERDICT[verdict]}">{verdict}</span>'
+
+
+def number(value: float, digits: int = 1) -> str:
+    """Return a number with a true minus sign."""
+    return f"{value:+.{digits}f}".replace("-", "−") if value else f"{0:.{digits}f}"
+
+
+def more(points: float, unit: str = "points") -> str:
+    """Return a difference in words: ``3 points more``, ``1 point less``."""
+    size = f"{abs(points):.0f}"
+    return f"{size} {unit.removesuffix('s') if size == '1' else unit} {'less' if points < 0 else 'more'}"
+
+
+def p_value(p: float | None) -> str:
+    """Return a p value as it is printed."""
+    if p is None or math.isnan(p):
+        return ""
+    return "< .001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"
+
+
+def interval(effect: Effect, unit: str) -> str:
+    """Return an effect with its interval and n, in words."""
+    if not math.isfinite(effect.low):
+        return f"{number(effect.mean)} {unit}; one seed has no interval"
+    return f"{number(effect.mean)} {unit}, 95% interval {number(effect.low)} to {number(effect.high)}, n = {effect.n} seeds"
+
+
+class VerdictCard:
+    """A verdict for the page: the claim, what came out, and how sure that is."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+
+    def _repr_html_(self) -> str:
+        v, c = self.verdict, claim(self.verdict.claim)
+        j = v.judgement
+        reported = f'<p class="tl-reported">The paper: {html.escape(c.reported)}.</p>' if c.reported else ""
+        return (
+            f'<div class="tl-verdict" style="--tone:{VERDICT[j.verdict]}"><p class="tl-verdict-head"><span class="tl-id">{c.id}</span> '
+            f"{badge(j.verdict)} <span>at scale <code>{v.scale}</code>: {html.escape(j.why)}</span></p>"
+            f'<p class="tl-claim">{html.escape(c.sentence)}</p>'
+            f"<p>{html.escape(v.sentence)}</p>"
+            f'<p class="tl-interval">{html.escape(interval(j.effect, v.unit))}; '
+            f"p {p_value(j.effect.p)} (t), {p_value(j.effect.p_sign)} (sign flip)</p>"
+            f"{reported}</div>"
+        )
+
+
+def scorecard_table(card: pd.DataFrame, links: dict[str, str]) -> Table:
+    """Return the scorecard, paper by paper.
+
+    Parameters
+    ----------
+    card : DataFrame
+        From `claims.scorecard`.
+    links : dict of str to str
+        Page of each chapter, relative to the scorecard's.
+    """
+    parts = []
+    for paper in papers().values():
+        rows = "".join(_row(r, links) for r in card[card["paper"] == paper.key].to_dict("records"))
+        title = f"{html.escape(paper.authors)}: <em>{html.escape(paper.title)}</em>"
+        parts.append(f'<tbody><tr class="tl-paper"><th colspan="4" scope="rowgroup">{title}</th></tr>{rows}</tbody>')
+    columns = ("Claim", "What is claimed", "Verdict", "Effect [95% interval], p, n")
+    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
+    markup = (
+        '<div class="tl-scroll" tabindex="0" role="region" aria-label="scorecard">'
+        f'<table class="tl-table tl-scorecard"><thead><tr>{head}</tr></thead>{"".join(parts)}</table></div>'
+    )
+    caption = (
+        "Every claim of the five papers. Effects are paired over seeds; p is corrected by Holm's method within a paper and "
+        "scale. A hypothesis is ours: the paper names the factor, but its numbers could not be read."
+    )
+    return Table(card, caption, "scorecard", markup=markup)
+
+
+def _row(row: dict, links: dict[str, str]) -> str:
+    c = claims()[row["claim"]]
+    mark = ' <span class="tl-hypothesis">hypothesis</span>' if c.kind == "hypothesis" else ""
+    reported = f'<span class="tl-reported">Reported: {html.escape(c.reported)}.</span>' if c.reported else ""
+    claimed = f"{html.escape(c.sentence)}{mark}{reported}"
+    first = f'<tr id="{c.id}"><th scope="row">{c.id}</th><td>{claimed}</td>'
+    if row["verdict"] == "not tested":
+        return f"{first}<td>{badge('not tested')}</td><td></td></tr>"
+    where = f'<a href="{links[row["chapter"]]}">scale {row["scale"]}</a>' if row["chapter"] in links else f"scale {row['scale']}"
+    shown = f"{number(row['effect'])} [{number(row['low'])}, {number(row['high'])}] {row['unit']}"
+    return (
+        f'{first}<td>{badge(row["verdict"])}<span class="tl-why">{where}: {html.escape(row["why"])}</span></td>'
+        f'<td>{shown}<span class="tl-why">p {p_value(row["p_holm"])}, n = {int(row["n"])} seeds</span></td></tr>'
+    )
+
+
+def tally_html(card: pd.DataFrame) -> str:
+    """Return how many claims have which verdict, as a bar and a sentence. The largest scale of a claim counts."""
+    counts = card.drop_duplicates("claim")["verdict"].value_counts()
+    total = int(counts.sum())
+    shown = [(v, int(counts[v])) for v in VERDICT if v in counts]
+    bar = "".join(f'<span style="width:{100 * n / total:.2f}%;--tone:{VERDICT[v]}"></span>' for v, n in shown)
+    words = " &middot; ".join(f"{badge(v)} {n}" for v, n in shown)
+    return f'<div class="tl-tally" aria-hidden="true">{bar}</div><p>Of {total} claims: {words}.</p>'
+
+
+def papers_html(card: pd.DataFrame) -> str:
+    """Return a card for each paper: what it is, and how many of its claims were tested."""
+    tested = card[card["verdict"] != "not tested"].drop_duplicates("claim").groupby("paper").size()
+    total = card.drop_duplicates("claim").groupby("paper").size()
+    items = [
+        f"<li><strong>{html.escape(p.title)}</strong>{html.escape(p.authors)}, {html.escape(p.venue)} {p.year}. "
+        f"{tested.get(p.key, 0)} of {total[p.key]} claims tested.</li>"
+        for p in papers().values()
+    ]
+    return f'<ul class="tl-cards">{"".join(items)}</ul>'

@@ -1,0 +1,140 @@
+"""Figures of the book: a chart with its caption, its numbers as a table and as CSV. In a live notebook, a plain chart."""
+
+import base64
+import html
+import json
+import os
+from collections.abc import Callable, Mapping
+
+import altair as alt
+import pandas as pd
+
+from .theme import config
+
+BOOK = "TRANSFERLAB_BOOK"
+
+
+def in_book() -> bool:
+    """Whether the page is being made, rather than looked at by a person with a kernel."""
+    return bool(os.environ.get(BOOK))
+
+
+def csv_link(records: pd.DataFrame, name: str) -> str:
+    """Return a link that saves a table as ``NAME.csv``, without a server."""
+    data = base64.b64encode(records.to_csv(index=False).encode()).decode()
+    return f'<a class="tl-csv" download="{html.escape(name)}.csv" href="data:text/csv;base64,{data}">CSV</a>'
+
+
+def _cell(value: object) -> object:
+    """Return a number as it is printed: four significant digits, thousands apart, a true minus sign."""
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        return value
+    return (f"{value:,}" if float(value).is_integer() else f"{value:.4g}").replace(".0", "", float(value).is_integer()).replace("-", "−")
+
+
+def table_html(
+    records: pd.DataFrame, columns: Mapping[str, str] | None = None, formats: Mapping[str, Callable[[object], str]] | None = None
+) -> str:
+    """Return a table as HTML, numbers rounded to four significant digits unless `formats` says how a column is printed."""
+    shown = records.astype(object).where(records.notna(), "")
+    for column, write in (formats or {}).items():
+        shown[column] = shown[column].map(write)
+    if columns is not None:
+        shown = shown[list(columns)].rename(columns=columns)
+    text = shown.map(_cell).to_html(index=False, border=0, classes="tl-table")
+    return f'<div class="tl-scroll" tabindex="0" role="region" aria-label="table">{text}</div>'
+
+
+def chart_html(chart: alt.TopLevelMixin, label: str) -> str:
+    """Return the place where the page's script draws a chart, with its specification inside."""
+    spec = json.dumps(config(chart).to_dict()).replace("</", "<\\/")
+    return f'<div class="tl-chart" role="img" aria-label="{html.escape(label)}"><script type="application/json">{spec}</script></div>'
+
+
+class Figure:
+    """A chart, or several side by side, that says what to see.
+
+    Parameters
+    ----------
+    chart : altair chart or list of them
+    caption : str
+        What to see, in a sentence or two (plain text).
+    records : DataFrame
+        The numbers behind the chart: its text alternative, and the CSV.
+    name : str
+        File name of the CSV, without ending.
+    legend : mapping of str to str, optional
+        Colour by what it stands for.
+    """
+
+    def __init__(
+        self,
+        chart: alt.TopLevelMixin | list[alt.TopLevelMixin],
+        caption: str,
+        records: pd.DataFrame,
+        name: str,
+        legend: Mapping[str, str] | None = None,
+    ) -> None:
+        self.charts = chart if isinstance(chart, list) else [chart]
+        self.caption, self.records, self.name, self.legend = caption, records, name, dict(legend or {})
+
+    def html(self, above: str = "") -> str:
+        """Return the figure as HTML for the book, with something more above the chart."""
+        drawn = "".join(chart_html(c, self.caption) for c in self.charts)
+        drawn = f'<div class="tl-panels">{drawn}</div>' if len(self.charts) > 1 else drawn
+        keys = "".join(f'<li style="--tone:{colour}">{html.escape(word)}</li>' for word, colour in self.legend.items())
+        legend = f'<ul class="tl-legend">{keys}</ul>' if keys else ""
+        return (
+            f'<figure class="tl-figure" id="{self.name}">{above}{legend}{drawn}<figcaption>{html.escape(self.caption)}</figcaption>'
+            f'<details class="tl-numbers"><summary>The numbers</summary>{table_html(self.records)}</details>'
+            f"{csv_link(self.records, self.name)}</figure>"
+        )
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import HTML, display
+
+        if in_book():
+            display(HTML(self.html()))
+            return
+        wide = [c.properties(width=480) if c.to_dict().get("width") == "container" else c for c in self.charts]
+        display(*wide, HTML(f"<p>{html.escape(self.caption)}</p>"))
+
+
+class Table:
+    """A table with a caption, and its records as CSV.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What the CSV holds.
+    caption, name : str
+    columns : mapping of str to str, optional
+        Columns to show, and their headings.
+    formats : mapping of str to callable, optional
+        How the values of a column are printed.
+    markup : str, optional
+        HTML of the table where the plain rendering will not do.
+    folded : bool
+        Shows the table only when asked.
+    """
+
+    def __init__(
+        self,
+        records: pd.DataFrame,
+        caption: str,
+        name: str,
+        columns: Mapping[str, str] | None = None,
+        formats: Mapping[str, Callable[[object], str]] | None = None,
+        markup: str = "",
+        folded: bool = False,
+    ) -> None:
+        self.records, self.caption, self.name = records, caption, name
+        self.markup = markup or table_html(records, columns, formats)
+        if folded:
+            self.markup = f"<details><summary>Show {len(records)} rows</summary>{self.markup}</details>"
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<figure class="tl-figure tl-figure-table" id="{self.name}">{self.markup}'
+            f"<figcaption>{html.escape(self.caption)}</figcaption>{csv_link(self.records, self.name)}</figure>"
+        )

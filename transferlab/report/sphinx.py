@@ -1,0 +1,63 @@
+"""What the book asks of Sphinx beyond Jupyter Book: charts, formulas and pages that need no network.
+
+- The Vega bundle comes from vl-convert and is loaded as one ordinary script, so that it works from disk too.
+- Formulas become MathML while the book is built; browsers draw it without a script.
+- Two scripts that Jupyter Book adds and that would ask the network, or fail, are taken out.
+"""
+
+import os
+from pathlib import Path
+
+import vl_convert
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
+
+from .figure import BOOK
+
+SCRIPTS = ("vega.js", "transferlab.js")
+UNWANTED = ("sphinx-thebe", "thebe", "require.js", "embed-amd")
+
+
+def formula(self, node: nodes.math) -> None:
+    """Write an inline formula as MathML."""
+    self.body.append(convert(node.astext(), display="inline"))
+    raise nodes.SkipNode
+
+
+def display_formula(self, node: nodes.math_block) -> None:
+    """Write a displayed formula as MathML."""
+    self.body.append(f'<div class="math notranslate">{convert(node.astext(), display="block")}</div>')
+    raise nodes.SkipNode
+
+
+def write_vega(app: Sphinx) -> None:
+    """Write the Vega bundle into the book, wrapped so that its names stay its own."""
+    os.environ[BOOK] = "1"
+    if app.builder.format != "html":
+        return
+    folder = Path(app.outdir) / "_static"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / SCRIPTS[0]
+    if not target.is_file():
+        target.write_text("(function () {\n" + vl_convert.javascript_bundle(vl_version="6.4") + "\n})();\n")
+    for script in SCRIPTS:
+        app.add_js_file(script, defer="defer")
+
+
+def drop_scripts(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """Take out what asks the network or is twice on the page."""
+    kept = []
+    for script in context.get("script_files", []):
+        text = str(getattr(script, "filename", "") or "") + str(getattr(script, "attributes", {}))
+        if not any(word in text for word in UNWANTED):
+            kept.append(script)
+    context["script_files"] = kept
+
+
+def setup(app: Sphinx) -> dict:
+    """Register everything with Sphinx."""
+    app.add_html_math_renderer("mathml", (formula, None), (display_formula, None))
+    app.connect("builder-inited", write_vega)
+    app.connect("html-page-context", drop_scripts, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,199 @@
+"""Statistics over seeds: paired effects with intervals, equivalence, Holm's correction, and verdicts computed from them."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+from ..errors import check, choose
+
+CONFIDENCE = 0.95
+EXACT_SIGN_FLIPS = 16  # up to so many seeds all sign patterns are counted
+VERDICTS = ("supported", "contradicted", "inconclusive", "not tested")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A mean over independent seeds, with what is needed to judge it.
+
+    Attributes
+    ----------
+    mean, low, high : float
+        The mean of the paired differences and its 95% interval by Student's t.
+    p : float
+        Two-sided p of the paired t test against no effect.
+    p_sign : float
+        Two-sided p of the sign-flip test, which assumes no distribution; with n seeds it cannot go below 2 / 2^n.
+    n : int
+        Independent seeds.
+    deviation : float
+        Standard deviation over seeds.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    p_sign: float
+    n: int
+    deviation: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval."""
+        return (self.high - self.low) / 2
+
+
+def effect(differences: Sequence[float]) -> Effect:
+    """Estimate the mean of paired differences, one number a seed.
+
+    Parameters
+    ----------
+    differences : sequence of float, length n
+
+    Returns
+    -------
+    Effect
+        With fewer than two seeds the interval is infinite and p is 1.
+
+    Raises
+    ------
+    UserError
+        If there is no number, or one is not finite.
+    """
+    values = np.asarray(differences, dtype=float)
+    check(values.size > 0 and bool(np.isfinite(values).all()), "differences", differences, "must be finite numbers, one a seed")
+    n, mean = len(values), float(values.mean())
+    if n < 2:
+        return Effect(mean, -math.inf, math.inf, 1.0, 1.0, n, math.nan)
+    deviation = float(values.std(ddof=1))
+    error = deviation / math.sqrt(n)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error > 0 else float(mean == 0)
+    return Effect(mean, mean - half, mean + half, p, sign_flip(values), n, deviation)
+
+
+def sign_flip(values: np.ndarray, draws: int = 20000) -> float:
+    """Return the two-sided p of the sign-flip test of a zero mean: exact up to 16 values, else from random patterns."""
+    n = len(values)
+    if n <= EXACT_SIGN_FLIPS:
+        signs = np.array(list(itertools.product((1, -1), repeat=n)))
+    else:
+        signs = np.vstack([np.ones(n), np.random.default_rng(0).choice((1, -1), size=(draws, n))])
+    sums = np.abs(signs @ values)
+    return float((sums >= abs(values.sum()) - 1e-12 * np.abs(values).sum()).mean())
+
+
+def equivalence(found: Effect, margin: float) -> float:
+    """Return the p of two one-sided t tests: small if the effect lies within +-margin.
+
+    Raises
+    ------
+    UserError
+        If the margin is not above 0.
+    """
+    check(margin > 0, "margin", margin, "must be above 0")
+    if found.n < 2:
+        return 1.0
+    error = found.deviation / math.sqrt(found.n)
+    if error == 0:
+        return float(abs(found.mean) >= margin)
+    below = stats.t.sf((margin - found.mean) / error, found.n - 1)
+    above = stats.t.sf((margin + found.mean) / error, found.n - 1)
+    return float(max(below, above))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return p values adjusted by Holm's step-down method, in the order given."""
+    order = np.argsort(ps)
+    adjusted, running = [0.0] * len(ps), 0.0
+    for place, i in enumerate(order):
+        running = max(running, min(1.0, (len(ps) - place) * ps[i]))
+        adjusted[i] = running
+    return adjusted
+
+
+def seeds_needed(deviation: float, half_width: float, most: int = 10_000) -> int:
+    """Return how many seeds make the interval's half-width at most `half_width`, for this deviation over seeds."""
+    for n in range(2, most):
+        if float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n) <= half_width:
+            return n
+    return most
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict on one statistic, and why.
+
+    Attributes
+    ----------
+    verdict : {"supported", "contradicted", "inconclusive", "not tested"}
+    why : str
+        Half a sentence.
+    effect : Effect
+    """
+
+    verdict: str
+    why: str
+    effect: Effect
+
+
+def judge(found: Effect, relevant: float, direction: int = 1) -> Judgement:
+    """Judge a directional claim from one effect.
+
+    Parameters
+    ----------
+    found : Effect
+    relevant : float
+        The paper's effect (its size): an interval whose half-width exceeds it says nothing.
+    direction : {1, -1}
+        Sign of the effect that the claim foresees.
+
+    Returns
+    -------
+    Judgement
+        Supported if the interval lies on the claimed side of zero, contradicted if on the other.
+    """
+    check(relevant > 0, "relevant", relevant, "must be above 0")
+    choose("direction", direction, (1, -1))
+    if not found.half_width <= relevant:
+        need = f"; about {seeds_needed(found.deviation, relevant)} seeds would do" if found.n > 1 else ""
+        return Judgement("inconclusive", f"too few or too noisy: n = {found.n}{need}", found)
+    low, high = sorted((direction * found.low, direction * found.high))
+    if low > 0:
+        return Judgement("supported", "the interval lies on the claimed side of zero", found)
+    if high < 0:
+        return Judgement("contradicted", "the interval lies on the other side of zero", found)
+    return Judgement("inconclusive", "the interval contains zero", found)
+
+
+def judge_equal(found: Effect, margin: float) -> Judgement:
+    """Judge a claim of no difference: an equivalence test at 5% with a stated margin.
+
+    Returns
+    -------
+    Judgement
+        Supported if the effect is shown to lie within +-margin, contradicted if its interval lies outside.
+    """
+    p = equivalence(found, margin)
+    shown = replace(found, p=p)
+    if p < 1 - CONFIDENCE:
+        return Judgement("supported", f"the effect lies within {margin:g} of zero", shown)
+    if not found.half_width <= margin:
+        need = f"; about {seeds_needed(found.deviation, margin)} seeds would do" if found.n > 1 else ""
+        return Judgement("inconclusive", f"too few or too noisy: n = {found.n}{need}", shown)
+    if found.low > margin or found.high < -margin:
+        return Judgement("contradicted", f"the interval lies more than {margin:g} from zero", shown)
+    return Judgement("inconclusive", f"the interval reaches beyond {margin:g}", shown)
+
+
+def both(first: Judgement, second: Judgement) -> Judgement:
+    """Judge a claim twice: the first statistic decides only if the second agrees."""
+    if first.verdict == second.verdict:
+        return first
+    open_one = next((j for j in (first, second) if j.verdict == "inconclusive"), None)
+    why = f"one reading is {first.verdict}, the other {second.verdict}" + (f" ({open_one.why})" if open_one else "")
+    return Judgement("inconclusive", why, first.effect)

@@ -1,0 +1,396 @@
+"""The vocabulary: what is trained, on what, from what and how, as frozen dataclasses.
+
+A :class:`Trial` is a value. It serialises to canonical JSON, and the first 16 hexadecimal digits of the SHA-256 of
+that JSON are its key: equal trials are run once, ever. Whatever changes a result is therefore a field here, and
+whatever does not (the device, the number of workers) is not. A field that is ``None`` is left out of the JSON, so a
+new field that defaults to ``None`` leaves every old key, and every old record, as it was.
+
+This module imports no torch.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from .backbones import AlexNet, Backbone
+from .data.catalog import pinned
+from .errors import check, choose
+from .serial import Spec, digest, positive
+
+SEARCH_SEEDS = (0, 1)
+"""The seeds whose mean validation accuracy chooses a learning rate, once per (target, arm)."""
+
+
+@dataclass(frozen=True)
+class ImageSet(Spec, kind="image-set", version=1):
+    """A labelled image set, by name and content. The version is that of decoding (and of the synthetic world).
+
+    Parameters
+    ----------
+    name : str
+        ``flowers102`` (a Parquet set), ``folder:PATH``, ``torchvision:CIFAR100`` or ``synthetic:DISTANCE``.
+    fingerprint : str
+        What the images are; by default the one pinned for `name` in the manifest.
+    """
+
+    name: str
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", pinned(self.name)["fingerprint"])
+
+
+@dataclass(frozen=True)
+class Subset(Spec, kind="subset", version=1):
+    """Which part of a set's training images, and under which labels. The version is that of the draws.
+
+    The steps are taken in the order of the fields. Draws are nested: for one seed, 20 images per class are among the
+    50, and 50 classes are among the 100.
+
+    Parameters
+    ----------
+    exclude : tuple of str, optional
+        Classes, or inner nodes of the class tree, whose images are left out.
+    classes : int or tuple of str, optional
+        How many classes, drawn at random by the seed, or which.
+    per_class : int, optional
+        Images per class, drawn at random by the seed; all of them by default.
+    depth : int, optional
+        Coarse labels: each class is replaced by its ancestor at this depth of the class tree (the root has depth 0);
+        a class that is shallower stays (Huh et al., sec. 3.2).
+    """
+
+    exclude: tuple[str, ...] | None = None
+    classes: int | tuple[str, ...] | None = None
+    per_class: int | None = None
+    depth: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.classes, int):
+            check(self.classes > 1, "classes", self.classes, "must be at least 2")
+        if self.per_class is not None:
+            positive("per_class", self.per_class)
+        if self.depth is not None:
+            check(isinstance(self.depth, int) and self.depth >= 0, "depth", self.depth, "must be a whole number, 0 or more")
+
+    @property
+    def label(self) -> str:
+        """A few words, for tables and progress."""
+        chosen = self.classes if isinstance(self.classes, int | None) else len(self.classes)
+        parts = [f"{chosen} classes" if chosen else "", f"{self.per_class} a class" if self.per_class else ""]
+        parts += [f"depth {self.depth}" if self.depth is not None else "", f"without {'+'.join(self.exclude)}" if self.exclude else ""]
+        return ", ".join(p for p in parts if p)
+
+
+EVERYTHING = Subset()
+
+
+class _OnImages:
+    """What sources and targets share: images by name, a part of them, a size in pixels."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.images, str):
+            object.__setattr__(self, "images", ImageSet(self.images))
+        check(isinstance(self.size, int) and self.size >= 16, "size", self.size, "must be 16 pixels or more")
+
+    @property
+    def label(self) -> str:
+        """A few words, for tables and progress."""
+        return f"{self.images.name} ({self.subset.label})" if self.subset != EVERYTHING else self.images.name
+
+
+@dataclass(frozen=True)
+class Target(_OnImages, Spec, kind="target"):
+    """The task that knowledge is moved to.
+
+    Images are decoded to `size` pixels: the short side resized with a box filter, then a centre crop. A set without a
+    validation split gives up 20% of its training images for one, stratified, drawn by the seed; a set without a test
+    split is tested on its validation split.
+
+    Parameters
+    ----------
+    images : ImageSet or str
+    size : int
+        Side of the square images, in pixels.
+    subset : Subset
+        Part of the training images; the same classes and labels are kept in the other splits.
+    """
+
+    images: ImageSet
+    size: int
+    subset: Subset = EVERYTHING
+
+
+@dataclass(frozen=True)
+class Recipe(Spec, kind="recipe"):
+    """How a network is trained, in full: the loop has no other setting.
+
+    Parameters
+    ----------
+    steps, batch : int
+        Number of steps, images per step.
+    lr : float or tuple of float
+        Peak learning rate of the new layers' group times its multiple; several values are searched (`Trial.searches`).
+    schedule : {"cosine", "step"}
+        After a linear warm-up over the first `warmup` of the steps: half a cosine to zero, or a division by ten at
+        each of `milestones`.
+    milestones : tuple of float, optional
+        Shares of the steps, for ``step``.
+    momentum, weight_decay : float
+        Nesterov momentum; decay of weights (never of biases and normalisation parameters).
+    label_smoothing : float
+    augment : {"crop-flip", "none"}
+        Each image its own shift by up to an eighth of the side (edges repeated) and its own mirror image.
+    precision : {"float32", "bf16"}
+        bf16 runs the forward pass under autocast; weights stay float32.
+    """
+
+    steps: int
+    batch: int
+    lr: float | tuple[float, ...]
+    schedule: str = "cosine"
+    warmup: float = 0.2
+    milestones: tuple[float, ...] | None = None
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    augment: str = "crop-flip"
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        positive("steps", self.steps)
+        positive("batch", self.batch)
+        for rate in self.rates:
+            check(isinstance(rate, float) and 0 < rate < 100, "lr", rate, "must be a float between 0 and 100")
+        choose("schedule", self.schedule, ("cosine", "step"))
+        choose("augment", self.augment, ("crop-flip", "none"))
+        choose("precision", self.precision, ("float32", "bf16"))
+        for name in ("warmup", "momentum", "label_smoothing"):
+            check(0 <= getattr(self, name) < 1, name, getattr(self, name), "must be at least 0 and below 1")
+        check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must not be negative")
+        check((self.milestones is None) == (self.schedule == "cosine"), "milestones", self.milestones, "belong to the step schedule")
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates among which a search chooses; a single one is no search."""
+        return self.lr if isinstance(self.lr, tuple) else (self.lr,)
+
+    @property
+    def images(self) -> int:
+        """Images that one run reads, repeats counted."""
+        return self.steps * self.batch
+
+
+@dataclass(frozen=True)
+class Source(_OnImages, Spec, kind="source"):
+    """What a network learned before: the images, the part of them, the recipe. Its seed is the trial's.
+
+    Parameters
+    ----------
+    images : ImageSet or str
+    size : int
+        Side of the square images, in pixels.
+    recipe : Recipe
+        One learning rate: sources are not searched.
+    subset : Subset
+    """
+
+    images: ImageSet
+    size: int
+    recipe: Recipe
+    subset: Subset = EVERYTHING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(len(self.recipe.rates) == 1, "source lr", self.recipe.lr, "must be a single rate")
+
+
+@dataclass(frozen=True)
+class Weights(Spec, kind="weights"):
+    """Weights trained by somebody else, instead of a source that is trained here.
+
+    Parameters
+    ----------
+    name : str
+        ``file:PATH`` (safetensors or a torch state dict) or ``torchvision:WEIGHTS`` (``IMAGENET1K_V1`` ...).
+    fingerprint : str
+        SHA-256 of the file's bytes, first 16 digits; by default the one pinned for `name`. Torchvision's weights are
+        what their name says.
+    """
+
+    name: str
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.fingerprint:
+            kind, _, name = self.name.partition(":")
+            choose("weights", kind, ("file", "torchvision"))
+            object.__setattr__(self, "fingerprint", name if kind == "torchvision" else pinned(self.name)["fingerprint"])
+
+    @property
+    def label(self) -> str:
+        """A few words, for tables and progress."""
+        return self.name
+
+
+@dataclass(frozen=True)
+class SourceTask(Spec, kind="source-task", version=1):
+    """No transfer: the source network with its own head, on held-out images of the source."""
+
+
+@dataclass(frozen=True)
+class Scratch(Spec, kind="scratch", version=1):
+    """Train a fresh network on the target."""
+
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Probe(Spec, kind="probe", version=1):
+    """A linear classifier on frozen features: ridge regression on one-hot labels, in closed form.
+
+    Parameters
+    ----------
+    tap : str
+        The layer that is read.
+    strengths : tuple of float
+        Ridge penalties, relative to the mean eigenvalue of the features' covariance; the best on validation is kept.
+    """
+
+    tap: str = "fc7"
+    strengths: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+    def __post_init__(self) -> None:
+        check(bool(self.strengths) and min(self.strengths) > 0, "strengths", self.strengths, "must be above 0")
+
+
+@dataclass(frozen=True)
+class FineTune(Spec, kind="fine-tune", version=1):
+    """Go on training the source network on the target, under a new head.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    head_lr : float
+        Learning rate of the new head as a multiple of the backbone's.
+    freeze : str, optional
+        The last layer that is kept as it is; everything before it is kept too.
+    """
+
+    recipe: Recipe
+    head_lr: float = 3.0
+    freeze: str | None = None
+
+    def __post_init__(self) -> None:
+        check(self.head_lr > 0, "head_lr", self.head_lr, "must be above 0")
+
+
+Method = SourceTask | Scratch | Probe | FineTune
+
+
+@dataclass(frozen=True)
+class Trial(Spec, kind="trial"):
+    """One source, backbone, method, target and seed: the unit of work and of evidence.
+
+    Parameters
+    ----------
+    target : Target
+    method : Method
+    backbone : Backbone
+    seed : int
+        Varies the source's sample and training, the target's sample, the initialisation and the order together.
+    source : Source or Weights, optional
+    split : {"test", "validation"}
+        What is read at the end; trials of a search read validation only.
+    """
+
+    target: Target
+    method: Method
+    backbone: Backbone
+    seed: int
+    source: Source | Weights | None = None
+    split: str = "test"
+
+    def __post_init__(self) -> None:
+        check(isinstance(self.seed, int) and self.seed >= 0, "seed", self.seed, "must be a whole number, 0 or more")
+        choose("split", self.split, ("test", "validation"))
+        needs = not isinstance(self.method, Scratch)
+        check((self.source is not None) == needs, "source", self.source, f"{self.method.kind} needs {'one' if needs else 'none'}")
+        if isinstance(self.backbone, AlexNet) and isinstance(self.source, Source):
+            check(self.source.size == self.target.size, "size", self.target.size, f"AlexNet keeps its source's, {self.source.size}")
+
+    @classmethod
+    def of_source(cls, source: Source, backbone: Backbone, seed: int) -> "Trial":
+        """Return the trial that measures a source network on its own held-out images."""
+        part = replace(source.subset, per_class=None)
+        return cls(Target(source.images, source.size, part), SourceTask(), backbone, seed, source)
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The recipe of the method, if it trains by gradient."""
+        return getattr(self.method, "recipe", None)
+
+    def searches(self) -> tuple["Trial", ...]:
+        """Return the trials whose validation accuracy chooses this trial's learning rate (none if it has one)."""
+        if self.recipe is None or len(self.recipe.rates) == 1:
+            return ()
+        return _searches(self if self.seed == 0 and self.split == "validation" else replace(self, seed=0, split="validation"))
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def at(self, rate: float) -> "Trial":
+        """Return the same trial at one learning rate."""
+        return replace(self, method=replace(self.method, recipe=replace(self.recipe, lr=rate)))
+
+    def resolve(self, accuracy: dict[str, float]) -> "Trial | None":
+        """Return this trial at the rate that its search chose, or ``None`` while a search trial is missing.
+
+        Parameters
+        ----------
+        accuracy : dict
+            Validation accuracy by trial key; a diverged search trial counts as 0. Ties go to the smaller rate.
+        """
+        searches = self.searches()
+        if not searches:
+            return self
+        if any(t.key not in accuracy for t in searches):
+            return None
+        total = dict.fromkeys(sorted(self.recipe.rates), 0.0)
+        for t in searches:
+            total[t.recipe.lr] += accuracy[t.key]
+        return self.at(max(total, key=total.get))
+
+    @property
+    def label(self) -> str:
+        """One line that names the trial, for progress, logs and published records."""
+        start = f"{self.source.label} > " if self.source else ""
+        rate = f" lr {'|'.join(f'{r:g}' for r in self.recipe.rates)}" if self.recipe else ""
+        return f"{start}{self.target.label}, {self.method.kind}{rate}, seed {self.seed}, {self.split}"
+
+    def columns(self) -> dict[str, object]:
+        """Return what tells trials apart, as one row of a table."""
+        subset = getattr(self.source, "subset", EVERYTHING)
+        return {
+            "source": self.source.label if isinstance(self.source, Weights) else self.source and self.source.images.name,
+            "source_per_class": subset.per_class,
+            "source_classes": subset.classes if isinstance(subset.classes, int | None) else len(subset.classes),
+            "source_depth": subset.depth,
+            "backbone": self.backbone.kind,
+            "method": self.method.kind,
+            "target": self.target.images.name,
+            "lr": self.recipe.lr if self.recipe and len(self.recipe.rates) == 1 else None,
+            "seed": self.seed,
+            "split": self.split,
+        }
+
+
+@lru_cache(maxsize=10_000)
+def _searches(arm: Trial) -> tuple[Trial, ...]:
+    """Return the search of an arm, which its seeds share."""
+    return tuple(replace(arm.at(rate), seed=seed) for rate in arm.recipe.rates for seed in SEARCH_SEEDS)
+
+
+def source_key(trial: Trial) -> str:
+    """Return the key under which the trial's pretrained network is kept: of its source, backbone and seed."""
+    return digest(f'{{"backbone":{trial.backbone.canonical},"seed":{trial.seed},"source":{trial.source.canonical}}}')
