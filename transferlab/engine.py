@@ -73,12 +73,10 @@ class Here(Executor):
         return future
 
 
-def local_pool(workers: int, gpus: int) -> ProcessPoolExecutor:
-    """Return a pool of processes on this machine; with GPUs, each process sees one of them."""
-    from . import worker
-
+def local_pool(workers: int, begin: Callable[[Any, int], None], gpus: int) -> ProcessPoolExecutor:
+    """Return a pool of processes on this machine, each of which first calls `begin` with a shared counter and `gpus`."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, worker.begin, (context.Value("i", 0), gpus))
+    return ProcessPoolExecutor(workers, context, begin, (context.Value("i", 0), gpus))
 
 
 def run_jobs(queue: Queue, executor: Executor, slots: int, do: Callable[[Job], tuple], done: Callable[[Job, str], None]) -> None:

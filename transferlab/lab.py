@@ -251,4 +251,5 @@ class Lab:
     def _executor(self, workers: int) -> Executor:
         if self.client is not None:
             return self.client.get_executor(pure=False, retries=2)
-        return Here() if workers == 1 else local_pool(workers, run_layer().gpus(self.device))
+        worker = run_layer()
+        return Here() if workers == 1 else local_pool(workers, worker.begin, worker.gpus(self.device))
