@@ -2,7 +2,8 @@
 
     python benchmarks/fit.py                      # float32; about ten minutes on two cores
     python benchmarks/fit.py --precision bf16     # everybody under bf16 autocast
-    python benchmarks/fit.py --quick              # a few steps of each, to see that it works
+    python benchmarks/fit.py --device cuda --precision bf16
+    python benchmarks/fit.py --quick --device cpu # a few steps of each, to see that it works
 
 Everybody trains the same AlexNet (10 M multiply-adds at 32 px) on the same images with the same augmentation, rate
 schedule, label smoothing and number of steps, and is timed from the decoded images to the last step. Peers:
@@ -13,20 +14,27 @@ schedule, label smoothing and number of steps, and is timed from the decoded ima
 
 Both are also run in channels_last layout, which neither does by itself. Each run is a process of its own; rounds go
 ours, reference, lightning, ours ... so that a machine that slows down slows down for all. Expected on two cores: at least 2.5
-times the reference and 2 times Lightning in float32, at least 1.5 times both in bf16 where the processor has it.
+times the reference and 2 times Lightning in float32, at least 1.5 times both in bf16 where the processor has it; on a GPU 8
+and 4 times. Lightning takes part where it is installed.
 """
 
 import argparse
 import json
 import math
-import os
 import statistics
-import subprocess
-import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
+from common import ask, machine, ratio, write
+
 ROUNDS, STEPS, BATCH, RATE, SIZE, CLASSES = 5, 160, 128, 0.1, 32, 25
+TARGETS = {
+    (False, "float32"): {"reference": "2.5", "lightning": "2"},
+    (False, "bf16"): {"reference": "1.5", "lightning": "1.5"},
+    (True, "float32"): {"reference": "8", "lightning": "4"},
+    (True, "bf16"): {"reference": "8", "lightning": "4"},
+}
 PEERS = ("reference", "reference channels_last", "lightning", "lightning channels_last")
 
 
@@ -48,13 +56,15 @@ def network(seed: int):
     return build(scales.scale("cpu").backbone, SIZE, CLASSES, seed)
 
 
-def ours(train, seed: int, steps: int, precision: str, **_):
+def ours(train, seed: int, steps: int, precision: str, device: str, **_):
     """Train with `fit`."""
+    import torch
+
     from transferlab.specs import Recipe
     from transferlab.train.fit import fit
 
-    net = network(seed)
-    fit(net, train, Recipe(steps=steps, batch=BATCH, lr=RATE, precision=precision), seed)
+    net = network(seed).to(device)
+    fit(net, train.to(torch.device(device)), Recipe(steps=steps, batch=BATCH, lr=RATE, precision=precision), seed)
     return net
 
 
@@ -78,17 +88,18 @@ def loader(train, seed: int, steps: int, workers: int):
             return change(Image.fromarray(arrays[i])), int(labels[i])
 
     order = RandomSampler(Images(), num_samples=steps * BATCH, generator=torch.Generator().manual_seed(seed))
-    return DataLoader(Images(), BATCH, sampler=order, num_workers=workers, drop_last=True)
+    pin = torch.cuda.is_available()
+    return DataLoader(Images(), BATCH, sampler=order, num_workers=workers, drop_last=True, pin_memory=pin)
 
 
-def sgd(net, steps: int):
+def sgd(net, steps: int, rate: float = RATE):
     """Return the optimiser and schedule of our recipe in torch's own terms."""
     import torch
 
     matrices = [p for p in net.parameters() if p.ndim > 1]
     others = [p for p in net.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.SGD(groups, lr=RATE, momentum=0.9, nesterov=True)
+    optimiser = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
 
     def factor(step: int) -> float:
         done = (step + 1) / steps
@@ -97,19 +108,20 @@ def sgd(net, steps: int):
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
 
 
-def reference(train, seed: int, steps: int, precision: str, workers: int, channels_last: bool):
+def reference(train, seed: int, steps: int, precision: str, workers: int, channels_last: bool, rate: float = RATE, device: str = "cpu"):
     """Train as torchvision's reference script does: one step after another, loss and accuracy read at each."""
     import torch
 
-    net = network(seed)
+    net = network(seed).to(device)
     net = net.to(memory_format=torch.channels_last) if channels_last else net
     optimiser, schedule = sgd(net, steps)
     criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
     seen = correct = total = 0.0
     net.train()
     for x, y in loader(train, seed, steps, workers):
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         x = x.to(memory_format=torch.channels_last) if channels_last else x
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
             out = net(x)
             loss = criterion(out, y)
         optimiser.zero_grad()
@@ -122,7 +134,7 @@ def reference(train, seed: int, steps: int, precision: str, workers: int, channe
     return net
 
 
-def lightning(train, seed: int, steps: int, precision: str, workers: int, channels_last: bool):
+def lightning(train, seed: int, steps: int, precision: str, workers: int, channels_last: bool, device: str):
     """Train the same through Lightning."""
     import logging
     import warnings
@@ -153,7 +165,8 @@ def lightning(train, seed: int, steps: int, precision: str, workers: int, channe
     module.net = module.net.to(memory_format=torch.channels_last) if channels_last else module.net
     trainer = L.Trainer(
         max_steps=steps,
-        accelerator="cpu",
+        accelerator="gpu" if device.startswith("cuda") else "cpu",
+        devices=1,
         precision="bf16-mixed" if precision == "bf16" else "32-true",
         logger=False,
         enable_checkpointing=False,
@@ -164,7 +177,7 @@ def lightning(train, seed: int, steps: int, precision: str, workers: int, channe
     return module.net
 
 
-def contest(who: str, seed: int, steps: int, precision: str, workers: int) -> dict:
+def contest(who: str, seed: int, steps: int, precision: str, workers: int, device: str) -> dict:
     """Run one contestant in this process."""
     import torch
 
@@ -175,7 +188,7 @@ def contest(who: str, seed: int, steps: int, precision: str, workers: int) -> di
     name, _, layout = who.partition(" ")
     run = {"ours": ours, "reference": reference, "lightning": lightning}[name]
     torch.manual_seed(seed)
-    given = {"train": train, "precision": precision, "workers": workers, "channels_last": layout == "channels_last"}
+    given = {"train": train, "precision": precision, "workers": workers, "channels_last": layout == "channels_last", "device": device}
     run(seed=seed, steps=3, **given)  # warm up
     began = time.perf_counter()
     net = run(seed=seed, steps=steps, **given)
@@ -184,77 +197,56 @@ def contest(who: str, seed: int, steps: int, precision: str, workers: int) -> di
         "who": who,
         "workers": workers,
         "images_per_second": steps * BATCH / seconds,
-        "accuracy": accuracy(predict(net, test), test.labels)["accuracy"],
-    }
-
-
-def ask(who: str, seed: int, steps: int, precision: str, workers: int = 0) -> dict:
-    """Run one contestant in a process of its own."""
-    options = {"contestant": who, "seed": seed, "steps": steps, "precision": precision, "loaders": workers}
-    words = [sys.executable, __file__, *(str(w) for name, value in options.items() for w in (f"--{name}", value))]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{who} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def machine() -> dict:
-    """Say what this was measured on."""
-    import torch
-
-    from transferlab.worker import COMMIT, processor
-
-    cores = len(os.sched_getaffinity(0))
-    return {
-        "commit": COMMIT,
-        "processor": processor(),
-        "cores": cores,
-        "torch": torch.__version__,
-        "day": time.strftime("%Y-%m-%d", time.gmtime()),
+        "accuracy": accuracy(predict(net.cpu(), test), test.labels)["accuracy"],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--quick", action="store_true", help="one round of a few steps")
-    parser.add_argument("--out", type=Path, help="where the JSON goes; by default benchmarks/results/fit-PRECISION.json (not when quick)")
+    parser.add_argument("--out", type=Path, help="where the JSON goes; by default below benchmarks/results (not when quick)")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--loaders", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.contestant:
-        print(json.dumps(contest(given.contestant, given.seed, given.steps, given.precision, given.loaders)))
+        print(json.dumps(contest(given.contestant, given.seed, given.steps, given.precision, given.loaders, given.device)))
         return
+    gpu = given.device.startswith("cuda")
     rounds, steps = (1, 4) if given.quick else (given.rounds, given.steps)
+    peers = [p for p in PEERS if find_spec("lightning") or not p.startswith("lightning")]
+    peers = peers[::2] if given.quick else peers
+    same = {"precision": given.precision, "device": given.device}
     best = {}
-    for peer in PEERS:  # the best number of workers, tried on a third of the steps
-        tries = [ask(peer, 0, max(4, steps // 3), given.precision, workers) for workers in ((0,) if given.quick else (0, 1, 2))]
+    for peer in peers:  # the best number of workers, tried on a third of the steps
+        counts = (0,) if given.quick else (0, 4, 8, 16) if gpu else (0, 1, 2)
+        tries = [ask(__file__, contestant=peer, seed=0, steps=max(4, steps // 3), loaders=n, **same) for n in counts]
         best[peer] = max(tries, key=lambda t: t["images_per_second"])["workers"]
     runs = []
     for seed in range(rounds):
-        for who in ("ours", *PEERS):
-            run = ask(who, seed, steps, given.precision, best.get(who, 0)) | {"seed": seed}
-            runs.append(run)
-            measured = f"{run['images_per_second']:7.0f} images/s, accuracy {100 * run['accuracy']:.1f}%"
+        for who in ("ours", *peers):
+            runs.append(ask(__file__, contestant=who, seed=seed, steps=steps, loaders=best.get(who, 0), **same) | {"seed": seed})
+            measured = f"{runs[-1]['images_per_second']:7.0f} images/s, accuracy {100 * runs[-1]['accuracy']:.1f}%"
             print(f"round {seed + 1}/{rounds}: {who:24} {measured}", flush=True)
-    of = {who: [r for r in runs if r["who"] == who] for who in ("ours", *PEERS)}
-    ratios = {
-        peer: statistics.median(a["images_per_second"] / b["images_per_second"] for a, b in zip(of["ours"], of[peer], strict=True))
-        for peer in PEERS
-    }
-    accuracy = {who: statistics.mean(r["accuracy"] for r in of[who]) for who in of}
-    print()
-    for peer in PEERS:
-        ahead = 100 * (accuracy["ours"] - accuracy[peer])
-        print(f"ours / {peer} ({best[peer]} loader workers): {ratios[peer]:.2f}, accuracy {ahead:+.1f} points")
-    out = given.out or (None if given.quick else Path(__file__).parent / "results" / f"fit-{given.precision}.json")
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        about = {"benchmark": "fit", "precision": given.precision, "rounds": rounds, "steps": steps, "batch": BATCH, **machine()}
-        out.write_text(json.dumps(about | {"ratios": ratios, "accuracy": accuracy, "loader_workers": best, "runs": runs}, indent=1) + "\n")
+    of = {who: [r for r in runs if r["who"] == who] for who in ("ours", *peers)}
+    rows = [{"what": "one run", "value": statistics.median(r["images_per_second"] for r in of["ours"]), "unit": "images/s"}]
+    for peer in peers:
+        pairs = zip(of["ours"], of[peer], strict=True)
+        ahead = 100 * statistics.mean(a["accuracy"] - b["accuracy"] for a, b in pairs)
+        faster = ratio(*([r["images_per_second"] for r in of[who]] for who in ("ours", peer)))
+        wanted = TARGETS[gpu, given.precision].get(peer)
+        row = {
+            "what": f"one run against {peer} ({best[peer]} loader workers), accuracy {ahead:+.1f} points",
+            "value": faster,
+            "unit": "times",
+        }
+        rows.append(row | ({"target": wanted} if wanted else {}))
+    about = {**same, "rounds": rounds, "steps": steps, "batch": BATCH, **machine(given.device)}
+    write(f"fit-{given.device.partition(':')[0]}-{given.precision}", rows, about, runs, given.out, given.quick)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def transferlab(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("runn", "command (=runn): must be one of run, build, serve, status, claims, data; did you mean run?"),
+        ("runn", "command (=runn): must be one of run, pretrain, build, serve, status, claims, data; did you mean run?"),
         ("run image_per_class", "chapter (=image_per_class): must be one of images_per_class"),
         ("run images_per_class --scale cpuu", "scale (=cpuu): must be one of smoke, cpu, gpu, paper; did you mean cpu?"),
         ("run images_per_class -p seed=8", "parameter (=seed): images_per_class has no such parameter"),

@@ -17,7 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Each part may import those below it, and itself. Everything may import errors and paths.
 LAYERS = {
     "__main__": {"cli"},
-    "cli": {"build", "chapters", "report", "lab", "store", "scales", "specs", "data"},
+    "cli": {"build", "chapters", "engine", "report", "lab", "store", "scales", "specs", "data"},
     "build": {"chapters", "report", "store"},
     "chapters": {"report", "lab", "store", "scales", "specs"},
     "report": {"store", "specs", "chapters"},
@@ -33,7 +33,7 @@ LAYERS = {
     "scales": {"specs"},
     "specs": {"data"},  # only the catalogue, for fingerprints
 }
-ALWAYS = {"errors", "paths", "serial", "backbones"}
+ALWAYS = {"errors", "paths", "serial", "backbones", "recipes"}
 
 
 def part(path: Path) -> str:

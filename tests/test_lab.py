@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 
 from transferlab import scales, worker
-from transferlab.errors import UserError
 from transferlab.engine import duration
+from transferlab.errors import UserError
 from transferlab.lab import Lab
 from transferlab.specs import FineTune, Probe, Recipe, Subset, Trial
 from transferlab.store import Store
@@ -36,9 +36,8 @@ def some_trials(seeds=(0, 1)) -> list[Trial]:
 def counted(monkeypatch):
     """Trials and sources that are really run, in order."""
     done = []
-    run, pretrain = worker.run, worker.pretrain
-    monkeypatch.setattr(worker, "run", lambda t, *a: (done.append(t.label), run(t, *a))[1])
-    monkeypatch.setattr(worker, "pretrain", lambda t, *a: (done.append(t.source.label), pretrain(t, *a))[1])
+    start = worker.start
+    monkeypatch.setattr(worker, "start", lambda j, *a: (done.append(j.trial.source.label if j.source else j.trial.label), start(j, *a))[1])
     return done
 
 

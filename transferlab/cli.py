@@ -37,14 +37,17 @@ def cli() -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda ...")
 @click.option("--workers", type=click.IntRange(1), default=None, help="Trials at once; by default one for each core, or one on a GPU.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each worker.")
+@click.option("--pack", type=click.IntRange(1), default=None, help="Trials trained together; by default what measures fastest.")
+@click.option("--cluster", default=None, metavar="ADDRESS", help="A Dask scheduler, tcp://host:port, whose workers run the trials.")
 @click.option("--publish/--no-publish", default=True, help="Write the records into results/ when done (not at smoke).")
 @click.option("--page/--no-page", default=True, help="Execute the notebook when done.")
-def run(chapter, scale, seeds, parameters, plan, device, workers, threads, publish, page) -> None:
+def run(chapter, scale, seeds, parameters, plan, device, workers, threads, pack, cluster, publish, page) -> None:
     """Run the trials of CHAPTER that are not on record, publish them, and execute its notebook.
 
     Stop it with Ctrl-C at any time: the same command goes on.
     """
     from . import build, chapters, scales
+    from .engine import cluster_slots, connected
     from .lab import Lab
     from .store import Published
 
@@ -54,12 +57,13 @@ def run(chapter, scale, seeds, parameters, plan, device, workers, threads, publi
     chosen = scales.seed_list(values.pop("seeds", scales.scale(scale).seeds if seeds is None else seeds))
     device, workers = values.pop("device", device), values.pop("workers", workers)
     trials = subject.design(scale, chosen)
-    lab = Lab(device=device, workers=workers, threads=threads, published=Published())
-    count = workers or _cores(threads)
-    click.echo(f"{chapter} at scale {scale}, seeds {','.join(map(str, chosen))}: {lab.plan(trials).text(count)}", err=not plan)
-    if plan:
-        return
-    table = lab.run(trials)
+    with connected(cluster) as client:
+        lab = Lab(device=device, workers=workers, threads=threads, published=Published(), client=client, pack=pack)
+        count = cluster_slots(client) if client else workers or _cores(threads)
+        click.echo(f"{chapter} at scale {scale}, seeds {','.join(map(str, chosen))}: {lab.plan(trials).text(count)}", err=not plan)
+        if plan:
+            return
+        table = lab.run(trials)
     bad = table[table["status"] != "ok"]
     if len(bad):
         first = f"{lab.resolve(trials[bad.index[0]]).label}: {bad['status'].iloc[0]}"
@@ -71,6 +75,28 @@ def run(chapter, scale, seeds, parameters, plan, device, workers, threads, publi
         given = values | {"scale": scale, "seeds": ",".join(map(str, chosen)), "run": "missing", "device": device}
         seconds = build.execute(subject.path, target, given | ({"workers": workers} if workers else {}))
         click.echo(f"executed {target} ({seconds:.0f} s)", err=True)
+
+
+@cli.command()
+@click.argument("chapter")
+@click.option("--scale", default="paper", show_default=True, help="smoke, cpu, gpu or paper.")
+@click.option("--seeds", default=None, help="A block of seeds: 0-3, or 0,2,5. By default all that the scale has.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda ...")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each process.")
+def pretrain(chapter, scale, seeds, device, threads) -> None:
+    """Train the missing source networks of CHAPTER, one after another.
+
+    Under torchrun, each is trained by all processes: torchrun --nproc-per-node 4 -m transferlab pretrain CHAPTER
+    """
+    from . import chapters, scales
+    from .lab import run_layer
+    from .store import Store
+
+    subject, chosen = chapters.chapter(chapter), scales.scale(scale)
+    trials = subject.design(chosen.name, scales.seed_list(chosen.seeds if seeds is None else seeds))
+    store = Store()
+    store.prepare()
+    run_layer().pretrain(trials, store, device, threads, lambda line: click.echo(line, err=True))
 
 
 def _cores(threads: int) -> int:

@@ -1,6 +1,7 @@
 """Get jobs done: one after another here, side by side in processes, or on a Dask cluster. Nothing here imports torch.
 
-A job makes a source network or runs a trial. All three ways are one loop over an executor; what differs is who executes.
+A job makes a source network or runs a trial; jobs of one shape may go out as a pack, to be trained together. All three
+ways are one loop over an executor; what differs is who executes.
 """
 
 import multiprocessing
@@ -8,19 +9,24 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from .errors import UserError
-from .specs import Trial, source_key
+from .specs import Trial, source_key, source_shape
 
 BUSY = "busy"  # what a job returns that somebody else is doing
 POLL = 0.5  # seconds after which a busy job is asked for again
+CONNECT = 10  # seconds that a scheduler has to answer
+RETRIES = 2  # of a pack whose worker died
+GPU = "GPU"  # the resource that a Dask worker declares for each of its GPUs
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,16 @@ class Job:
 
     trial: Trial
     source: bool = False
+
+    @property
+    def key(self) -> str:
+        """The key of the record or of the network that comes of it."""
+        return source_key(self.trial) if self.source else self.trial.key
+
+    @cached_property
+    def shape(self) -> str:
+        """What jobs have in common that can train together."""
+        return source_shape(self.trial) if self.source else self.trial.shape
 
 
 class Queue:
@@ -49,6 +65,16 @@ class Queue:
 
     def __bool__(self) -> bool:
         return bool(self.ready or self.busy)
+
+    def take(self, limit: int) -> list[Job]:
+        """Return the next job, and up to `limit` in all of those behind it that have its shape."""
+        pack = [self.ready.popleft()]
+        if limit > 1:
+            behind = [j for j in self.ready if j.shape == pack[0].shape][: limit - 1]
+            pack += behind
+            taken = set(behind)
+            self.ready = deque(j for j in self.ready if j not in taken)
+        return pack
 
     def finish(self, job: Job) -> None:
         """Let the trials that waited for a source go first, so that seeds are completed one after another."""
@@ -79,7 +105,57 @@ def local_pool(workers: int, begin: Callable[[Any, int], None], gpus: int) -> Pr
     return ProcessPoolExecutor(workers, context, begin, (context.Value("i", 0), gpus))
 
 
-def run_jobs(queue: Queue, executor: Executor, slots: int, do: Callable[[Job], tuple], done: Callable[[Job, str], None]) -> None:
+@contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """Connect to a Dask cluster by the address of its scheduler; yields its client, or ``None`` without an address.
+
+    Raises
+    ------
+    UserError
+        If ``distributed`` is not installed, or the scheduler does not answer.
+    """
+    if address is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError as e:
+        raise UserError(f"cluster (={address}): needs Dask; pip install 'transferlab[cluster]'") from e
+    try:
+        client = Client(address, timeout=CONNECT)
+    except (OSError, ValueError) as e:
+        raise UserError(f"cluster (={address}): the scheduler does not answer ({' '.join(str(e).split())[:80]})") from e
+    try:
+        yield client
+    finally:
+        with suppress(OSError, TimeoutError):
+            client.close(timeout=CONNECT)
+
+
+def cluster_slots(client: Any) -> int:
+    """Return how many packs a cluster works on at once: one on each GPU that its workers declare, else one on each worker.
+
+    Raises
+    ------
+    UserError
+        If the cluster has no workers.
+    """
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    if not workers:
+        raise UserError(f"cluster (={client.scheduler.address}): has no workers; start some with: dask worker ADDRESS --nthreads 1")
+    return int(sum(w["resources"].get(GPU, 0) for w in workers)) or len(workers)
+
+
+def cluster_executor(client: Any) -> Executor:
+    """Return an executor over a cluster: a pack whose worker dies is run again elsewhere, and a GPU has one pack at a time."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    needs = {"resources": {GPU: 1}} if any(GPU in w["resources"] for w in workers) else {}
+    return client.get_executor(pure=False, retries=RETRIES, **needs)
+
+
+def run_jobs(
+    queue: Queue, executor: Executor, slots: int, limit: int, do: Callable[[list[Job]], tuple], done: Callable[[Job, str], None]
+) -> None:
     """Run every job of a queue.
 
     Parameters
@@ -87,37 +163,41 @@ def run_jobs(queue: Queue, executor: Executor, slots: int, do: Callable[[Job], t
     queue : Queue
     executor : Executor
     slots : int
-        Jobs at once.
+        Packs at once.
+    limit : int
+        Jobs of one shape that make a pack, at most.
     do : callable
-        From a job to what the executor is to call: a function and its arguments.
+        From a pack to what the executor is to call: a function and its arguments. It returns the jobs' statuses.
     done : callable
-        Called with each job and the status that it returned.
+        Called with each job and its status.
 
     Raises
     ------
     UserError
-        If a worker process was killed.
+        If a worker process was killed, or the scheduler of a cluster is gone.
     """
-    running: dict[Future, Job] = {}
+    running: dict[Future, list[Job]] = {}
     try:
         while queue or running:
             while queue.ready and len(running) < slots:
-                job = queue.ready.popleft()
-                running[executor.submit(*do(job))] = job
+                pack = queue.take(limit)
+                running[executor.submit(*do(pack))] = pack
             if not running:
                 time.sleep(POLL)
             finished, _ = wait(running, timeout=POLL if queue.busy else None, return_when=FIRST_COMPLETED)
             for future in finished:
-                job, status = running.pop(future), future.result()
-                if status == BUSY:
-                    queue.busy.append(job)
-                    continue
-                queue.finish(job)
-                done(job, status)
+                for job, status in zip(running.pop(future), future.result(), strict=True):
+                    if status == BUSY:
+                        queue.busy.append(job)
+                        continue
+                    queue.finish(job)
+                    done(job, status)
             if len(running) < slots and not queue.ready and queue.busy and not finished:
                 queue.wake()
     except BrokenProcessPool as e:
         raise UserError(f"workers (={slots}): one was killed, for lack of memory perhaps; the same command goes on") from e
+    except CancelledError as e:
+        raise UserError(f"cluster (={slots} workers): the scheduler is gone; what is on record stays, and the same command goes on") from e
     except BaseException:
         for future in running:
             future.cancel()

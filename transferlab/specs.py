@@ -14,6 +14,7 @@ from functools import lru_cache
 from .backbones import AlexNet, Backbone
 from .data.catalog import pinned
 from .errors import check, choose
+from .recipes import Recipe
 from .serial import Spec, digest, positive
 
 SEARCH_SEEDS = (0, 1)
@@ -81,6 +82,11 @@ class Subset(Spec, kind="subset", version=1):
         parts += [f"depth {self.depth}" if self.depth is not None else "", f"without {'+'.join(self.exclude)}" if self.exclude else ""]
         return ", ".join(p for p in parts if p)
 
+    @property
+    def shape(self) -> "Subset":
+        """What parts have in common that make the same task: all but the number of images."""
+        return replace(self, per_class=None)
+
 
 EVERYTHING = Subset()
 
@@ -119,66 +125,6 @@ class Target(_OnImages, Spec, kind="target"):
     images: ImageSet
     size: int
     subset: Subset = EVERYTHING
-
-
-@dataclass(frozen=True)
-class Recipe(Spec, kind="recipe"):
-    """How a network is trained, in full: the loop has no other setting.
-
-    Parameters
-    ----------
-    steps, batch : int
-        Number of steps, images per step.
-    lr : float or tuple of float
-        Peak learning rate of the new layers' group times its multiple; several values are searched (`Trial.searches`).
-    schedule : {"cosine", "step"}
-        After a linear warm-up over the first `warmup` of the steps: half a cosine to zero, or a division by ten at
-        each of `milestones`.
-    milestones : tuple of float, optional
-        Shares of the steps, for ``step``.
-    momentum, weight_decay : float
-        Nesterov momentum; decay of weights (never of biases and normalisation parameters).
-    label_smoothing : float
-    augment : {"crop-flip", "none"}
-        Each image its own shift by up to an eighth of the side (edges repeated) and its own mirror image.
-    precision : {"float32", "bf16"}
-        bf16 runs the forward pass under autocast; weights stay float32.
-    """
-
-    steps: int
-    batch: int
-    lr: float | tuple[float, ...]
-    schedule: str = "cosine"
-    warmup: float = 0.2
-    milestones: tuple[float, ...] | None = None
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.1
-    augment: str = "crop-flip"
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        positive("steps", self.steps)
-        positive("batch", self.batch)
-        for rate in self.rates:
-            check(isinstance(rate, float) and 0 < rate < 100, "lr", rate, "must be a float between 0 and 100")
-        choose("schedule", self.schedule, ("cosine", "step"))
-        choose("augment", self.augment, ("crop-flip", "none"))
-        choose("precision", self.precision, ("float32", "bf16"))
-        for name in ("warmup", "momentum", "label_smoothing"):
-            check(0 <= getattr(self, name) < 1, name, getattr(self, name), "must be at least 0 and below 1")
-        check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must not be negative")
-        check((self.milestones is None) == (self.schedule == "cosine"), "milestones", self.milestones, "belong to the step schedule")
-
-    @property
-    def rates(self) -> tuple[float, ...]:
-        """The learning rates among which a search chooses; a single one is no search."""
-        return self.lr if isinstance(self.lr, tuple) else (self.lr,)
-
-    @property
-    def images(self) -> int:
-        """Images that one run reads, repeats counted."""
-        return self.steps * self.batch
 
 
 @dataclass(frozen=True)
@@ -247,21 +193,27 @@ class Scratch(Spec, kind="scratch", version=1):
 
 @dataclass(frozen=True)
 class Probe(Spec, kind="probe", version=1):
-    """A linear classifier on frozen features: ridge regression on one-hot labels, in closed form.
+    """A linear classifier on frozen features.
 
     Parameters
     ----------
     tap : str
         The layer that is read.
     strengths : tuple of float
-        Ridge penalties, relative to the mean eigenvalue of the features' covariance; the best on validation is kept.
+        Penalties, relative to the mean eigenvalue of the features' covariance; the best on validation is kept.
+    solver : {"ridge", "logistic", "squared-hinge"}, optional
+        Ridge regression on one-hot labels, in closed form (the default, kept as ``None``); softmax regression; or
+        one-vs-rest support vector machines with the squared hinge loss.
     """
 
     tap: str = "fc7"
     strengths: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    solver: str | None = None
 
     def __post_init__(self) -> None:
         check(bool(self.strengths) and min(self.strengths) > 0, "strengths", self.strengths, "must be above 0")
+        if self.solver is not None and choose("solver", self.solver, ("ridge", "logistic", "squared-hinge")) == "ridge":
+            object.__setattr__(self, "solver", None)
 
 
 @dataclass(frozen=True)
@@ -330,6 +282,14 @@ class Trial(Spec, kind="trial"):
         """The recipe of the method, if it trains by gradient."""
         return getattr(self.method, "recipe", None)
 
+    @property
+    def shape(self) -> str:
+        """What trials have in common that can train together: all but seed, source, number of images, rate and decay."""
+        if self.recipe is None:
+            return self.key
+        method, target = replace(self.method, recipe=self.recipe.shape), replace(self.target, subset=self.target.subset.shape)
+        return "|".join((self.backbone.canonical, method.canonical, target.canonical))
+
     def searches(self) -> tuple["Trial", ...]:
         """Return the trials whose validation accuracy chooses this trial's learning rate (none if it has one)."""
         if self.recipe is None or len(self.recipe.rates) == 1:
@@ -389,6 +349,12 @@ class Trial(Spec, kind="trial"):
 def _searches(arm: Trial) -> tuple[Trial, ...]:
     """Return the search of an arm, which its seeds share."""
     return tuple(replace(arm.at(rate), seed=seed) for rate in arm.recipe.rates for seed in SEARCH_SEEDS)
+
+
+def source_shape(trial: Trial) -> str:
+    """Return what trials have in common whose sources can train together: all but seed, number of images, rate and decay."""
+    source = replace(trial.source, recipe=trial.source.recipe.shape, subset=trial.source.subset.shape)
+    return "|".join((trial.backbone.canonical, source.canonical))
 
 
 def source_key(trial: Trial) -> str:

@@ -18,12 +18,13 @@ from .serial import canonical
 from .specs import Trial
 
 Record = dict[str, Any]
-FAILED = "failed"  # how a status begins that another attempt may change
+DIVERGED, REFUSED, FAILED = "diverged", "refused", "failed"  # how a status begins that is not ok
+OPEN = (REFUSED, FAILED)  # those that another attempt may change
 
 
 def settled(record: Record | None) -> bool:
-    """Whether a trial need not be run: it is on record, and did not fail for want of memory or the like."""
-    return record is not None and not record["status"].startswith(FAILED)
+    """Whether a trial need not be run: it is on record, and neither asked for what is not there nor ran out of memory, say."""
+    return record is not None and not record["status"].startswith(OPEN)
 
 
 class Store:
@@ -73,7 +74,8 @@ class Store:
         Parameters
         ----------
         status : str
-            ``ok``; or why there are no metrics: ``diverged: ...``, or ``failed: ...`` where another attempt may help.
+            ``ok``; or why there are no metrics: ``diverged: ...``; ``refused: ...`` for a mistake in the trial or in its data;
+            ``failed: ...`` for everything else, such as want of memory.
         metrics : dict
             Numbers by name.
         seconds : float
@@ -111,7 +113,7 @@ class Store:
 
     def lacks(self, key: str) -> bool:
         """Whether a source's network is still to be made: there is none, and it did not diverge."""
-        return not self.network(key).is_file() and (self.failure(key) or FAILED).startswith(FAILED)
+        return not self.network(key).is_file() and (self.failure(key) or FAILED).startswith(OPEN)
 
     def _failed(self, key: str) -> Path:
         return self.networks / f"{key}.failed"

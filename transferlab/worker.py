@@ -8,9 +8,10 @@ import os
 import platform
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,23 @@ from . import __version__, methods
 from .data.images import load
 from .engine import BUSY, Job
 from .errors import UserError
-from .methods.scratch import pretrain as train_source
+from .methods.scratch import prepare_source
 from .nets.build import build, fit_state, head_name, pretrained
 from .paths import write_atomically
-from .serial import canonical
-from .specs import Source, Trial, source_key
-from .store import FAILED, Store, settled
+from .serial import canonical, digest
+from .specs import Source, SourceTask, Trial, source_key
+from .store import DIVERGED, FAILED, REFUSED, Store, settled
+from .train import processes
 from .train.checkpoint import Checkpoint
-from .train.fit import Diverged
+from .train.fit import Diverged, finite, fit_together, pack_size
+from .train.pack import Trainee
 
 CURVE_POINTS = 16
+ONE_AT_A_TIME = threading.Lock()  # random states and numbers of threads belong to the process
+
+
+class NoSource(Exception):
+    """The source of a trial has no network; the text is its status."""
 
 
 def begin(count: Any, gpus: int) -> None:
@@ -126,68 +134,178 @@ def prepare(trials: list[Trial]) -> None:
         load(images, size)
 
 
-def work(job: Job, store: Store, device: str, threads: int) -> str:
-    """Do a job unless somebody else does it or has done it, and return what came of it.
+def work(jobs: list[Job], store: Store, device: str, threads: int, tune: bool = False) -> list[str]:
+    """Do jobs of one shape, but for those that somebody else does or has done, and return what came of each.
+
+    Parameters
+    ----------
+    tune : bool
+        Find out how many train fastest together; otherwise all do.
 
     Returns
     -------
-    str
-        A status as in `Store.put`, or `engine.BUSY`.
+    list of str
+        Statuses as in `Store.put`, or `engine.BUSY`.
 
     Raises
     ------
     UserError
-        If the trial cannot be run as it is written, or a file cannot be written.
+        If a file cannot be written.
     """
-    key = source_key(job.trial) if job.source else job.trial.key
-    with store.claim(key) as mine, threads_set(threads):
-        if not mine:
-            return BUSY
-        if job.source:
-            return pretrain(job.trial, store, device) if store.lacks(key) else "ok"
-        record = store.get(key)
-        return record["status"] if settled(record) else run(job.trial, store, device)
+    with ONE_AT_A_TIME, ExitStack() as held, threads_set(threads):
+        mine = [job for job in jobs if held.enter_context(store.claim(job.key))]
+        found = {job: known(job, store) for job in mine}
+        found |= carry_out([job for job in mine if found[job] is None], store, pick_device(device), tune)
+        return [found.get(job, BUSY) for job in jobs]
+
+
+def known(job: Job, store: Store) -> str | None:
+    """Return the status of a job that was done before."""
+    if job.source:
+        return None if store.lacks(job.key) else "ok"
+    record = store.get(job.key)
+    return record["status"] if settled(record) else None
+
+
+def pretrain(trials: list[Trial], store: Store, device: str, threads: int, tell: Callable[[str], None]) -> None:
+    """Train the sources of trials that are missing, one after another, each over all processes that torchrun started."""
+    with processes.joined(device) as mine, threads_set(threads):
+        where = pick_device(mine)
+        for job in {source_key(t): Job(t, source=True) for t in trials if isinstance(t.source, Source)}.values():
+            with store.claim(job.key) if processes.number() == 0 else nullcontext(False) as first:
+                if not processes.agreed(first and store.lacks(job.key)):
+                    continue
+                status = carry_out([job], store, where, tune=False)[job]
+            if processes.number() == 0:
+                tell(f"{job.trial.source.label}, seed {job.trial.seed}: {status}")
 
 
 def attempt(action: Callable[[], Any]) -> tuple[Any, str]:
-    """Return what an action returns, and ``ok`` or why it returned nothing: it diverged, or failed for want of memory, say."""
+    """Return what an action returns, and ``ok`` or why it returned nothing: it diverged, was refused, or ran out of memory, say."""
     try:
         return action(), "ok"
     except Diverged as e:
-        return None, f"diverged: {e}"
-    except UserError:
-        raise
+        return None, f"{DIVERGED}: {e}"
+    except NoSource as e:
+        return None, str(e).replace(": ", ": source: ", 1)
+    except UserError as e:
+        return None, f"{REFUSED}: {e}"
     except Exception as e:
+        if processes.count() > 1:
+            raise  # the others wait for this one
         return None, f"{FAILED}: {type(e).__name__}: {' '.join(str(e).split())[:200]}"
 
 
-def pretrain(trial: Trial, store: Store, device: str) -> str:
-    """Train and keep the source network of a trial, and return its status.
+def carry_out(jobs: list[Job], store: Store, where: torch.device, tune: bool) -> dict[Job, str]:
+    """Do jobs of one shape, and return what came of each."""
+    done: dict[Job, str] = {}
+    trainees: dict[Job, Trainee] = {}
+    for job in jobs:
+        began = time.perf_counter()
+        ready, status = attempt(lambda job=job: start(job, store, where))
+        if isinstance(ready, Trainee):
+            trainees[job] = ready
+        else:
+            done[job] = record(job, ready, status, time.perf_counter() - began, store, where)
+    waiting = list(trainees)
+    size = best_pack(trainees, store, where) if tune and len(waiting) > 1 else len(waiting)
+    for first in range(0, len(waiting), size or 1):
+        done |= train({job: trainees[job] for job in waiting[first : first + size]}, store, where)
+    return done
+
+
+def start(job: Job, store: Store, where: torch.device) -> Trainee | dict[str, Any]:
+    """Return the network that a job trains, or, if it trains none, what it measured."""
+    trial = job.trial
+    if job.source:
+        return prepare_source(trial.source, trial.backbone, trial.seed, where)
+    reason = store.failure(source_key(trial)) if isinstance(trial.source, Source) else None
+    if reason and not store.network(source_key(trial)).is_file():
+        raise NoSource(reason)
+    network, about = source_network(trial, store, where)
+    ready = methods.prepare(trial, network, where)
+    return ready | about if isinstance(trial.method, SourceTask) else ready
+
+
+def train(trainees: dict[Job, Trainee], store: Store, where: torch.device) -> dict[Job, str]:
+    """Train networks of one shape together, measure them, and return what came of each job.
+
+    A pack that fails, for want of memory say, is halved; alone, it is a failure on record.
+    """
+    jobs, began = list(trainees), time.perf_counter()
+    checkpoint = Checkpoint(store.checkpoint(jobs[0].key if len(jobs) == 1 else digest("|".join(j.key for j in jobs))))
+    losses, status = attempt(lambda: fit_together(list(trainees.values()), checkpoint=checkpoint))
+    if losses is None and len(jobs) > 1:
+        half = (len(jobs) + 1) // 2
+        return train({j: trainees[j] for j in jobs[:half]}, store, where) | train({j: trainees[j] for j in jobs[half:]}, store, where)
+    share = (time.perf_counter() - began) / len(jobs)
+    done = {}
+    for k, job in enumerate(jobs):
+        began, found = time.perf_counter(), None
+        if losses is not None:
+            found, status = attempt(lambda job=job, k=k: measure(job, trainees[job], finite(losses[k]), where))
+        seconds = share + time.perf_counter() - began
+        done[job] = record(job, found, status, seconds, store, where, together=len(jobs))
+    if processes.number() == 0:
+        checkpoint.clear()
+    return done
+
+
+def measure(job: Job, trainee: Trainee, losses: torch.Tensor, where: torch.device) -> Any:
+    """Return what is kept of a trained network: metrics of a trial, the network of a source with its losses."""
+    return (trainee.net, losses) if job.source else methods.measure(trainee.net, job.trial, losses, where)
+
+
+def record(job: Job, found: Any, status: str, seconds: float, store: Store, where: torch.device, together: int = 1) -> str:
+    """Write what came of a job, and return its status."""
+    about = provenance(where) | ({"together": together} if together > 1 else {})
+    if processes.count() > 1:
+        about["processes"] = processes.count()
+    if processes.number() > 0:
+        return status
+    if not job.source:
+        store.put(job.trial, status, found or {}, seconds, about)
+    elif found is None:
+        store.fail(job.key, status)
+    else:
+        keep_network(job, *found, seconds, store, about)
+    return status
+
+
+def keep_network(job: Job, net: nn.Module, losses: torch.Tensor, seconds: float, store: Store, about: dict) -> None:
+    """Keep a source network, with what is to be known of it.
 
     Weights are kept as float16, so that a network just trained and one read from a file are the same; normalisation
-    statistics stay float32. A source that fails leaves a file that says so.
+    statistics stay float32.
     """
-    began, where, key = time.perf_counter(), pick_device(device), source_key(trial)
-    checkpoint = Checkpoint(store.checkpoint(key))
-    trained, status = attempt(lambda: train_source(trial.source, trial.backbone, trial.seed, where, checkpoint))
-    if trained is None:
-        store.fail(key, status)
-        return status
-    net, losses = trained
+    trial = job.trial
     kept = {k: v.half() if k in dict(net.named_parameters()) else v for k, v in net.state_dict().items()}
     points = torch.linspace(0, len(losses), CURVE_POINTS + 1).long()
-    about = {
+    text = {
         "source": trial.source.canonical,
         "backbone": trial.backbone.canonical,
         "seed": str(trial.seed),
         "classes": str(net.get_submodule(head_name(net)).weight.shape[0]),
         "curve": json.dumps([round(losses[a:b].mean().item(), 4) for a, b in itertools.pairwise(points) if b > a]),
-        "seconds": f"{time.perf_counter() - began:.2f}",
-        "provenance": canonical(provenance(where)),
+        "seconds": f"{seconds:.2f}",
+        "provenance": canonical(about),
     }
-    write_atomically(store.network(key), save({k: v.cpu().contiguous() for k, v in kept.items()}, about))
-    checkpoint.clear()
-    return status
+    write_atomically(store.network(job.key), save({k: v.cpu().contiguous() for k, v in kept.items()}, text))
+
+
+def best_pack(trainees: dict[Job, Trainee], store: Store, where: torch.device) -> int:
+    """Return how many networks of this shape train fastest together, from the store's notes if it was found out before."""
+    path, some = store.root / "packs.json", list(trainees)
+    name = f"{some[0].shape} on {provenance(where)['device']}"
+    try:
+        notes = json.loads(path.read_text())
+    except (OSError, ValueError):
+        notes = {}
+    size, among = notes.get(name, (0, 0))
+    if not size or size == among < len(some):  # never tried, or nothing larger was at hand
+        size, among = pack_size(list(trainees.values())), len(some)
+        write_atomically(path, json.dumps(notes | {name: (size, among)}, indent=1) + "\n")
+    return size
 
 
 def source_network(trial: Trial, store: Store, device: torch.device) -> tuple[nn.Module | None, dict]:
@@ -213,23 +331,6 @@ def source_network(trial: Trial, store: Store, device: torch.device) -> tuple[nn
     net = build(trial.backbone, trial.source.size, int(about["classes"]), seed=0)
     fit_state(net, state, str(path))
     return net.to(device), {"curve": json.loads(about["curve"]), "source_seconds": float(about["seconds"])}
-
-
-def run(trial: Trial, store: Store, device: str) -> str:
-    """Run a trial, write its record, and return its status."""
-    began, where = time.perf_counter(), pick_device(device)
-    checkpoint = Checkpoint(store.checkpoint(trial.key))
-    reason = store.failure(source_key(trial)) if isinstance(trial.source, Source) else None
-    if reason and not store.network(source_key(trial)).is_file():
-        metrics, status = None, reason.replace(": ", ": source: ", 1)
-    else:
-        network, about = source_network(trial, store, where)
-        metrics, status = attempt(lambda: methods.run(trial, network, where, checkpoint))
-        if metrics and trial.method.kind == "source-task":
-            metrics |= about
-    store.put(trial, status, metrics or {}, time.perf_counter() - began, provenance(where))
-    checkpoint.clear()
-    return status
 
 
 def gpus(device: str) -> int:

@@ -37,6 +37,7 @@ from transferlab.specs import (
     Weights,
     source_key,
 )
+from transferlab.train.fit import fit_together
 from transferlab.train.predict import features, predict
 
 KEPT = Path(__file__).with_name("kept_values.json")
@@ -99,7 +100,8 @@ def trial(backbone: str, method: str) -> Trial:
 @functools.cache
 def pretrained(backbone: str) -> tuple[torch.nn.Module, torch.Tensor]:
     asked = trial(backbone, "probe")
-    return scratch.pretrain(asked.source, asked.backbone, asked.seed, CPU)
+    ready = scratch.prepare_source(asked.source, asked.backbone, asked.seed, CPU)
+    return ready.net, fit_together([ready])[0]
 
 
 def size_of(x: torch.Tensor) -> list[float]:
@@ -144,8 +146,7 @@ def results(backbone: str, method: str) -> list[float]:
             really = getattr(module, name)
             patch.setattr(module, name, lambda *a, **k: (out := really(*a, **k), seen.append(out))[0])
 
-        spy(scratch, "fit")
-        spy(methods.finetune, "fit")
+        spy(methods, "fit_together")
         spy(scratch, "predict")
         spy(methods.source_task, "predict")
         spy(probe, "ridge")
@@ -157,7 +158,7 @@ def results(backbone: str, method: str) -> list[float]:
         (logits,) = seen
         losses = pretrained(backbone)[1]
     else:
-        losses, logits = seen
+        (losses,), logits = seen
     return [*losses.tolist(), *size_of(logits)]
 
 

@@ -29,6 +29,10 @@ class Draws:
     shift: torch.Tensor
     mirror: torch.Tensor
 
+    def part(self, which: slice) -> "Draws":
+        """Return the draws of a part of every batch."""
+        return Draws(*(t[:, which] for t in (self.index, self.shift, self.mirror)))
+
     def to(self, device: torch.device) -> "Draws":
         return Draws(*(t.to(device, non_blocking=True) for t in (self.index, self.shift, self.mirror)))
 

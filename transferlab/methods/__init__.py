@@ -1,4 +1,4 @@
-"""Methods: one file each, a trial in, metrics out. `run` finds the right one."""
+"""Methods: one file each. Some train a network, others only read one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from torch import nn
 
 from ..specs import FineTune, Probe, Scratch, SourceTask, Trial
 from ..train.checkpoint import Checkpoint
+from ..train.fit import finite, fit_together
+from ..train.pack import Trainee
 from . import finetune, probe, scratch, source_task
+from .scratch import measure
 
-METHODS = {SourceTask: source_task.run, Scratch: scratch.run, Probe: probe.run, FineTune: finetune.run}
+__all__ = ["measure", "prepare", "run"]
+
+TRAIN = {Scratch: scratch.prepare, FineTune: finetune.prepare}
+READ = {SourceTask: source_task.run, Probe: probe.run}
 
 
-def run(trial: Trial, network: nn.Module | None, device: torch.device, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
-    """Run one trial.
+def prepare(trial: Trial, network: nn.Module | None, device: torch.device) -> Trainee | dict[str, Any]:
+    """Return the network that a trial trains, or, if it trains none, what it measured.
 
     Parameters
     ----------
@@ -23,17 +29,33 @@ def run(trial: Trial, network: nn.Module | None, device: torch.device, checkpoin
         With a single learning rate.
     network : Module or None
         The source's network on `device`; the method may change it.
-    checkpoint : Checkpoint, optional
-        Where long training keeps its state.
 
     Returns
     -------
-    dict
+    Trainee or dict
         Metrics by name.
+    """
+    kind = type(trial.method)
+    return (TRAIN if kind in TRAIN else READ)[kind](trial, network, device)
+
+
+def run(trial: Trial, network: nn.Module | None, device: torch.device, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
+    """Run one trial alone, and return its metrics by name.
+
+    Parameters
+    ----------
+    trial, network, device
+        As in `prepare`.
+    checkpoint : Checkpoint, optional
+        Where long training keeps its state.
 
     Raises
     ------
     Diverged
         If the loss stops being finite.
     """
-    return METHODS[type(trial.method)](trial, network, device, checkpoint)
+    ready = prepare(trial, network, device)
+    if not isinstance(ready, Trainee):
+        return ready
+    (losses,) = fit_together([ready], checkpoint=checkpoint)
+    return measure(ready.net, trial, finite(losses), device)

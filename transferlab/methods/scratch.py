@@ -8,32 +8,25 @@ from ..measure.metrics import accuracy
 from ..nets.build import build
 from ..seeds import stream
 from ..specs import Backbone, Recipe, Source, Trial
-from ..train.checkpoint import Checkpoint
-from ..train.fit import fit
+from ..train.pack import Trainee
 from ..train.predict import predict
 
 
-def train_fresh(
-    backbone: Backbone, sample: Sample, size: int, recipe: Recipe, seed: int, purpose: str, checkpoint: Checkpoint | None = None
-) -> tuple[nn.Module, torch.Tensor]:
-    """Return a network trained from scratch and its loss at every step."""
+def fresh(backbone: Backbone, sample: Sample, size: int, recipe: Recipe, seed: int, purpose: str) -> Trainee:
+    """Return a network with random weights, ready to be trained."""
     net = build(backbone, size, sample.classes, stream(seed, f"{purpose} weights")).to(sample.labels.device)
-    return net, fit(net, sample, recipe, stream(seed, f"{purpose} order"), checkpoint=checkpoint)
+    return Trainee(net, sample, recipe, stream(seed, f"{purpose} order"))
 
 
-def pretrain(
-    source: Source, backbone: Backbone, seed: int, device: torch.device, checkpoint: Checkpoint | None = None
-) -> tuple[nn.Module, torch.Tensor]:
-    """Return the network that a source trains, and its loss at every step."""
-    sample = source_sample(source, seed).to(device)
-    return train_fresh(backbone, sample, source.size, source.recipe, seed, "source", checkpoint)
+def prepare_source(source: Source, backbone: Backbone, seed: int, device: torch.device) -> Trainee:
+    """Return the network that a source trains."""
+    return fresh(backbone, source_sample(source, seed).to(device), source.size, source.recipe, seed, "source")
 
 
-def run(trial: Trial, network: None, device: torch.device, checkpoint: Checkpoint | None = None) -> dict[str, float]:
-    """Train a fresh network on the target and measure it."""
+def prepare(trial: Trial, network: None, device: torch.device) -> Trainee:
+    """Return a fresh network to train on the target."""
     sample = target_sample(trial.target, "train", trial.seed).to(device)
-    net, losses = train_fresh(trial.backbone, sample, trial.target.size, trial.recipe, trial.seed, "target", checkpoint)
-    return measure(net, trial, losses, device)
+    return fresh(trial.backbone, sample, trial.target.size, trial.recipe, trial.seed, "target")
 
 
 def measure(net: nn.Module, trial: Trial, losses: torch.Tensor, device: torch.device) -> dict[str, float]:

@@ -6,11 +6,10 @@ from torch import nn
 from ..data.images import target_sample
 from ..measure.metrics import accuracy
 from ..specs import Trial
-from ..train.checkpoint import Checkpoint
 from ..train.predict import predict
 
 
-def run(trial: Trial, network: nn.Module, device: torch.device, checkpoint: Checkpoint | None = None) -> dict[str, float]:
+def run(trial: Trial, network: nn.Module, device: torch.device) -> dict[str, float]:
     """Return the source network's accuracy on its own task."""
     sample = target_sample(trial.target, trial.split, trial.seed).to(device)
     return accuracy(predict(network, sample), sample.labels)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from ..data.augment import Sampler
 from ..paths import write_atomically
+from .feed import Feed
+from .pack import Alone, Together
 
 EVERY = 60.0  # seconds
 
@@ -42,15 +42,15 @@ class Checkpoint:
         """Whether it is time to write."""
         return time.monotonic() - self.last >= self.every
 
-    def keep(self, net: nn.Module, sgd: torch.optim.Optimizer, drawn: dict, losses: torch.Tensor, step: int) -> None:
+    def keep(self, nets: Alone | Together, drawn: list[dict], losses: torch.Tensor, step: int) -> None:
         """Write everything that step number `step` depends on; the old file stays until the new one is whole.
 
         Parameters
         ----------
-        net, sgd : Module, Optimizer
-        drawn : dict
-            The sampler's state before the block of steps that `step` belongs to.
-        losses : Tensor, shape (steps,)
+        nets : Alone or Together
+        drawn : list of dict
+            The feed's state before the block of steps that `step` belongs to.
+        losses : Tensor, shape (K, steps)
         step : int
             The next one.
 
@@ -59,27 +59,19 @@ class Checkpoint:
         UserError
             If the file cannot be written.
         """
-        state = {
-            "net": net.state_dict(),
-            "sgd": sgd.state_dict(),
-            "sampler": drawn,
-            "losses": losses,
-            "step": step,
-            "random": _random(losses),
-        }
+        state = {"nets": nets.state(), "feed": drawn, "losses": losses, "step": step, "random": _random(losses)}
         file = io.BytesIO()
         torch.save(state, file)
         write_atomically(self.path, file.getvalue())
         self.last = time.monotonic()
 
-    def resume(self, net: nn.Module, sgd: torch.optim.Optimizer, sampler: Sampler, losses: torch.Tensor) -> int:
+    def resume(self, nets: Alone | Together, feed: Feed, losses: torch.Tensor) -> int:
         """Put what was kept back into place, and return the step to go on with: 0 if nothing was kept."""
         state = self.load()
         if state is None:
             return 0
-        net.load_state_dict(state["net"])
-        sgd.load_state_dict(state["sgd"])
-        sampler.restore(state["sampler"])
+        nets.restore(state["nets"])
+        feed.restore(state["feed"])
         losses.copy_(state["losses"])
         torch.set_rng_state(state["random"][0])
         if losses.device.type == "cuda":

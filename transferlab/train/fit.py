@@ -1,18 +1,20 @@
-"""The one training loop."""
+"""The one training loop, for one network or for many of one shape at once."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..data.augment import BLOCK, Sampler, crop_flip, normalise
+from ..data.augment import BLOCK
 from ..data.images import Sample
-from ..nets.taps import train_mode
 from ..specs import Recipe
+from . import processes
 from .checkpoint import Checkpoint
-from .optim import factor, optimiser, parameter_groups
+from .feed import Batch, Feed
+from .optim import factor
+from .pack import Loss, Trainee, best_size, step_seconds, team
 
 
 class Diverged(Exception):
@@ -21,14 +23,6 @@ class Diverged(Exception):
     def __init__(self, step: int) -> None:
         super().__init__(f"the loss was no longer finite by step {step}")
         self.step = step
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step sees: images (B, 3, H, W), labels (B,)."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
 
 
 def cross_entropy(net: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
@@ -42,23 +36,15 @@ def fit(
     recipe: Recipe,
     seed: int,
     multiples: dict[nn.Module, float] | None = None,
-    loss: Callable[[nn.Module, Batch, Recipe], torch.Tensor] = cross_entropy,
+    loss: Loss = cross_entropy,
     checkpoint: Checkpoint | None = None,
 ) -> torch.Tensor:
     """Train a network in place.
 
     Parameters
     ----------
-    net : Module
-        On the device of the sample. Frozen layers stay as they are.
-    sample : Sample
-        uint8 images on the device; batches are gathered from them by index.
-    recipe : Recipe
-        With a single learning rate.
-    seed : int
-        Of the order and the augmentation, drawn on the CPU, so the same on every device; and of dropout, drawn on the device.
-    multiples : dict of Module to float, optional
-        Learning rates of parts of the network as multiples of the recipe's.
+    net, sample, recipe, seed, multiples
+        As in `Trainee`.
     loss : callable
         From network, batch and recipe to a scalar.
     checkpoint : Checkpoint, optional
@@ -74,34 +60,71 @@ def fit(
     Diverged
         If the loss stops being finite; looked at after every block of steps, so that no step waits for the device.
     """
-    device = sample.labels.device
-    net.to(memory_format=torch.channels_last)
-    train_mode(net)
-    sgd = optimiser(parameter_groups(net, recipe, multiples or {}), recipe)
-    pad = sample.pixels.shape[1] // 8 if recipe.augment == "crop-flip" else 0
-    sampler = Sampler(len(sample.labels), recipe.batch, pad, seed)
-    losses = torch.zeros(recipe.steps, device=device)
+    return finite(fit_together([Trainee(net, sample, recipe, seed, multiples or {})], loss, checkpoint)[0])
+
+
+def fit_together(trainees: Sequence[Trainee], loss: Loss = cross_entropy, checkpoint: Checkpoint | None = None) -> torch.Tensor:
+    """Train K networks in place, at once.
+
+    Parameters
+    ----------
+    trainees : sequence of Trainee, length K
+        On one device; networks of one shape; recipes that differ in learning rate, decay and momentum only.
+    loss : callable
+        From network, batch and recipe to a scalar. For K > 1 it runs under `torch.func.vmap`, and the network it gets
+        can only be called.
+    checkpoint : Checkpoint, optional
+
+    Returns
+    -------
+    Tensor of float32, shape (K, steps)
+        Of a network that diverged, no longer finite from some step on (`finite`); the others are not touched by that. When
+        all have diverged, training ends with the block.
+    """
+    recipe, device = trainees[0].recipe, trainees[0].sample.labels.device
+    feed = Feed([t.sample for t in trainees], recipe, [t.seed for t in trainees])
+    nets = team(trainees, loss)
+    losses = torch.zeros(len(trainees), recipe.steps, device=device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)  # of dropout, in the networks that have it
-        step = checkpoint.resume(net, sgd, sampler, losses) if checkpoint else 0
+        torch.manual_seed(trainees[0].seed)  # of dropout, in the networks that have it
+        step = checkpoint.resume(nets, feed, losses) if checkpoint else 0
         while step < recipe.steps:
-            first, drawn = step - step % BLOCK, sampler.state()
-            block = sampler.block(min(BLOCK, recipe.steps - first)).to(device)
+            first, drawn = step - step % BLOCK, feed.state()
+            block = feed.block(min(BLOCK, recipe.steps - first))
             for i in range(step - first, len(block.index)):
-                rows = sample.rows[block.index[i]]
-                pixels = crop_flip(sample.pixels, rows, block.shift[i], block.mirror[i]) if pad else sample.pixels[rows]
-                batch = Batch(normalise(pixels), sample.labels[block.index[i]])
-                for group in sgd.param_groups:
-                    group["lr"] = group["peak"] * factor(recipe, step)
+                batch = feed.batch(block, i)
                 with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                    value = loss(net, batch, recipe)
-                sgd.zero_grad(set_to_none=True)
-                value.backward()
-                sgd.step()
-                losses[step] = value.detach()
+                    values = nets.losses(batch)
+                nets.step(values, factor(recipe, step))
+                losses[:, step] = values.detach()
                 step += 1
-                if checkpoint and checkpoint.due():
-                    checkpoint.keep(net, sgd, drawn, losses, step)
-            if not losses[first:step].isfinite().all():
-                raise Diverged(step)
+                if checkpoint and processes.number() == 0 and checkpoint.due():
+                    checkpoint.keep(nets, drawn, losses, step)
+            processes.mean(losses[:, first:step])
+            if not losses[:, first:step].isfinite().all(1).any():
+                break
+    nets.finish()
     return losses.cpu()
+
+
+def finite(losses: torch.Tensor) -> torch.Tensor:
+    """Return the losses of one network, shape (steps,).
+
+    Raises
+    ------
+    Diverged
+        If they stopped being finite.
+    """
+    good = losses.isfinite()
+    if not good.all():
+        raise Diverged(min(len(losses), (int(good.int().argmin()) // BLOCK + 1) * BLOCK))
+    return losses
+
+
+def pack_size(trainees: Sequence[Trainee]) -> int:
+    """Find out, in a few seconds, how many of `trainees` to train at once on their device."""
+
+    def run(some: Sequence[Trainee], steps: int) -> None:
+        fit_together([replace(t, recipe=replace(t.recipe, steps=steps)) for t in some])
+
+    return best_size(trainees, lambda some: step_seconds(some, run))
