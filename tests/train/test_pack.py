@@ -1,11 +1,13 @@
 """Networks trained together are trained as if they were alone."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 from test_fit import RECIPE, SIZE, SMALL, flat_colours
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from transferlab.backbones import AlexNet, ResNet
 from transferlab.data.images import Sample
@@ -141,3 +143,15 @@ def test_looking_for_the_size_leaves_the_networks_alone():
     before = [trainee(k) for k in range(2)]
     assert pack_size(trainees) in (1, 2)
     assert all(close(a.net, b.net, 1e-9) for a, b in zip(trainees, before, strict=True))
+
+
+def test_no_step_waits_for_the_device(monkeypatch):
+    """As in test_fit: a number of the device's is read once a block, however many networks train."""
+    monkeypatch.setattr("transferlab.train.fit.BLOCK", 4)
+    trainees = [trainee(k, recipe=replace(STEPS, steps=10, batch=4)) for k in range(3)]
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiled:
+        fit_together(trainees)
+    calls = Counter(e.name for e in profiled.events())
+    assert calls["aten::convolution"] == 2 * 5 * 10  # as vmap sees it and as it is computed; not one for each network
+    assert calls["aten::_local_scalar_dense"] <= 3
+    assert calls["aten::nonzero"] == 0
