@@ -1,18 +1,17 @@
-"""The linear probe: ridge regression as others compute it, and a penalty that is chosen on validation images only."""
+"""The linear probe: its penalty is chosen on validation images only."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import Ridge
 
 from transferlab.backbones import AlexNet
 from transferlab.data.images import target_sample
 from transferlab.errors import UserError
 from transferlab.measure.metrics import accuracy
 from transferlab.methods import probe
-from transferlab.methods.probe import ridge
+from transferlab.methods.solvers import logistic, ridge, squared_hinge
 from transferlab.nets.build import build
 from transferlab.specs import Probe, Recipe, Source, Subset, Target, Trial
 from transferlab.train.predict import features
@@ -22,71 +21,10 @@ SMALL = AlexNet((8, 8, 8, 8, 8), (24, 16))
 CPU = torch.device("cpu")
 
 
-def problem(count: int, width: int, classes: int = 3, offset: float = 5.0) -> tuple[torch.Tensor, torch.Tensor]:
-    random = torch.Generator().manual_seed(0)
-    labels = torch.arange(count) % classes
-    x = torch.randn(count, width, generator=random) * torch.linspace(0.1, 3, width) + offset
-    return x + labels[:, None] * torch.randn(width, generator=random), labels
-
-
-@pytest.mark.parametrize(("count", "width"), [(60, 8), (20, 40), (6, 1)], ids=["tall", "wide", "one feature"])
-@pytest.mark.parametrize("strength", STRENGTHS)
-def test_ridge_against_scikit_learn(count, width, strength):
-    x, labels = problem(count, width)
-    weights, biases = ridge(x, labels, 3, (strength,))
-    spread = np.linalg.eigvalsh(np.cov(x.double().numpy().T, bias=True).reshape(width, width)).mean()
-    theirs = Ridge(alpha=strength * spread * count).fit(x.double().numpy(), np.eye(3)[labels.numpy()])
-    assert weights.shape == (1, width, 3)
-    assert np.allclose(weights[0].T.numpy(), theirs.coef_, rtol=1e-6, atol=1e-9)
-    assert np.allclose(biases[0].numpy(), theirs.intercept_, rtol=1e-6, atol=1e-9)
-
-
-def test_all_penalties_at_once():
-    x, labels = problem(30, 7)
-    weights, biases = ridge(x, labels, 3, STRENGTHS)
-    assert (weights.shape, biases.shape, weights.dtype) == ((4, 7, 3), (4, 3), torch.float64)
-    for i, strength in enumerate(STRENGTHS):
-        w, b = ridge(x, labels, 3, (strength,))
-        assert torch.allclose(weights[i], w[0])
-        assert torch.allclose(biases[i], b[0])
-    norms = weights.flatten(1).norm(dim=1).tolist()
-    assert norms == sorted(norms, reverse=True)
-
-
-def test_penalties_are_relative_to_the_size_of_the_features():
-    x, labels = problem(30, 7)
-    (weights, biases), (smaller, same) = ridge(x, labels, 3, (0.1,)), ridge(1024 * x, labels, 3, (0.1,))
-    assert torch.allclose(weights, 1024 * smaller)
-    assert torch.allclose(biases, same)
-
-
-@pytest.mark.parametrize("value", [0.0, 3.0])
-def test_features_that_say_nothing(value):
-    """All features are constant: every class gets its share."""
-    weights, biases = ridge(torch.full((9, 4), value), torch.tensor([0] * 6 + [1] * 3), 3, STRENGTHS)
-    assert (weights == 0).all()
-    assert torch.allclose(biases, torch.tensor([2 / 3, 1 / 3, 0]).double().expand(4, 3))
-
-
-def test_a_single_image():
-    weights, biases = ridge(torch.ones(1, 2), torch.tensor([1]), 2, (1.0,))
-    assert weights.isfinite().all()
-    assert biases.tolist() == [[0, 1]]
-
-
-def test_a_class_without_images_is_never_the_answer():
-    x, labels = problem(20, 4, classes=2)
-    weights, biases = ridge(x, labels, 3, STRENGTHS)
-    assert ((x.double() @ weights + biases[:, None]).argmax(2) < 2).all()
-
-
-# ------------------------------------------------------------------------------------------------------ the method
-
-
-def trial(split: str = "test", tap: str = "fc7", strengths: tuple[float, ...] = STRENGTHS) -> Trial:
+def trial(split: str = "test", tap: str = "fc7", strengths: tuple[float, ...] = STRENGTHS, solver: str | None = None) -> Trial:
     source = Source("synthetic:source", 24, Recipe(steps=1, batch=1, lr=0.1))
     target = Target("synthetic:0", 24, Subset(classes=4, per_class=6))
-    return Trial(target, Probe(tap, strengths), SMALL, 0, source, split)
+    return Trial(target, Probe(tap, strengths, solver), SMALL, 0, source, split)
 
 
 def run(asked: Trial) -> dict[str, float]:
@@ -112,16 +50,27 @@ def shuffled(sample):
     return replace(sample, labels=sample.labels[order])
 
 
-def test_the_penalty_is_chosen_on_validation_images():
-    asked = trial()
+@pytest.mark.parametrize(("solver", "solve"), [(None, ridge), ("logistic", logistic), ("squared-hinge", squared_hinge)])
+def test_the_penalty_is_chosen_on_validation_images(solver, solve):
     net = build(SMALL, 24, 5, 0)
-    part = {split: target_sample(asked.target, split, 0) for split in ("train", "validation", "test")}
-    x = {split: features(net, sample, ["fc7"])["fc7"].double() for split, sample in part.items()}
-    weights, biases = ridge(x["train"], part["train"].labels, 4, STRENGTHS)
+    part = {split: target_sample(trial().target, split, 0) for split in ("train", "validation", "test")}
+    x = {split: features(net, sample, ["fc7"])["fc7"] for split, sample in part.items()}
+    weights, biases = solve(x["train"], part["train"].labels, 4, STRENGTHS)
+    x = {split: value.to(weights.dtype) for split, value in x.items()}
     right = {s: [accuracy(x[s] @ w + b, part[s].labels)["accuracy"] for w, b in zip(weights, biases, strict=True)] for s in x}
     best = int(np.argmax(right["validation"]))
-    assert run(asked) == accuracy(x["test"] @ weights[best] + biases[best], part["test"].labels) | {"strength": STRENGTHS[best]}
-    assert run(trial("validation"))["accuracy"] == max(right["validation"])
+    expected = accuracy(x["test"] @ weights[best] + biases[best], part["test"].labels) | {"strength": STRENGTHS[best]}
+    assert run(trial(solver=solver)) == expected
+    assert run(trial("validation", solver=solver))["accuracy"] == max(right["validation"])
+
+
+def test_solvers_have_keys_of_their_own_and_ridge_the_one_it_had():
+    assert trial(solver="ridge") == trial()
+    assert trial(solver="ridge").key == trial().key
+    assert "solver" not in trial().method.to_dict()
+    assert len({trial(solver=solver).key for solver in (None, "logistic", "squared-hinge")}) == 3
+    with pytest.raises(UserError, match=r"solver \(=logistics\): must be one of ridge, logistic, squared-hinge; did you mean logistic\?"):
+        trial(solver="logistics")
 
 
 def test_test_images_do_not_choose(altered):
@@ -155,3 +104,7 @@ def test_the_network_stays_as_it_is():
 def test_unknown_layer():
     with pytest.raises(UserError, match=r"layer \(=layer4\): must be one of conv1_pre"):
         run(trial(tap="layer4"))
+
+
+def test_a_network_is_loaded_by_who_needs_it():
+    assert probe.run(trial(), lambda: build(SMALL, 24, 5, 0), CPU) == run(trial())
