@@ -17,4 +17,5 @@ def prepare(trial: Trial, network: nn.Module, device: torch.device) -> Trainee:
     if trial.method.freeze:
         freeze(network, trial.method.freeze)
     head = new_head(network, sample.classes, stream(trial.seed, "head"))
-    return Trainee(network, sample, trial.recipe, stream(trial.seed, "target order"), {head: trial.method.head_lr})
+    order = stream(trial.seed, "target order")
+    return Trainee(network, sample, trial.recipe, order, {head: trial.method.head_lr})
