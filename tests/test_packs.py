@@ -129,3 +129,20 @@ def test_the_best_size_is_found_once(tmp_path, packs, monkeypatch):
 def test_a_cpu_trains_one_after_another(tmp_path, packs):
     Lab(tmp_path, workers=1).run([fine_tune(s) for s in range(2)])
     assert packs == [1] * 4
+
+
+def test_a_search_that_failed_chooses_nothing(tmp_path, monkeypatch):
+    """One rate of three runs out of memory: no other takes its place, and the next call asks again."""
+    asked = replace(fine_tune(), method=replace(fine_tune().method, recipe=replace(QUICK, lr=(0.02, 0.05, 0.1))))
+    with monkeypatch.context() as short:
+
+        def not_this(trainees, **more):
+            if trainees[0].recipe.lr == 0.1:
+                raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+            return fit_together(trainees, **more)
+
+        short.setattr(worker, "fit_together", not_this)
+        table = Lab(tmp_path, workers=1).run([asked, fine_tune(lr=0.02)])
+    assert list(table["status"]) == ["failed: OutOfMemoryError: tried to allocate 20 GiB (in the search)", "ok"]
+    again = Lab(tmp_path, workers=1).run([asked])
+    assert list(again["status"]) == ["ok"]

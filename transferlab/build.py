@@ -89,7 +89,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], timeout: int
     began = time.perf_counter()
     notebook = jupytext.read(source)
     writable("build folder", target.parent)
-    temporary = target.with_name(f".{target.name}")
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}.ipynb")
     try:
         papermill.execute_notebook(
             notebook,
@@ -102,6 +102,8 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], timeout: int
             start_timeout=START_TIMEOUT,
             extra_arguments=["--log-level=CRITICAL"],  # the kernel's own remarks; errors of cells come as outputs
         )
+    except OSError as e:
+        raise UserError(f"page (={target}): cannot be written ({e.strerror or e}); free the disk or name another folder") from e
     except PapermillExecutionError as e:
         last = str(e.evalue).strip().splitlines()[-1:] or [""]
         raise UserError(f"page (={source.name}): cell {e.exec_count} failed ({e.ename}: {last[0]}); see {temporary}") from None

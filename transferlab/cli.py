@@ -66,7 +66,8 @@ def run(chapter, scale, seeds, parameters, plan, device, workers, threads, pack,
         table = lab.run(trials)
     bad = table[table["status"] != "ok"]
     if len(bad):
-        first = f"{lab.resolve(trials[bad.index[0]]).label}: {bad['status'].iloc[0]}"
+        asked = trials[bad.index[0]]
+        first = f"{(lab.resolve(asked) or asked).label}: {bad['status'].iloc[0]}"
         click.echo(f"{len(bad)} of {len(table)} trials have no result; the first: {first}", err=True)
     if publish and scale != "smoke":
         click.echo(f"published {chapters.publish(subject, scale, lab)}", err=True)

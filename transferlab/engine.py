@@ -177,6 +177,7 @@ def run_jobs(
         If a worker process was killed, or the scheduler of a cluster is gone.
     """
     running: dict[Future, list[Job]] = {}
+    before = set(multiprocessing.active_children())
     try:
         while queue or running:
             while queue.ready and len(running) < slots:
@@ -201,7 +202,7 @@ def run_jobs(
     except BaseException:
         for future in running:
             future.cancel()
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - before:
             process.terminate()
         raise
 

@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Something the user asked for cannot be done; the message is one line that says what would be legal."""
 
 
+class DiskError(UserError):
+    """A file cannot be written: the same command goes on when it can."""
+
+
 def suggest(value: object, legal: Iterable[str]) -> str:
     """Return ``"; did you mean x?"`` for the legal value closest to `value`, or an empty string."""
     close = get_close_matches(str(value), list(legal), n=1, cutoff=0.6)

@@ -142,7 +142,7 @@ class Lab:
     def resolve(self, trial: Trial) -> Trial | None:
         """Return the trial at the learning rate that its search chose, or ``None`` while the search is not complete."""
         found = {t.key: self.record(t) for t in trial.searches()}
-        return trial.resolve({k: r["metrics"].get("accuracy", 0.0) for k, r in found.items() if r})
+        return trial.resolve({k: r["metrics"].get("accuracy", 0.0) for k, r in found.items() if settled(r)})
 
     def closure(self, trials: Iterable[Trial]) -> list[Trial]:
         """Return every trial whose record stands behind `trials`: their searches and what these chose, as far as known."""
@@ -221,10 +221,16 @@ class Lab:
         return self.table(trials)
 
     def table(self, trials: Iterable[Trial]) -> pd.DataFrame:
-        """Return the rows of trials that are all on record."""
+        """Return the rows of trials that are all on record; one whose search failed has the status of the search."""
         rows = []
         for trial in trials_of(trials):
             found = self.resolve(trial)
+            if found is None:
+                failed = next(r for t in trial.searches() if (r := self.record(t)) is not None and not settled(r))
+                rows.append(
+                    trial.columns() | {"status": f"{failed['status']} (in the search)", "seconds": failed["seconds"], "key": trial.key}
+                )
+                continue
             record = self.record(found)
             measured = {"status": record["status"], **record["metrics"], "seconds": record["seconds"], "key": found.key}
             rows.append(found.columns() | measured)
@@ -235,7 +241,7 @@ class Lab:
         worker = run_layer()
         self.store.prepare()
         worker.pick_device(self.device)
-        worker.prepare(trials)
+        worker.prepare(trials, self.threads)
         trials = sorted(trials, key=lambda t: (t.seed, not isinstance(t.method, SourceTask)))
         sources = {source_key(t): t for t in trials if self._lacks_network(t)}
         seconds = {False: self._seconds, True: self._source_seconds}

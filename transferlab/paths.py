@@ -2,9 +2,10 @@
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from .errors import UserError, check
+from .errors import DiskError, UserError, check
 
 
 def project() -> Path:
@@ -94,5 +95,6 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"file (={path}): cannot be written ({e.strerror or e}); free the disk or name another folder") from e
+        with suppress(OSError):
+            temporary.unlink()
+        raise DiskError(f"file (={path}): cannot be written ({e.strerror or e}); free the disk or name another folder") from e

@@ -6,19 +6,21 @@ Nothing here imports torch; networks are kept as files whose content the run lay
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, check
+from .errors import DiskError, UserError, check
 from .paths import project, store_root, writable, write_atomically
 from .serial import canonical
 from .specs import Trial
 
 Record = dict[str, Any]
 DIVERGED, REFUSED, FAILED = "diverged", "refused", "failed"  # how a status begins that is not ok
+LEFTOVER = 86_400  # seconds after which half-written files of the dead are removed
 OPEN = (REFUSED, FAILED)  # those that another attempt may change
 
 
@@ -56,6 +58,10 @@ class Store:
         """
         writable("store", self.records)
         writable("store", self.networks)
+        for folder in (self.networks, self.root / "checkpoints", self.root / "features"):
+            for half in folder.glob(".*.*"):  # a write that was killed
+                if time.time() - half.stat().st_mtime > LEFTOVER:
+                    half.unlink(missing_ok=True)
 
     def path(self, key: str) -> Path:
         """Return the file of a record."""
@@ -67,6 +73,8 @@ class Store:
             return json.loads(self.path(key).read_text())
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except ValueError as e:
+            raise UserError(f"record (={self.path(key)}): is no JSON; delete it and the trial is run again") from e
 
     def put(self, trial: Trial, status: str, metrics: dict, seconds: float, provenance: dict) -> Record:
         """Write the record of a trial and return it.
@@ -130,7 +138,10 @@ class Store:
         """
         path = writable("store", self.root / "claims") / key
         while True:
-            file = os.open(path, os.O_CREAT | os.O_RDWR)
+            try:
+                file = os.open(path, os.O_CREAT | os.O_RDWR)
+            except OSError as e:
+                raise DiskError(f"file (={path}): cannot be written ({e.strerror or e}); free the disk or name another folder") from e
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if path.exists() and os.fstat(file).st_ino == path.stat().st_ino:

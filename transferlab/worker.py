@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 import os
 import platform
 import signal
@@ -27,13 +28,15 @@ from torch import nn
 from . import __version__, methods
 from .data.images import load
 from .engine import BUSY, Job
-from .errors import UserError
+from .errors import DiskError, UserError
+from .methods import probe
+from .methods.feature_cache import FeatureCache
 from .methods.scratch import prepare_source
 from .nets.build import build, fit_state, head_name, pretrained
 from .paths import write_atomically
 from .serial import canonical, digest
-from .specs import Source, SourceTask, Trial, source_key
-from .store import DIVERGED, FAILED, REFUSED, Store, settled
+from .specs import Probe, Source, SourceTask, Trial, source_key
+from .store import DIVERGED, FAILED, OPEN, REFUSED, Store, settled
 from .train import processes
 from .train.checkpoint import Checkpoint
 from .train.fit import Diverged, finite, fit_together, pack_size
@@ -47,11 +50,18 @@ class NoSource(Exception):
     """The source of a trial has no network; the text is its status."""
 
 
+def end_with_parent() -> None:
+    """Leave when the process that started this one is gone, however it went."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
 def begin(count: Any, gpus: int) -> None:
     """Set up a process of a local pool: Ctrl-C is the parent's business; with several GPUs, each process sees one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with count.get_lock():
         number, count.value = count.value, count.value + 1
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if gpus > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
 
@@ -128,10 +138,11 @@ def provenance(device: torch.device) -> dict[str, str | int]:
     }
 
 
-def prepare(trials: list[Trial]) -> None:
+def prepare(trials: list[Trial], threads: int) -> None:
     """Decode every image set that the trials need, so that workers find them in the cache."""
-    for images, size in sorted({(p.images, p.size) for t in trials for p in (t.target, t.source) if hasattr(p, "images")}, key=str):
-        load(images, size)
+    with threads_set(threads):
+        for images, size in sorted({(p.images, p.size) for t in trials for p in (t.target, t.source) if hasattr(p, "images")}, key=str):
+            load(images, size)
 
 
 def work(jobs: list[Job], store: Store, device: str, threads: int, tune: bool = False) -> list[str]:
@@ -188,6 +199,8 @@ def attempt(action: Callable[[], Any]) -> tuple[Any, str]:
         return None, f"{DIVERGED}: {e}"
     except NoSource as e:
         return None, str(e).replace(": ", ": source: ", 1)
+    except DiskError:
+        raise
     except UserError as e:
         return None, f"{REFUSED}: {e}"
     except Exception as e:
@@ -222,6 +235,9 @@ def start(job: Job, store: Store, where: torch.device) -> Trainee | dict[str, An
     reason = store.failure(source_key(trial)) if isinstance(trial.source, Source) else None
     if reason and not store.network(source_key(trial)).is_file():
         raise NoSource(reason)
+    if isinstance(trial.method, Probe):  # features on record need no network
+        cache = FeatureCache(store.root / "features", store.claim)
+        return probe.run(trial, lambda: source_network(trial, store, where)[0], where, cache=cache)
     network, about = source_network(trial, store, where)
     ready = methods.prepare(trial, network, where)
     return ready | about if isinstance(trial.method, SourceTask) else ready
@@ -236,17 +252,17 @@ def train(trainees: dict[Job, Trainee], store: Store, where: torch.device) -> di
     checkpoint = Checkpoint(store.checkpoint(jobs[0].key if len(jobs) == 1 else digest("|".join(j.key for j in jobs))))
     losses, status = attempt(lambda: fit_together(list(trainees.values()), checkpoint=checkpoint))
     if losses is None and len(jobs) > 1:
+        checkpoint.clear()
         half = (len(jobs) + 1) // 2
         return train({j: trainees[j] for j in jobs[:half]}, store, where) | train({j: trainees[j] for j in jobs[half:]}, store, where)
-    share = (time.perf_counter() - began) / len(jobs)
-    done = {}
-    for k, job in enumerate(jobs):
-        began, found = time.perf_counter(), None
-        if losses is not None:
-            found, status = attempt(lambda job=job, k=k: measure(job, trainees[job], finite(losses[k]), where))
-        seconds = share + time.perf_counter() - began
-        done[job] = record(job, found, status, seconds, store, where, together=len(jobs))
-    if processes.number() == 0:
+    found = [(None, status)] * len(jobs)
+    if losses is not None:
+        found = [attempt(lambda job=job, k=k: measure(job, trainees[job], finite(losses[k]), where)) for k, job in enumerate(jobs)]
+    seconds = (time.perf_counter() - began) / len(jobs)
+    done = {
+        job: record(job, value, status, seconds, store, where, together=len(jobs)) for job, (value, status) in zip(jobs, found, strict=True)
+    }
+    if processes.number() == 0 and not any(status.startswith(OPEN) for status in done.values()):
         checkpoint.clear()
     return done
 

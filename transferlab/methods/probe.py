@@ -1,5 +1,7 @@
 """Linear probe: a linear classifier on frozen features, its penalty chosen on validation images."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import torch
@@ -8,7 +10,6 @@ from torch import nn
 from ..data.images import target_sample
 from ..measure.metrics import accuracy
 from ..specs import Trial
-from ..train.checkpoint import Checkpoint
 from ..train.predict import features
 from .feature_cache import FeatureCache
 from .solvers import logistic, ridge, squared_hinge
@@ -18,7 +19,6 @@ def run(
     trial: Trial,
     network: nn.Module | Callable[[], nn.Module],
     device: torch.device,
-    checkpoint: Checkpoint | None = None,
     cache: FeatureCache | None = None,
 ) -> dict[str, float]:
     """Fit the probe on training images, choose the penalty on validation images, and measure it.

@@ -35,7 +35,8 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         except Exception as e:
-            warnings.warn(f"checkpoint (={self.path}): cannot be read ({str(e).splitlines()[0]}); starting anew", stacklevel=2)
+            why = (str(e) or type(e).__name__).splitlines()[0]
+            warnings.warn(f"checkpoint (={self.path}): cannot be read ({why}); starting anew", stacklevel=2)
             return None
 
     def due(self) -> bool:

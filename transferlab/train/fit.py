@@ -86,7 +86,7 @@ def fit_together(trainees: Sequence[Trainee], loss: Loss = cross_entropy, checkp
     nets = team(trainees, loss)
     losses = torch.zeros(len(trainees), recipe.steps, device=device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(trainees[0].seed)  # of dropout, in the networks that have it
+        torch.manual_seed(trainees[0].seed + processes.number())  # of dropout, in the networks that have it
         step = checkpoint.resume(nets, feed, losses) if checkpoint else 0
         while step < recipe.steps:
             first, drawn = step - step % BLOCK, feed.state()
@@ -99,7 +99,7 @@ def fit_together(trainees: Sequence[Trainee], loss: Loss = cross_entropy, checkp
                 losses[:, step] = values.detach()
                 step += 1
                 if checkpoint and processes.number() == 0 and checkpoint.due():
-                    checkpoint.keep(nets, drawn, losses, step)
+                    checkpoint.keep(nets, drawn if step % BLOCK else feed.state(), losses, step)
             processes.mean(losses[:, first:step])
             if not losses[:, first:step].isfinite().all(1).any():
                 break

@@ -1,0 +1,139 @@
+"""The queue and the loop that gets its jobs done, with executors that train nothing."""
+
+import sys
+import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+
+import pytest
+
+from transferlab import engine, scales
+from transferlab.engine import BUSY, Here, Job, Progress, Queue, duration, run_jobs
+from transferlab.errors import UserError
+from transferlab.specs import Probe, Trial
+
+S = scales.scale("smoke")
+
+
+def trial(seed: int, probe: bool = False) -> Trial:
+    source = Trial.of_source(S.source_of(), S.backbone, seed)
+    return replace(source, method=Probe()) if probe else source
+
+
+def both(seed: int) -> list[Trial]:
+    return [trial(seed), trial(seed, probe=True)]
+
+
+def started(queue: Queue, executor, statuses=lambda job, asked: "ok", slots: int = 1) -> tuple[list[tuple], list[tuple]]:
+    """Run a queue's jobs, and return what was started and what was reported as done, in order."""
+    asked, done = [], []
+
+    def work(jobs: list[Job]) -> list[str]:
+        asked.extend((job.trial, job.source) for job in jobs)
+        return [statuses(job, asked.count((job.trial, job.source))) for job in jobs]
+
+    run_jobs(queue, executor, slots, 1, lambda jobs: (work, jobs), lambda job, status: done.append((job.trial, job.source, status)))
+    return asked, done
+
+
+def test_a_source_goes_first_and_then_at_once_what_waited_for_it():
+    asked, _ = started(Queue([*both(0), *both(1)], lambda t: True), Here())
+    first, second = ([(trial(s), True), *((t, False) for t in both(s))] for s in (0, 1))
+    assert asked == first + second
+
+
+def test_what_lacks_no_network_waits_for_nothing():
+    queue = Queue([*both(0), *both(1)], lambda t: t.seed == 1)
+    assert started(queue, Here())[0] == [*((t, False) for t in both(0)), (trial(1), True), *((t, False) for t in both(1))]
+    assert not queue
+
+
+def test_what_others_do_is_asked_for_again(monkeypatch):
+    """Trials wait for a source that another process makes; what is free goes on meanwhile."""
+    monkeypatch.setattr(engine, "POLL", 0.01)
+    busy = lambda job, asked: BUSY if job.source and job.trial.seed == 0 and asked < 3 else "ok"  # noqa: E731
+    asked, done = started(Queue([*both(0), *both(1)], lambda t: True), Here(), busy)
+    assert asked[:4] == [(trial(0), True), (trial(1), True), *((t, False) for t in both(1))]
+    assert asked.count((trial(0), True)) == 3
+    assert [d[:2] for d in done] == [*asked[1:4], (trial(0), True), *((t, False) for t in both(0))]
+    assert {d[2] for d in done} == {"ok"}
+
+
+def test_a_failure_is_a_status_and_the_rest_goes_on():
+    fails = lambda job, asked: "failed: MemoryError: 1 TB" if job.trial.seed == 0 else "ok"  # noqa: E731
+    _, done = started(Queue([trial(s) for s in range(3)], lambda t: False), Here(), fails)
+    assert [d[2] for d in done] == ["failed: MemoryError: 1 TB", "ok", "ok"]
+
+
+class Dying(Here):
+    """Loses its processes with the third job."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.jobs, self.error = 0, error
+
+    def submit(self, function, /, *arguments, **named) -> Future:
+        self.jobs += 1
+        if self.jobs < 3:
+            return super().submit(function, *arguments, **named)
+        future: Future = Future()
+        future.set_exception(self.error)
+        return future
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (BrokenProcessPool("gone"), UserError, r"workers \(=2\): one was killed, for lack of memory perhaps; the same command goes on"),
+        (UserError("file (=x): cannot be written"), UserError, r"file \(=x\): cannot be written"),
+        (KeyError("a bug"), KeyError, "a bug"),
+    ],
+)
+def test_an_executor_that_fails_stops_the_loop(error, raised, message):
+    with pytest.raises(raised, match=message):
+        started(Queue([trial(s) for s in range(5)], lambda t: False), Dying(error), slots=2)
+
+
+def test_no_jobs():
+    assert started(Queue([], lambda t: True), Here()) == ([], [])
+
+
+def test_executing_here_passes_results_and_errors_on():
+    assert Here().submit(divmod, 7, 2).result() == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        Here().submit(divmod, 7, 0).result()
+
+
+# ---------------------------------------------------------------------------------------------------------- progress
+
+
+def test_progress_counts_and_says_what_is_left(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress(sources=1, runs=2, seconds=100.0, workers=2, quiet=False)
+    assert progress.bar.desc.startswith("sources 0/1, runs 0/2, 50 s left")
+    now[0] = 60.0
+    progress.done(Job(trial(0), source=True), 80.0)
+    assert progress.bar.desc.startswith("sources 1/1, runs 0/2, 15 s left")
+    progress.done(Job(trial(0)), 10.0)
+    progress.done(Job(trial(1)), 30.0)  # more than was estimated in all
+    assert progress.bar.desc.startswith("sources 1/1, runs 2/2, 0 s left")
+    progress.close()
+    assert "runs 2/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("quiet", [True, None])
+def test_progress_is_quiet_when_asked_and_when_nobody_looks(capsys, monkeypatch, quiet):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    progress = Progress(1, 1, 0.0, 1, quiet)
+    progress.done(Job(trial(0)), 5.0)
+    progress.close()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (12.4, "12 s"), (89, "89 s"), (90, "2 min"), (600, "10 min"), (5399, "90 min"), (5400, "1.5 h"), (86400, "24.0 h")],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,380 @@
+"""Linear classifiers on features: every penalty and every fold in one batched solve, on any device.
+
+All three solvers minimise, over weights w and biases b (which carry no penalty),
+
+    mean over the images trained on of loss(x w + b) + strength * v / 2 * sum of w^2        (ridge: without the half)
+
+with v the mean variance of the features of these images (the mean eigenvalue of their covariance): strengths mean the same
+whatever the size, the number and the scale of the features. With A = strength * v * (number of images), scikit-learn's
+``Ridge(alpha=A)`` on one-hot labels, ``LogisticRegression(C=1 / A)`` and ``LinearSVC(C=1 / A)`` minimise the same, but that
+``LinearSVC`` puts the penalty on its biases too, and that ``LogisticRegression`` fits two classes by one vector (there: C = 2 / A).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ..errors import check
+
+HISTORY = 5  # pairs that L-BFGS remembers
+CHECK = 5  # iterations after which finished strengths are looked for, where looking means waiting for the device
+ALIGN = 16  # columns are padded to a multiple: matrix products of odd widths are a third slower
+MEMORY = 1 << 30  # bytes that the strengths solved at once may need
+
+Evaluate = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def stratified(labels: torch.Tensor, folds: int) -> torch.Tensor:
+    """Return the fold of each image, int64 of shape (N,): the images of each class are dealt out in turn.
+
+    Raises
+    ------
+    UserError
+        If there are fewer than two folds, or fewer images than folds.
+    """
+    check(2 <= folds <= len(labels), "folds", folds, f"must be 2 to {len(labels)}, the number of images")
+    fold = torch.empty_like(labels)
+    fold[labels.argsort(stable=True)] = torch.arange(len(labels), device=labels.device) % folds
+    return fold
+
+
+def held_out(x: torch.Tensor, labels: torch.Tensor, folds: torch.Tensor, weights: torch.Tensor, biases: torch.Tensor) -> list[float]:
+    """Return the accuracy of each strength on the images that each fold held out, averaged over folds.
+
+    Parameters
+    ----------
+    x, labels, folds
+        What the solver was given.
+    weights, biases
+        What it returned, shapes (S, F, D, classes) and (S, F, classes).
+    """
+    shares = []
+    for fold in range(weights.shape[1]):
+        out = folds == fold
+        logits = x[out].to(weights.dtype) @ weights[:, fold] + biases[:, fold, None]
+        shares.append((logits.argmax(2) == labels[out]).double().mean(1))
+    return torch.stack(shares).mean(0).tolist()
+
+
+def _trained_on(folds: torch.Tensor | None, count: int) -> list[torch.Tensor]:
+    """Return for each fold the rows outside of it; without folds once all rows."""
+    if folds is None:
+        return [torch.arange(count)]
+    sizes = folds.bincount()
+    check(len(sizes) > 1 and bool((sizes > 0).all()), "folds", len(sizes), "must be 2 or more, numbered from 0, each with images")
+    return [(folds != fold).nonzero()[:, 0] for fold in range(len(sizes))]
+
+
+# --------------------------------------------------------------------------------------------------------------- ridge
+
+
+def ridge(
+    x: torch.Tensor, labels: torch.Tensor, classes: int, strengths: tuple[float, ...], folds: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Solve one-vs-all ridge regression on one-hot labels for every penalty at once, in closed form.
+
+    One eigendecomposition of the features' covariance serves all penalties (Hastie, Tibshirani and Friedman 2009, sec.
+    3.4.1). With folds, each fold's moments are computed once and taken away from the total, and one batched
+    eigendecomposition serves all. Where there are fewer images than half the features, the images' Gram matrix is
+    decomposed instead (op. cit., sec. 18.3.5), which is cheaper by the cube of their ratio.
+
+    Parameters
+    ----------
+    x : Tensor, shape (N, D)
+    labels : Tensor of int64, shape (N,)
+    classes : int
+    strengths : tuple of float, length S
+        Penalties, as multiples of the mean eigenvalue of the covariance of `x`.
+    folds : Tensor of int64, shape (N,), optional
+        The fold of each image, from 0 to F - 1: each of F classifiers a penalty is fitted to the images outside its fold.
+
+    Returns
+    -------
+    weights : Tensor of float64, shape (S, D, classes); with folds (S, F, D, classes)
+    biases : Tensor of float64, shape (S, classes); with folds (S, F, classes)
+
+    Raises
+    ------
+    UserError
+        If there are fewer than two folds, or one has no images.
+    """
+    x = x.double()
+    y = nn.functional.one_hot(labels, classes).double()
+    trained = _trained_on(folds, len(x))
+    if 2 * min(map(len, trained)) < x.shape[1]:
+        solved = [_dual_ridge(x[rows], y[rows], strengths) for rows in trained] if folds is not None else [_dual_ridge(x, y, strengths)]
+        return tuple(torch.stack(parts, 1) if folds is not None else parts[0] for parts in zip(*solved, strict=True))
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    x, y = x - x_mean, y - y_mean
+    if folds is None:
+        values, vectors = torch.linalg.eigh(x.T @ x / len(x))
+        moment = vectors.T @ (x.T @ y) / len(x)  # (D, classes), in the eigenbasis
+    else:
+        parts = [(x[out], y[out]) for out in (folds == fold for fold in range(len(trained)))]
+        sums = [(a.T @ a, a.T @ b, a.sum(0), b.sum(0)) for a, b in parts]  # each image counts in the sums of its own fold alone
+        square, cross, x_sum, y_sum = (each.sum(0) - each for each in map(torch.stack, zip(*sums, strict=True)))
+        count = torch.tensor([[len(rows)] for rows in trained], dtype=x.dtype, device=x.device)
+        x_off, y_off = x_sum / count, y_sum / count  # (F, D), (F, classes)
+        values, vectors = torch.linalg.eigh(square / count[..., None] - x_off[:, :, None] * x_off[:, None])
+        moment = vectors.mT @ (cross / count[..., None] - x_off[:, :, None] * y_off[:, None])
+        x_mean, y_mean = x_mean + x_off, y_mean + y_off
+    weights = vectors @ (_shrinkage(values, values.mean(-1), strengths)[..., None] * moment)
+    return weights, y_mean - (x_mean[..., None, :] @ weights)[..., 0, :]
+
+
+def _shrinkage(values: torch.Tensor, spread: torch.Tensor, strengths: tuple[float, ...]) -> torch.Tensor:
+    """Return 1 / (eigenvalue + penalty), of shape (S, *values.shape), from penalties relative to the `spread`."""
+    penalties = torch.tensor(strengths, dtype=values.dtype, device=values.device).view(-1, *[1] * spread.ndim) * spread.clamp_min(1e-12)
+    return 1 / (values.clamp_min(0) + penalties[..., None])
+
+
+def _dual_ridge(x: torch.Tensor, y: torch.Tensor, strengths: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    x, y = x - x_mean, y - y_mean
+    values, vectors = torch.linalg.eigh(x @ x.T / len(x))
+    shrunk = _shrinkage(values, values.sum() / x.shape[1], strengths)
+    weights = x.T @ (vectors @ (shrunk[:, :, None] * (vectors.T @ y))) / len(x)
+    return weights, y_mean - x_mean @ weights
+
+
+# ------------------------------------------------------------------------------------------------- softmax, squared hinge
+
+
+def logistic(
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    classes: int,
+    strengths: tuple[float, ...],
+    folds: torch.Tensor | None = None,
+    tolerance: float = 3e-4,
+    iterations: int = 100,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Solve softmax (multinomial logistic) regression for every penalty and fold at once, by L-BFGS.
+
+    Parameters
+    ----------
+    x, labels, classes, strengths, folds
+        As in `ridge`; the module says what a strength is in terms of scikit-learn's C.
+    tolerance : float
+        A classifier is finished when the decrease that its next step promises is this small a part of its objective (the
+        Newton decrement: Boyd and Vandenberghe 2004, sec. 9.5.1). What is left then is some ten times that.
+    iterations : int
+        At most so many; weak penalties on separable images may need more.
+
+    Returns
+    -------
+    weights : Tensor of float32, shape (S, D, classes); with folds (S, F, D, classes)
+    biases : Tensor of float32, shape (S, classes); with folds (S, F, classes)
+
+    Raises
+    ------
+    UserError
+        If there are fewer than two folds, or one has no images.
+    """
+
+    def prepare(target: torch.Tensor, weight: torch.Tensor) -> tuple[Evaluate, torch.Tensor, torch.Tensor]:
+        def evaluate(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            chances = logits.softmax(3)
+            found = chances.gather(3, index.expand(-1, -1, logits.shape[2], -1)).clamp_min(torch.finfo(logits.dtype).tiny)
+            return -(found.log() * weight).sum((1, 3), keepdim=True), chances.sub_(right)
+
+        index, right = target[:, :, None, None], nn.functional.one_hot(target, classes).float()[:, :, None]
+        share = (right * weight).sum(1, keepdim=True).clamp_min(0.1 * weight.amax())  # an absent class: a tenth of an image
+        share = share / share.sum(3, keepdim=True)
+        return evaluate, share.log(), share
+
+    weights, biases = _minimise(x, labels, strengths, folds, prepare, (1, 3), tolerance, iterations)
+    return weights, biases - biases.mean(-1, keepdim=True)  # what all classes share changes nothing
+
+
+def squared_hinge(
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    classes: int,
+    strengths: tuple[float, ...],
+    folds: torch.Tensor | None = None,
+    tolerance: float = 3e-4,
+    iterations: int = 100,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Solve one-vs-rest support vector machines with the squared hinge loss (scikit-learn's ``LinearSVC``), by L-BFGS.
+
+    The loss of an image is the sum over classes of max(0, 1 - y z)^2, with y = 1 for its own class and -1 for others. Each
+    class, penalty and fold is a problem of its own, with its own steps and its own end.
+
+    Parameters
+    ----------
+    x, labels, classes, strengths, folds, tolerance, iterations
+        As in `logistic`.
+
+    Returns
+    -------
+    weights, biases
+        As in `logistic`.
+
+    Raises
+    ------
+    UserError
+        If there are fewer than two folds, or one has no images.
+    """
+
+    def prepare(target: torch.Tensor, weight: torch.Tensor) -> tuple[Evaluate, torch.Tensor, torch.Tensor]:
+        def evaluate(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            short = (1 - logits * signs).clamp_min_(0)
+            return (short.square() * weight).sum(1, keepdim=True), short.mul_(-2 * signs)
+
+        signs = (2 * nn.functional.one_hot(target, classes) - 1).float()[:, :, None]
+        return evaluate, (signs * weight).sum(1, keepdim=True), torch.full_like(signs[:, :1], 2)
+
+    return _minimise(x, labels, strengths, folds, prepare, (1,), tolerance, iterations)
+
+
+def _basis(x: torch.Tensor) -> torch.Tensor:
+    """Return the eigenvectors of the covariance of centred features (N, D), as columns (D, min(N, D))."""
+    if len(x) >= x.shape[1]:
+        return torch.linalg.eigh(x.T @ x)[1]
+    span, inside = torch.linalg.qr(x.T)  # weights outside of the span of the images stay 0
+    return span @ torch.linalg.eigh(inside @ inside.T)[1]
+
+
+def _minimise(
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    strengths: tuple[float, ...],
+    folds: torch.Tensor | None,
+    prepare: Callable[[torch.Tensor, torch.Tensor], tuple[Evaluate, torch.Tensor, torch.Tensor]],
+    dims: tuple[int, ...],
+    tolerance: float,
+    iterations: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Minimise a loss of x w + b plus penalties, for all strengths and folds.
+
+    The features are turned into the eigenbasis of their covariance and a constant is added. There the Hessian at the
+    null model (weights 0, the best biases) is diagonal, and L-BFGS starts from its inverse: the first step is Newton's.
+
+    Parameters
+    ----------
+    prepare : callable
+        From labels (F, n) and the shares of the images in the mean (F, n, 1, 1) to: the function that maps logits (F, n, S,
+        classes) to the mean loss of each problem and the derivative of an image's loss by its logits; the biases of the
+        null model, and the curvature of the loss there, both of shape (F, 1, 1, classes).
+    dims : tuple of int
+        Dimensions of (F, D, S, classes) that belong to one problem: 1, and 3 where classes share a loss.
+    """
+    x, units = x.float(), x.shape[1]
+    x_mean = x.mean(0)
+    scale = (x - x_mean).square().mean().clamp_min(1e-12).sqrt()
+    x = (x - x_mean) / scale
+    basis = _basis(x)
+    x = x @ basis
+
+    trained = [rows.to(x.device) for rows in _trained_on(folds, len(x))]
+    constant, rows = x.shape[1], max(map(len, trained))
+    images = x.new_zeros(len(trained), _aligned(rows), _aligned(constant + 1))  # zeros beyond a fold's rows, and the columns
+    target, weight = labels.new_zeros(images.shape[:2]), x.new_zeros(*images.shape[:2], 1, 1)
+    for fold, rows in enumerate(trained):
+        images[fold, : len(rows), :constant], images[fold, : len(rows), constant] = x[rows], 1
+        target[fold, : len(rows)], weight[fold, : len(rows)] = labels[rows], 1 / len(rows)
+    evaluate, bias, curvature = prepare(target, weight)
+    mean = (images * weight[..., 0]).sum(1, keepdim=True)
+    spread = ((images - mean).square() * weight[..., 0]).sum(1)[..., None, None]  # (F, width, 1, 1)
+    strength = torch.tensor(strengths, dtype=x.dtype, device=x.device)[:, None]
+    penalty = strength * (spread.sum(1, keepdim=True) / units).clamp_min(1e-12 / scale.square())
+    penalty = penalty.expand(-1, images.shape[2], -1, -1).clone()  # (F, width, S, 1)
+    penalty[:, constant], spread[:, constant] = 0, 1
+
+    def objective(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, residual = evaluate((images @ w.flatten(2)).unflatten(2, w.shape[2:]))
+        return loss, (images.mT @ residual.flatten(2)).unflatten(2, w.shape[2:]) * weight[:, :1]
+
+    start = x.new_zeros(len(images), images.shape[2], 1, bias.shape[3])
+    start[:, constant] = bias[:, 0]
+    need = 4 * len(images) * bias.shape[3] * (4 * images.shape[1] + (2 * HISTORY + 8) * images.shape[2])  # bytes a strength
+    found = [
+        _lbfgs(objective, start.expand(-1, -1, part.shape[2], -1), part, curvature * spread + part, dims, tolerance, iterations)
+        for part in penalty.split(max(1, MEMORY // need), 2)
+    ]
+    w = torch.cat(found, 2).permute(2, 0, 1, 3)  # (S, F, width, classes)
+    weights, biases = basis @ w[:, :, :constant] / scale, w[:, :, constant]
+    biases = biases - x_mean @ weights
+    return (weights, biases) if folds is not None else (weights[:, 0], biases[:, 0])
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
+
+
+def _lbfgs(
+    objective: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    w: torch.Tensor,
+    penalty: torch.Tensor,
+    metric: torch.Tensor,
+    dims: tuple[int, ...],
+    tolerance: float,
+    iterations: int,
+) -> torch.Tensor:
+    """Minimise many smooth convex functions plus penalty / 2 * w^2 at once, by limited-memory BFGS (Nocedal and Wright 2006, alg. 7.4).
+
+    Each problem has its own step: 1, shortened for its next iteration where it failed the approximate Wolfe conditions (Hager
+    and Zhang 2005, sec. 1), by the secant rule. A problem that is finished stays as it is; none is before the memory is full,
+    since the first promise is often wrong. Nothing waits for the device but a look for finished strengths, which are left
+    out, every few iterations.
+
+    Parameters
+    ----------
+    objective : callable
+        From w to the value of each problem and the gradient, penalty not included, for any part of the strengths.
+    w : Tensor, shape (F, D, S, classes)
+        Where to start.
+    penalty, metric : Tensor
+        Diagonals, shapes (F, D, S, 1) and (F, D, S, classes or 1): of the penalty, and of the Hessian at the start.
+    """
+
+    def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a * b).sum(dims, keepdim=True)
+
+    def evaluate(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        value, gradient = objective(w)
+        pull = penalty * w
+        return value + 0.5 * dot(pull, w), gradient.add_(pull)
+
+    result, left = w.clone(), torch.arange(w.shape[2], device=w.device)
+    value, gradient = evaluate(w)
+    step = inverse = torch.ones_like(value)  # `inverse` scales the inverse of the metric
+    busy = value >= 0  # all of them
+    pairs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # change of w, change of gradient, 1 / their product
+    for iteration in range(iterations):
+        if iteration % CHECK == 0 or w.device.type == "cpu":
+            keep = busy.any(3).any(1).any(0)
+            if not keep.all():
+                result[:, :, left] = w
+                if not keep.any():
+                    return result
+                left = left[keep]
+                parts = (w, value, gradient, penalty, metric, step, inverse, busy)
+                w, value, gradient, penalty, metric, step, inverse, busy = (part[:, :, keep] for part in parts)
+                pairs = [tuple(part[:, :, keep] for part in pair) for pair in pairs]
+        direction, shares = -gradient, []
+        for change, bend, rho in reversed(pairs):
+            shares.append(rho * dot(change, direction))
+            direction.addcmul_(shares[-1], bend, value=-1)
+        direction.mul_(inverse).div_(metric)
+        for (change, bend, rho), share in zip(pairs, reversed(shares), strict=True):
+            direction.addcmul_(share - rho * dot(bend, direction), change)
+        slope = dot(gradient, direction)
+        busy = busy & ((-slope > 2 * tolerance * value) | (iteration < HISTORY))
+        new_w = torch.addcmul(w, step, direction)
+        new_value, new_gradient = evaluate(new_w)
+        new_slope = dot(new_gradient, direction)
+        good = busy & (new_slope <= -0.8 * slope) & (new_value <= value + 1e-6 * value.abs())
+        change, bend = torch.where(good, new_w - w, 0), torch.where(good, new_gradient - gradient, 0)
+        product = dot(change, bend)
+        good = good & (product > 0)
+        pairs = [*pairs[1 - HISTORY :], (change, bend, torch.where(good, 1 / product, 0))]
+        inverse = torch.where(good, product / dot(bend, bend / metric), inverse)
+        w, value, gradient = torch.where(good, new_w, w), torch.where(good, new_value, value), torch.where(good, new_gradient, gradient)
+        step = torch.where(good, 1, step * (slope / (slope - new_slope)).clamp(0.1, 0.5))
+    result[:, :, left] = w
+    return result
