@@ -24,6 +24,7 @@ from .specs import Trial, source_key, source_shape
 
 BUSY = "busy"  # what a job returns that somebody else is doing
 POLL = 0.5  # seconds after which a busy job is asked for again
+PULSE = 2.0  # seconds after which an executor that says nothing is looked at
 CONNECT = 10  # seconds that a scheduler has to answer
 RETRIES = 2  # of a pack whose worker died
 GPU = "GPU"  # the resource that a Dask worker declares for each of its GPUs
@@ -154,7 +155,13 @@ def cluster_executor(client: Any) -> Executor:
 
 
 def run_jobs(
-    queue: Queue, executor: Executor, slots: int, limit: int, do: Callable[[list[Job]], tuple], done: Callable[[Job, str], None]
+    queue: Queue,
+    executor: Executor,
+    slots: int,
+    limit: int,
+    do: Callable[[list[Job]], tuple],
+    done: Callable[[Job, str], None],
+    alive: Callable[[], bool] = lambda: True,
 ) -> None:
     """Run every job of a queue.
 
@@ -170,6 +177,8 @@ def run_jobs(
         From a pack to what the executor is to call: a function and its arguments. It returns the jobs' statuses.
     done : callable
         Called with each job and its status.
+    alive : callable
+        Whether the executor can still answer; asked while it does not.
 
     Raises
     ------
@@ -185,7 +194,9 @@ def run_jobs(
                 running[executor.submit(*do(pack))] = pack
             if not running:
                 time.sleep(POLL)
-            finished, _ = wait(running, timeout=POLL if queue.busy else None, return_when=FIRST_COMPLETED)
+            finished, _ = wait(running, timeout=POLL if queue.busy else PULSE, return_when=FIRST_COMPLETED)
+            if not finished and not alive():
+                raise CancelledError
             for future in finished:
                 for job, status in zip(running.pop(future), future.result(), strict=True):
                     if status == BUSY:

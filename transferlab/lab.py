@@ -261,7 +261,7 @@ class Lab:
 
         try:
             with self._executor(workers) as executor:
-                run_jobs(Queue(trials, self._lacks_network), executor, workers, limit, do, done)
+                run_jobs(Queue(trials, self._lacks_network), executor, workers, limit, do, done, self._alive)
         finally:
             progress.close()
         return refused
@@ -272,6 +272,9 @@ class Lab:
         if self.client is not None:
             return cluster_slots(self.client)
         return self.workers or (1 if seconds < WORTH_A_POOL else worker.default_workers(self.device, self.threads))
+
+    def _alive(self) -> bool:
+        return self.client is None or self.client.status == "running"
 
     def _executor(self, workers: int) -> Executor:
         if self.client is not None:

@@ -1,7 +1,9 @@
 """Torchvision's own classification sets by name, their official splits, and how their files come to be there."""
 
 import sys
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -119,11 +121,26 @@ def _make(name: str, arguments: dict, root: Path):
     )
     print(f"{title}: downloading {row.wants} to {writable('data', root)}", file=sys.stderr)
     try:
-        return construct(download=True)
+        with _old_tarfile():
+            return construct(download=True)
     except Exception as e:
         same = _line(e) == reason  # then torchvision found all that it looks for, and fetched nothing
         trouble = f"damaged ({reason})" if same else f"not there or not whole, and the download failed ({_line(e)})"
         raise UserError(f"data set (={title}): {trouble}; put {row.wants} {'afresh ' * same}into {root}") from e
+
+
+@contextmanager
+def _old_tarfile() -> Iterator[None]:
+    """Let torchvision unpack where Python's tarfile is older than its filters (3.11.4 has them, Debian 12 has 3.11.2)."""
+    if hasattr(tarfile, "data_filter"):
+        yield
+        return
+    extract = tarfile.TarFile.extractall
+    tarfile.TarFile.extractall = lambda *arguments, filter=None, **named: extract(*arguments, **named)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extractall = extract
 
 
 def _line(e: Exception) -> str:
