@@ -234,7 +234,7 @@ def disk(tmp_path):
     """A small disk in memory."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if not mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)):
+    if not mount("-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)):
         pytest.skip("a disk cannot be mounted here")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)

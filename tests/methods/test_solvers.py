@@ -8,7 +8,7 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from transferlab.errors import UserError
-from transferlab.methods import solvers
+from transferlab.methods import lbfgs, solvers
 from transferlab.methods.solvers import held_out, logistic, ridge, squared_hinge, stratified
 
 STRENGTHS = (1e-2, 0.1, 1.0, 100.0)
@@ -178,12 +178,12 @@ def test_all_penalties_at_once(name, shape):
 @every_solver
 def test_the_order_of_penalties_does_not_matter(name):
     x, labels = problem(60, 8)
-    mixed = (100.0, 1e-3, 1.0, 1e-2)
-    sorted_too = sorted(range(4), key=mixed.__getitem__)
-    weights, biases = SOLVERS[name](x, labels, 3, mixed)
-    w, b = SOLVERS[name](x, labels, 3, tuple(sorted(mixed)))
-    assert torch.allclose(weights[sorted_too], w, rtol=1e-3, atol=1e-4)
-    assert torch.allclose(biases[sorted_too], b, rtol=1e-3, atol=1e-3)
+    mixed = (100.0, 1e-2, 1.0, 0.1)
+    order = sorted(range(4), key=mixed.__getitem__)
+    weights, biases = SOLVERS[name](x, labels, 3, mixed, **EXACT[name])
+    w, b = SOLVERS[name](x, labels, 3, tuple(sorted(mixed)), **EXACT[name])
+    assert close(weights[order], w, name)
+    assert close(biases[order], b, name)
 
 
 @pytest.mark.parametrize("times", [1e-3, 0.1, 1.0, 10.0, 1e3])
@@ -196,7 +196,7 @@ def test_steps_that_are_too_long_or_too_short(times):
         return (1 + away.square()).sqrt().sum(1, keepdim=True), width * away / (1 + away.square()).sqrt()
 
     metric = times * width.square().expand(2, -1, 3, 1)
-    found = solvers._lbfgs(objective, torch.zeros(2, 6, 3, 4), torch.zeros(1, 6, 3, 1), metric, (1,), 1e-9, 200)
+    found = lbfgs.minimise(objective, torch.zeros(2, 6, 3, 4), torch.zeros(1, 6, 3, 1), metric, (1,), 1e-9, 200)
     assert torch.allclose(found, torch.full_like(found, 3), atol=1e-2)
 
 
@@ -244,13 +244,53 @@ def test_wide_problems_are_solved_in_the_span_of_their_images(name, folds, monke
 
 def test_a_strength_at_a_time_where_memory_is_short(monkeypatch):
     x, labels = problem(60, 8)
-    folds = torch.arange(60) % 3
+    folds = FOLDS["equal"](60)
     for solve in (logistic, squared_hinge):
-        together = solve(x, labels, 3, STRENGTHS, folds)
+        together = solve(x, labels, 3, STRENGTHS, folds, **TO_THE_END)
         with monkeypatch.context() as patch:
             patch.setattr(solvers, "MEMORY", 1)
-            apart = solve(x, labels, 3, STRENGTHS, folds)
+            apart = solve(x, labels, 3, STRENGTHS, folds, **TO_THE_END)
         assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(together, apart, strict=True))
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_several_threads_share_the_strengths(threads):
+    x, labels = problem(60, 8)
+    folds = FOLDS["equal"](60)
+    alone = [solve(x, labels, 3, STRENGTHS, folds, **TO_THE_END) for solve in (logistic, squared_hinge)]
+    torch.set_num_threads(threads)
+    try:
+        together = [solve(x, labels, 3, STRENGTHS, folds, **TO_THE_END) for solve in (logistic, squared_hinge)]
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(1)
+    for a, b in zip(alone, together, strict=True):
+        assert all(torch.allclose(p, q, rtol=1e-3, atol=1e-5) for p, q in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "threads", "sizes"),
+    [
+        (5, 9, 1, [5]),
+        (5, 2, 1, [2, 2, 1]),
+        (5, 0, 1, [1, 1, 1, 1, 1]),
+        (5, 9, 2, [3, 2]),
+        (8, 4, 2, [2, 2, 2, 2]),
+        (5, 1, 2, [1, 1, 1, 1, 1]),
+        (2, 9, 4, [1, 1]),
+    ],
+)
+def test_how_strengths_are_divided(count, most, threads, sizes, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    seen = []
+
+    def solve(part: torch.Tensor) -> torch.Tensor:
+        seen.append(part.shape[2])
+        return -part
+
+    strengths = torch.arange(float(count)).view(1, 1, count, 1)
+    assert torch.equal(lbfgs.side_by_side(solve, strengths, most), -strengths)
+    assert sorted(seen, reverse=True) == sizes
 
 
 def test_a_finished_classifier_stays_as_it_is(overlapping):

@@ -18,11 +18,10 @@ import torch
 from torch import nn
 
 from ..errors import check
+from .lbfgs import HISTORY, minimise, side_by_side
 
-HISTORY = 5  # pairs that L-BFGS remembers
-CHECK = 5  # iterations after which finished strengths are looked for, where looking means waiting for the device
 ALIGN = 16  # columns are padded to a multiple: matrix products of odd widths are a third slower
-MEMORY = 1 << 30  # bytes that the strengths solved at once may need
+MEMORY = 1 << 30  # bytes that the problems solved at once may need
 
 Evaluate = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -292,11 +291,11 @@ def _minimise(
     start = x.new_zeros(len(images), images.shape[2], 1, bias.shape[3])
     start[:, constant] = bias[:, 0]
     need = 4 * len(images) * bias.shape[3] * (4 * images.shape[1] + (2 * HISTORY + 8) * images.shape[2])  # bytes a strength
-    found = [
-        _lbfgs(objective, start.expand(-1, -1, part.shape[2], -1), part, curvature * spread + part, dims, tolerance, iterations)
-        for part in penalty.split(max(1, MEMORY // need), 2)
-    ]
-    w = torch.cat(found, 2).permute(2, 0, 1, 3)  # (S, F, width, classes)
+
+    def solve(part: torch.Tensor) -> torch.Tensor:
+        return minimise(objective, start.expand(-1, -1, part.shape[2], -1), part, curvature * spread + part, dims, tolerance, iterations)
+
+    w = side_by_side(solve, penalty, MEMORY // need).permute(2, 0, 1, 3)  # (S, F, width, classes)
     weights, biases = basis @ w[:, :, :constant] / scale, w[:, :, constant]
     biases = biases - x_mean @ weights
     return (weights, biases) if folds is not None else (weights[:, 0], biases[:, 0])
@@ -304,77 +303,3 @@ def _minimise(
 
 def _aligned(size: int) -> int:
     return -(-size // ALIGN) * ALIGN
-
-
-def _lbfgs(
-    objective: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
-    w: torch.Tensor,
-    penalty: torch.Tensor,
-    metric: torch.Tensor,
-    dims: tuple[int, ...],
-    tolerance: float,
-    iterations: int,
-) -> torch.Tensor:
-    """Minimise many smooth convex functions plus penalty / 2 * w^2 at once, by limited-memory BFGS (Nocedal and Wright 2006, alg. 7.4).
-
-    Each problem has its own step: 1, shortened for its next iteration where it failed the approximate Wolfe conditions (Hager
-    and Zhang 2005, sec. 1), by the secant rule. A problem that is finished stays as it is; none is before the memory is full,
-    since the first promise is often wrong. Nothing waits for the device but a look for finished strengths, which are left
-    out, every few iterations.
-
-    Parameters
-    ----------
-    objective : callable
-        From w to the value of each problem and the gradient, penalty not included, for any part of the strengths.
-    w : Tensor, shape (F, D, S, classes)
-        Where to start.
-    penalty, metric : Tensor
-        Diagonals, shapes (F, D, S, 1) and (F, D, S, classes or 1): of the penalty, and of the Hessian at the start.
-    """
-
-    def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return (a * b).sum(dims, keepdim=True)
-
-    def evaluate(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        value, gradient = objective(w)
-        pull = penalty * w
-        return value + 0.5 * dot(pull, w), gradient.add_(pull)
-
-    result, left = w.clone(), torch.arange(w.shape[2], device=w.device)
-    value, gradient = evaluate(w)
-    step = inverse = torch.ones_like(value)  # `inverse` scales the inverse of the metric
-    busy = value >= 0  # all of them
-    pairs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # change of w, change of gradient, 1 / their product
-    for iteration in range(iterations):
-        if iteration % CHECK == 0 or w.device.type == "cpu":
-            keep = busy.any(3).any(1).any(0)
-            if not keep.all():
-                result[:, :, left] = w
-                if not keep.any():
-                    return result
-                left = left[keep]
-                parts = (w, value, gradient, penalty, metric, step, inverse, busy)
-                w, value, gradient, penalty, metric, step, inverse, busy = (part[:, :, keep] for part in parts)
-                pairs = [tuple(part[:, :, keep] for part in pair) for pair in pairs]
-        direction, shares = -gradient, []
-        for change, bend, rho in reversed(pairs):
-            shares.append(rho * dot(change, direction))
-            direction.addcmul_(shares[-1], bend, value=-1)
-        direction.mul_(inverse).div_(metric)
-        for (change, bend, rho), share in zip(pairs, reversed(shares), strict=True):
-            direction.addcmul_(share - rho * dot(bend, direction), change)
-        slope = dot(gradient, direction)
-        busy = busy & ((-slope > 2 * tolerance * value) | (iteration < HISTORY))
-        new_w = torch.addcmul(w, step, direction)
-        new_value, new_gradient = evaluate(new_w)
-        new_slope = dot(new_gradient, direction)
-        good = busy & (new_slope <= -0.8 * slope) & (new_value <= value + 1e-6 * value.abs())
-        change, bend = torch.where(good, new_w - w, 0), torch.where(good, new_gradient - gradient, 0)
-        product = dot(change, bend)
-        good = good & (product > 0)
-        pairs = [*pairs[1 - HISTORY :], (change, bend, torch.where(good, 1 / product, 0))]
-        inverse = torch.where(good, product / dot(bend, bend / metric), inverse)
-        w, value, gradient = torch.where(good, new_w, w), torch.where(good, new_value, value), torch.where(good, new_gradient, gradient)
-        step = torch.where(good, 1, step * (slope / (slope - new_slope)).clamp(0.1, 0.5))
-    result[:, :, left] = w
-    return result
