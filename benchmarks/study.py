@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from common import ask, machine, ratio, write
-from fit import BATCH, CLASSES, SIZE, images, network, reference
+from fit import BATCH, CLASSES, SIZE, network, reference
 
 RATES = (0.02, 0.05, 0.1, 0.2)
 
@@ -62,20 +62,22 @@ def contest(who: str, runs: int, steps: int, precision: str, device: str, loader
     """Do the study one way."""
     import torch
 
+    from transferlab.data.images import target_sample
     from transferlab.lab import Lab
     from transferlab.measure.metrics import accuracy
     from transferlab.train.predict import predict
 
     asked = trials(runs, steps, precision)
-    train, test = images()
+    parts = {t.seed: [target_sample(t.target, split, t.seed) for split in ("train", "test")] for t in asked}
     with tempfile.TemporaryDirectory() as folder, Watch() as watch:
         began = time.perf_counter()
         if who == "reference":
-            nets = []
+            found = []
             for t in asked:
+                train, test = parts[t.seed]
                 torch.manual_seed(t.seed)
-                nets.append(reference(train, t.seed, steps, precision, loaders, False, t.recipe.lr))
-            found = [accuracy(predict(net, test), test.labels)["accuracy"] for net in nets]
+                net = reference(train, t.seed, steps, precision, loaders, False, t.recipe.lr)
+                found.append(accuracy(predict(net, test), test.labels)["accuracy"])
         else:
             pack = {"lab": None, "one at a time": 1, "together": min(runs, 8) if device == "cpu" else None}[who]
             found = Lab(folder, device=device, pack=pack, quiet=True).run(asked)["accuracy"]
