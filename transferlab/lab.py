@@ -130,14 +130,23 @@ class Lab:
         check(pack is None or pack > 0, "pack", pack, "must be 1 or more")
         self.device, self.workers, self.threads, self.quiet = device, workers, threads, quiet
         self.client, self.pack = client, pack
+        self.known: dict[str, Record] = {}
         self.published = published.read() if isinstance(published, Published) else published or {}
 
     # ------------------------------------------------------------------------------------------------- reading
 
     def record(self, trial: Trial) -> Record | None:
-        """Return the record of a trial with a single learning rate, the store's before the published one."""
+        """Return the record of a trial with a single learning rate, the store's before the published one.
+
+        What is settled is read once.
+        """
         key = trial.key
-        return (self.store.get(key) if self.mode != "never" else None) or self.published.get(key)
+        if key not in self.known:
+            found = (self.store.get(key) if self.mode != "never" else None) or self.published.get(key)
+            if not settled(found):
+                return found
+            self.known[key] = found
+        return self.known[key]
 
     def resolve(self, trial: Trial) -> Trial | None:
         """Return the trial at the learning rate that its search chose, or ``None`` while the search is not complete."""

@@ -53,18 +53,27 @@ class Subset(Spec, kind="subset", version=1):
     exclude : tuple of str, optional
         Classes, or inner nodes of the class tree, whose images are left out.
     classes : int or tuple of str, optional
-        How many classes, drawn at random by the seed, or which.
+        How many classes, drawn at random by the seed; or which: classes, or inner nodes of the class tree for all that
+        lie below them (a name that is both means the class).
     per_class : int, optional
         Images per class, drawn at random by the seed; all of them by default.
     depth : int, optional
-        Coarse labels: each class is replaced by its ancestor at this depth of the class tree (the root has depth 0);
-        a class that is shallower stays (Huh et al., sec. 3.2).
+        Coarse labels, bottom-up: each class is replaced by its ancestor at this depth of the class tree (the root has
+        depth 0); a class that is shallower stays (Huh et al., sec. 3.2).
+    images : int, optional
+        Images in all, instead of `per_class`: spread over the classes as evenly as can be (before labels are merged), drawn
+        at random by the seed.
+    lift : int, optional
+        Coarse labels, top-down, instead of `depth`: so many times, each class is replaced by its parent, and what then lies
+        below another one is merged into it (Huh et al., sec. 3.2).
     """
 
     exclude: tuple[str, ...] | None = None
     classes: int | tuple[str, ...] | None = None
     per_class: int | None = None
     depth: int | None = None
+    images: int | None = None
+    lift: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.classes, int):
@@ -73,19 +82,27 @@ class Subset(Spec, kind="subset", version=1):
             positive("per_class", self.per_class)
         if self.depth is not None:
             check(isinstance(self.depth, int) and self.depth >= 0, "depth", self.depth, "must be a whole number, 0 or more")
+            check(self.lift is None, "lift", self.lift, "labels are merged by depth or by lift, not by both")
+        if self.images is not None:
+            positive("images", self.images)
+            check(self.per_class is None, "images", self.images, "a budget is images or per_class, not both")
+        if self.lift is not None:
+            positive("lift", self.lift)
 
     @property
     def label(self) -> str:
         """A few words, for tables and progress."""
-        chosen = self.classes if isinstance(self.classes, int | None) else len(self.classes)
-        parts = [f"{chosen} classes" if chosen else "", f"{self.per_class} a class" if self.per_class else ""]
-        parts += [f"depth {self.depth}" if self.depth is not None else "", f"without {'+'.join(self.exclude)}" if self.exclude else ""]
+        drawn = isinstance(self.classes, int | None)
+        chosen = f"{self.classes} classes" if drawn else "+".join(self.classes) if len(self.classes) < 3 else f"{len(self.classes)} named"
+        parts = [chosen if self.classes else "", f"{self.per_class} a class" if self.per_class else ""]
+        parts += [f"{self.images} images" if self.images else "", f"depth {self.depth}" if self.depth is not None else ""]
+        parts += [f"lifted {self.lift}" if self.lift else "", f"without {'+'.join(self.exclude)}" if self.exclude else ""]
         return ", ".join(p for p in parts if p)
 
     @property
     def shape(self) -> "Subset":
         """What parts have in common that make the same task: all but the number of images."""
-        return replace(self, per_class=None)
+        return replace(self, per_class=None, images=None)
 
 
 EVERYTHING = Subset()
@@ -217,6 +234,28 @@ class Probe(Spec, kind="probe", version=1):
 
 
 @dataclass(frozen=True)
+class Neighbours(Spec, kind="neighbours", version=1):
+    """No training: an image gets the class of the training image that is nearest in frozen features, by cosine.
+
+    What it measures, the share of right classes, is the induction accuracy of Huh et al. (sec. 5.3) where the classes are
+    finer than those that the source told apart.
+
+    Parameters
+    ----------
+    tap : str
+        The layer that is read.
+    among : int
+        A second accuracy counts an image as right if its class is among those of its nearest so many.
+    """
+
+    tap: str = "fc7"
+    among: int = 5
+
+    def __post_init__(self) -> None:
+        positive("among", self.among)
+
+
+@dataclass(frozen=True)
 class FineTune(Spec, kind="fine-tune", version=1):
     """Go on training the source network on the target, under a new head.
 
@@ -237,7 +276,7 @@ class FineTune(Spec, kind="fine-tune", version=1):
         check(self.head_lr > 0, "head_lr", self.head_lr, "must be above 0")
 
 
-Method = SourceTask | Scratch | Probe | FineTune
+Method = SourceTask | Scratch | Probe | Neighbours | FineTune
 
 
 @dataclass(frozen=True)
@@ -274,8 +313,7 @@ class Trial(Spec, kind="trial"):
     @classmethod
     def of_source(cls, source: Source, backbone: Backbone, seed: int) -> "Trial":
         """Return the trial that measures a source network on its own held-out images."""
-        part = replace(source.subset, per_class=None)
-        return cls(Target(source.images, source.size, part), SourceTask(), backbone, seed, source)
+        return cls(Target(source.images, source.size, source.subset.shape), SourceTask(), backbone, seed, source)
 
     @property
     def recipe(self) -> Recipe | None:
@@ -335,7 +373,9 @@ class Trial(Spec, kind="trial"):
             "source": self.source.label if isinstance(self.source, Weights) else self.source and self.source.images.name,
             "source_per_class": subset.per_class,
             "source_classes": subset.classes if isinstance(subset.classes, int | None) else len(subset.classes),
+            "source_images": subset.images,
             "source_depth": subset.depth,
+            "source_lift": subset.lift,
             "backbone": self.backbone.kind,
             "method": self.method.kind,
             "target": self.target.images.name,

@@ -70,6 +70,30 @@ def test_chosen_classes_keep_the_order_in_which_they_were_named():
     assert got.mapping.tolist() == [-1, -1, 1, -1, 0]
 
 
+def chosen(*classes: str, exclude: tuple[str, ...] | None = None) -> list[str]:
+    return list(relabel(CLASSES, Subset(classes=classes, exclude=exclude), 0, TREE).names)
+
+
+def test_an_inner_node_stands_for_the_classes_below_it():
+    assert chosen("dog", "oak") == ["poodle", "pug", "oak"]
+    assert chosen("dog", "cat", exclude=("pug",)) == ["poodle", "cat"]
+    assert chosen("animal", "cat") == ["animal", "cat"]  # a class that is also an inner node is itself
+    assert chosen("dog", "pug", "cat") == ["poodle", "pug", "cat"]  # what is named twice counts once
+
+
+def test_an_unknown_class_is_answered_with_the_nearest_name():
+    with pytest.raises(UserError, match=r"class \(=plnt\): not in this set; did you mean plant\?"):
+        chosen("plnt", "cat")
+
+
+def test_labels_are_lifted():
+    named = Subset(classes=("poodle", "pug", "oak"), lift=1)
+    got = relabel(CLASSES, named, 0, TREE)
+    assert (got.names, got.mapping.tolist()) == (("dog", "tree"), [0, 0, -1, -1, 1])
+    with pytest.raises(UserError, match=r"lift \(=1\): this set has no class tree"):
+        relabel(CLASSES, named, 0, None)
+
+
 def test_drawn_classes_keep_the_order_of_the_set_and_are_nested():
     drawn = {n: relabel(MANY, Subset(classes=n), 0, None).names for n in (2, 10, 50, 100)}
     for n, chosen in drawn.items():
@@ -164,6 +188,20 @@ def test_no_images_at_all():
     assert draw(np.array([-1, -1]), names(2), None, 0).tolist() == []
     with pytest.raises(UserError, match=r"per_class \(=1\): the smallest class has only 0 images"):
         draw(np.array([-1, -1]), names(2), 1, 0)
+
+
+@given(labels=labelled, seed=seeds, images=st.integers(1, 60))
+def test_a_budget_is_met_to_the_image_and_spread_evenly(labels, seed, images):
+    sizes = np.unique(labels, return_counts=True)[1]
+    if not len(sizes) <= images <= sizes.min() * len(sizes):
+        with pytest.raises(UserError, match=r"images .*: spread over"):
+            draw(labels, names(len(labels)), None, seed, images)
+        return
+    drawn = draw(labels, names(len(labels)), None, seed, images)
+    counts = np.unique(labels[drawn], return_counts=True)[1]
+    assert len(set(drawn)) == counts.sum() == images
+    assert counts.max() - counts.min() <= 1
+    assert set(draw(labels, names(len(labels)), int(counts.min()), seed)) <= set(drawn)
 
 
 def test_a_known_draw():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from transferlab.data.rebuild_sets import class_tree
 from transferlab.data.tree import ClassTree
 from transferlab.errors import UserError
 
@@ -36,6 +37,40 @@ TREE = ClassTree(PATHS)
 )
 def test_a_cut_at_a_depth(depth, labels):
     assert {c: TREE.at_depth(c, depth) for c in PATHS} == labels
+
+
+@pytest.mark.parametrize(
+    ("times", "labels"),
+    [
+        (0, {"poodle": "poodle", "pug": "pug", "cat": "cat", "animal": "animal", "oak": "oak"}),
+        # parents: dog, dog, animal, life, tree; all of them lie below life
+        (1, {"poodle": "life", "pug": "life", "cat": "life", "animal": "life", "oak": "life"}),
+    ],
+)
+def test_labels_lifted_from_the_leaves(times, labels):
+    assert TREE.lifted(list(PATHS), times) == labels
+
+
+@pytest.mark.parametrize(
+    ("leaves", "times", "labels"),
+    [
+        (("poodle", "pug", "oak"), 1, {"poodle": "dog", "pug": "dog", "oak": "tree"}),
+        (("poodle", "cat", "oak"), 1, {"poodle": "animal", "cat": "animal", "oak": "tree"}),  # the poodle's dog lies below the cat's animal
+        (("poodle", "cat", "oak"), 2, {"poodle": "life", "cat": "life", "oak": "life"}),
+        (("poodle", "oak"), 2, {"poodle": "animal", "oak": "plant"}),
+        (("poodle", "oak"), 9, {"poodle": "life", "oak": "life"}),  # the root stays
+    ],
+)
+def test_lifting_merges_only_what_is_there(leaves, times, labels):
+    assert TREE.lifted(leaves, times) == labels
+
+
+def test_the_source_of_the_book_is_cut_into_known_numbers_of_classes():
+    tree = ClassTree({leaf: [node["wnid"] for node in about["path"]] for leaf, about in class_tree().items()})
+    leaves = list(tree.paths)
+    cuts = [len({tree.at_depth(leaf, depth) for leaf in leaves}) for depth in range(11, 0, -1)]
+    assert cuts == [200, 197, 191, 180, 160, 110, 55, 24, 11, 4, 2]
+    assert [len(set(tree.lifted(leaves, times).values())) for times in (1, 2, 3)] == [7, 2, 1]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -244,7 +244,7 @@ def target_sample(target: Target, split: str, seed: int) -> Sample:
         If the set lacks the split and what stands in for it.
     """
     data = load(target.images, target.size)
-    subset = target.subset if split == "train" else replace(target.subset, per_class=None)
+    subset = target.subset if split == "train" else target.subset.shape
     if split == "test" or {"validation", "test"} <= data.splits.keys():
         stored = "validation" if "test" not in data.splits and "validation" in data.splits else split
         return _sample(data, target.images.name, stored, subset, seed)
@@ -258,5 +258,5 @@ def _sample(data: Decoded, name: str, split: str, subset: Subset, seed: int, eli
     part = data.splits[split]
     labels = relabel(data.classes, subset, seed, data.tree)
     fine = np.where(eligible & (labels.mapping[part.labels] >= 0), part.labels, -1)
-    rows = draw(fine, part.names, subset.per_class, seed)
+    rows = draw(fine, part.names, subset.per_class, seed, subset.images)
     return Sample(part.pixels, torch.from_numpy(rows), torch.from_numpy(labels.mapping[part.labels[rows]]), len(labels.names))

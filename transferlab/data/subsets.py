@@ -57,19 +57,29 @@ def relabel(classes: Sequence[str], subset: Subset, seed: int, tree: ClassTree |
         drawn = set(sorted(chosen, key=lambda c: rank(seed, "class", c))[: subset.classes])
         chosen = [c for c in chosen if c in drawn]
     elif subset.classes:
-        for name in subset.classes:
-            if name not in chosen:
-                raise UserError(f"class (={name}): not in this set{suggest(name, chosen)}")
-        chosen = list(subset.classes)
+        chosen = list(dict.fromkeys(c for name in subset.classes for c in _meant(name, chosen, classes, tree)))
     merged = dict(zip(chosen, chosen, strict=True))
-    if subset.depth is not None:
-        check(tree is not None, "depth", subset.depth, "this set has no class tree")
+    if subset.depth is not None or subset.lift is not None:
+        name, value = ("depth", subset.depth) if subset.lift is None else ("lift", subset.lift)
+        check(tree is not None, name, value, "this set has no class tree")
         tree.covers(classes)
-        merged = {c: tree.at_depth(c, subset.depth) for c in chosen}
+        merged = {c: tree.at_depth(c, value) for c in chosen} if name == "depth" else tree.lifted(chosen, value)
     names = tuple(dict.fromkeys(merged.values()))
     check(len(names) > 1, "classes", len(names), "at least two must be left")
     index = {name: i for i, name in enumerate(names)}
     return Labels(names, np.array([index[merged[c]] if c in merged else -1 for c in classes], dtype=np.int64))
+
+
+def _meant(name: str, chosen: Sequence[str], classes: Sequence[str], tree: ClassTree | None) -> list[str]:
+    """Return the classes that a name stands for: itself, or those below an inner node, as far as they were not left out."""
+    if name in chosen:
+        return [name]
+    nodes = tree.parent.keys() - set(classes) if tree else ()
+    if name not in nodes:
+        raise UserError(f"class (={name}): not in this set{suggest(name, [*chosen, *nodes])}")
+    tree.covers(classes)
+    below = tree.under(name)
+    return [c for c in chosen if c in below]
 
 
 def _tree(tree: ClassTree | None, classes: Sequence[str], wanted: str) -> ClassTree:
@@ -79,8 +89,8 @@ def _tree(tree: ClassTree | None, classes: Sequence[str], wanted: str) -> ClassT
     return tree
 
 
-def draw(labels: np.ndarray, names: Sequence[str], per_class: int | None, seed: int) -> np.ndarray:
-    """Return the positions of `per_class` images of every class, in ascending order.
+def draw(labels: np.ndarray, names: Sequence[str], per_class: int | None, seed: int, images: int | None = None) -> np.ndarray:
+    """Return the positions of `per_class` images of every class, or of `images` in all, in ascending order.
 
     Parameters
     ----------
@@ -89,7 +99,9 @@ def draw(labels: np.ndarray, names: Sequence[str], per_class: int | None, seed: 
     names : sequence of str, length N
         Names by which the images are ranked.
     per_class : int or None
-        ``None`` keeps all images.
+        ``None`` keeps all images, or as many as `images` says.
+    images : int, optional
+        Spread over the classes so that they differ by one at most; which ones have one more is drawn too.
 
     Raises
     ------
@@ -97,14 +109,22 @@ def draw(labels: np.ndarray, names: Sequence[str], per_class: int | None, seed: 
         If a class has fewer images.
     """
     kept = np.flatnonzero(labels >= 0)
-    if per_class is None:
+    if per_class is None and images is None:
         return kept
     order = sorted(kept, key=lambda i: (labels[i], rank(seed, "image", names[i])))
     ranked = labels[order]
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
     sizes = np.diff(np.r_[starts, len(ranked)])
-    check(per_class <= sizes.min(), "per_class", per_class, f"the smallest class has only {sizes.min()} images")
-    return np.sort(np.concatenate([order[s : s + per_class] for s in starts])).astype(np.int64)
+    if images is None:
+        check(per_class <= sizes.min(), "per_class", per_class, f"the smallest class has only {sizes.min()} images")
+        quotas = [per_class] * len(starts)
+    else:
+        each, more = divmod(images, len(starts))
+        lucky = set(sorted(range(len(starts)), key=lambda i: rank(seed, "one more", str(ranked[starts[i]])))[:more])
+        quotas = [each + (i in lucky) for i in range(len(starts))]
+        rule = f"spread over {len(starts)} classes; the smallest has only {sizes.min()} images"
+        check(each > 0 and max(quotas) <= sizes.min(), "images", images, rule)
+    return np.sort(np.concatenate([order[s : s + n] for s, n in zip(starts, quotas, strict=True)])).astype(np.int64)
 
 
 def hold_out(

@@ -46,6 +46,25 @@ class ClassTree:
         path = self.paths[leaf]
         return path[min(depth, len(path) - 1)]
 
+    def lifted(self, leaves: Sequence[str], times: int) -> dict[str, str]:
+        """Return what `leaves` become: so many times, each node gives way to its parent and nodes below another one merge into it.
+
+        Parameters
+        ----------
+        leaves : sequence of str
+        times : int
+
+        References
+        ----------
+        Huh et al., sec. 3.2, the top-down sets.
+        """
+        path = {leaf: self.paths[leaf] for leaf in leaves}
+        for _ in range(times):
+            path = {leaf: p[:-1] or p for leaf, p in path.items()}
+            there = {p[-1] for p in path.values()}
+            path = {leaf: p[: 1 + next(i for i, node in enumerate(p) if node in there)] for leaf, p in path.items()}
+        return {leaf: p[-1] for leaf, p in path.items()}
+
     def under(self, node: str) -> set[str]:
         """Return the classes at or below `node`.
 
