@@ -142,8 +142,8 @@ def main() -> None:
     same = {"device": given.device, "size": "eighth" if given.quick else "whole"}
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), rounds, 20 if given.quick else STEPS)
-        jobs = dict.fromkeys(PEERS, given.cores)
-        for who in EXPONENTS:
+        jobs = dict.fromkeys((*EXPONENTS, *PEERS), given.cores)
+        for who in () if given.quick else EXPONENTS:
             counts, path = sorted({1, given.cores}), Path(folder) / "0.safetensors"
             tries = {n: ask(__file__, contestant=who, path=path, jobs=n, **same)["seconds"] for n in counts}
             jobs[who] = min(tries, key=tries.get)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import fields
-from functools import cached_property
+from functools import cache, cached_property
 from typing import ClassVar
 
 from .errors import check, choose
@@ -50,8 +50,8 @@ class Spec:
     @cached_property
     def canonical(self) -> str:
         """`canonical` of `to_dict`, put together from the parts' own, which other specs share."""
-        parts = {"kind": self.kind, "version": self.version} | {f.name: getattr(self, f.name) for f in fields(self)}
-        return "{" + ",".join(f'"{k}":{_text(parts[k])}' for k in sorted(parts) if parts[k] is not None) + "}"
+        parts = ((name, getattr(self, name)) for name in _names(type(self)))
+        return "{" + ",".join(f'"{name}":{_text(value)}' for name, value in parts if value is not None) + "}"
 
     @cached_property
     def key(self) -> str:
@@ -59,9 +59,12 @@ class Spec:
         return digest(self.canonical)
 
 
+ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def canonical(data: object) -> str:
     """Return `data` as JSON with sorted keys, no spaces and ASCII only."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return ENCODER.encode(data)
 
 
 def digest(text: str) -> str:
@@ -69,9 +72,16 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
 
 
+@cache
+def _names(cls: type[Spec]) -> list[str]:
+    return sorted(["kind", "version", *(f.name for f in fields(cls))])
+
+
 def _text(value: object) -> str:
     if isinstance(value, Spec):
         return value.canonical
+    if type(value) is int:  # most values by far; `canonical` would give the same
+        return repr(value)
     return "[" + ",".join(map(_text, value)) + "]" if isinstance(value, tuple) else canonical(value)
 
 

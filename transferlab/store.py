@@ -70,7 +70,8 @@ class Store:
     def get(self, key: str) -> Record | None:
         """Return a record, or ``None``."""
         try:
-            return json.loads(self.path(key).read_text())
+            with open(f"{self.records}/{key[:2]}/{key}.json", "rb") as file:  # a `Path` a record would take a third of the time
+                return json.loads(file.read())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as e:
