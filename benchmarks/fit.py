@@ -201,6 +201,24 @@ def contest(who: str, seed: int, steps: int, precision: str, workers: int, devic
     }
 
 
+def ceiling(precision: str, device: str, side: int = 2048) -> dict:
+    """Return how fast this device multiplies large matrices, in multiply-adds a second: no training can be much faster."""
+    import torch
+
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    a = torch.randn(side, side, device=device, dtype=kind)
+
+    def multiply(times: int) -> float:
+        began = time.perf_counter()
+        for _ in range(times):
+            last = a @ a
+        last.sum().item()
+        return time.perf_counter() - began
+
+    multiply(3)
+    return {"who": "ceiling", "multiply_adds": 10 * side**3 / multiply(10)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
@@ -213,9 +231,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--loaders", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.contestant == "ceiling":
+        print(json.dumps(ceiling(given.precision, given.device)))
+        return
     if given.contestant:
         print(json.dumps(contest(given.contestant, given.seed, given.steps, given.precision, given.loaders, given.device)))
         return
+    from transferlab import scales
+    from transferlab.report.stats import effect
+
     gpu = given.device.startswith("cuda")
     rounds, steps = (1, 4) if given.quick else (given.rounds, given.steps)
     peers = [p for p in PEERS if find_spec("lightning") or not p.startswith("lightning")]
@@ -226,27 +250,34 @@ def main() -> None:
         counts = (0, 4, 8, 16) if gpu else (0, 1, 2)
         tries = [ask(__file__, contestant=peer, seed=0, steps=max(4, steps // 3), loaders=n, **same) for n in counts]
         best[peer] = max(tries, key=lambda t: t["images_per_second"])["workers"]
-    runs = []
+    runs, limits = [], []
     for seed in range(rounds):
+        limits.append(ask(__file__, contestant="ceiling", **same))
         for who in ("ours", *peers):
             runs.append(ask(__file__, contestant=who, seed=seed, steps=steps, loaders=best.get(who, 0), **same) | {"seed": seed})
             measured = f"{runs[-1]['images_per_second']:7.0f} images/s, accuracy {100 * runs[-1]['accuracy']:.1f}%"
             print(f"round {seed + 1}/{rounds}: {who:24} {measured}", flush=True)
     of = {who: [r for r in runs if r["who"] == who] for who in ("ours", *peers)}
-    rows = [{"what": "one run", "value": statistics.median(r["images_per_second"] for r in of["ours"]), "unit": "images/s"}]
+    pace = statistics.median(r["images_per_second"] for r in of["ours"])
+    most = statistics.median(r["multiply_adds"] for r in limits)
+    arithmetic = 3 * scales.scale("cpu").backbone.multiply_adds(SIZE)  # forward, and twice that backward
+    rows = [{"what": "one run", "value": pace, "unit": "images/s"}]
+    what = f"its arithmetic, of what this device does in products of large matrices ({2e-9 * most:.0f} GFLOP/s)"
+    rows.append({"what": what, "value": 100 * pace * arithmetic / most, "unit": "%"})
     for peer in peers:
         pairs = zip(of["ours"], of[peer], strict=True)
-        ahead = 100 * statistics.mean(a["accuracy"] - b["accuracy"] for a, b in pairs)
+        ahead = effect([100 * (a["accuracy"] - b["accuracy"]) for a, b in pairs])
+        between = f"accuracy {ahead.mean:+.1f} points" + (f" [{ahead.low:+.1f}, {ahead.high:+.1f}]" if rounds > 1 else "")
         faster = ratio(*([r["images_per_second"] for r in of[who]] for who in ("ours", peer)))
         wanted = TARGETS[gpu, given.precision].get(peer)
         row = {
-            "what": f"one run against {peer} ({best[peer]} loader workers), accuracy {ahead:+.1f} points",
+            "what": f"one run against {peer} ({best[peer]} loader workers), {between}",
             "value": faster,
             "unit": "times",
         }
         rows.append(row | ({"target": wanted} if wanted else {}))
     about = {**same, "rounds": rounds, "steps": steps, "batch": BATCH, **machine(given.device)}
-    write(f"fit-{given.device.partition(':')[0]}-{given.precision}", rows, about, runs, given.out, given.quick)
+    write(f"fit-{given.device.partition(':')[0]}-{given.precision}", rows, about, limits + runs, given.out, given.quick)
 
 
 if __name__ == "__main__":
