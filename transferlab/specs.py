@@ -238,7 +238,7 @@ class Neighbours(Spec, kind="neighbours", version=1):
     """No training: an image gets the class of the training image that is nearest in frozen features, by cosine.
 
     What it measures, the share of right classes, is the induction accuracy of Huh et al. (sec. 5.3) where the classes are
-    finer than those that the source told apart.
+    finer than those that the source told apart. Without a source the network is an untrained one, for comparison.
 
     Parameters
     ----------
@@ -253,6 +253,19 @@ class Neighbours(Spec, kind="neighbours", version=1):
 
     def __post_init__(self) -> None:
         positive("among", self.among)
+
+
+@dataclass(frozen=True)
+class Concepts(Spec, kind="concepts", version=1):
+    """No transfer: how well a source network knows the nodes above the classes it was taught (Huh et al., sec. 5.4).
+
+    Parameters
+    ----------
+    tap : str
+        The layer in which the likeness of classes is read.
+    """
+
+    tap: str = "fc7"
 
 
 @dataclass(frozen=True)
@@ -276,7 +289,7 @@ class FineTune(Spec, kind="fine-tune", version=1):
         check(self.head_lr > 0, "head_lr", self.head_lr, "must be above 0")
 
 
-Method = SourceTask | Scratch | Probe | Neighbours | FineTune
+Method = SourceTask | Scratch | Probe | Neighbours | Concepts | FineTune
 
 
 @dataclass(frozen=True)
@@ -306,7 +319,8 @@ class Trial(Spec, kind="trial"):
         check(isinstance(self.seed, int) and self.seed >= 0, "seed", self.seed, "must be a whole number, 0 or more")
         choose("split", self.split, ("test", "validation"))
         needs = not isinstance(self.method, Scratch)
-        check((self.source is not None) == needs, "source", self.source, f"{self.method.kind} needs {'one' if needs else 'none'}")
+        may = isinstance(self.method, Neighbours)
+        check(may or (self.source is not None) == needs, "source", self.source, f"{self.method.kind} needs {'one' if needs else 'none'}")
         if isinstance(self.backbone, AlexNet) and isinstance(self.source, Source):
             check(self.source.size == self.target.size, "size", self.target.size, f"AlexNet keeps its source's, {self.source.size}")
 

@@ -9,6 +9,7 @@ import copy
 import functools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +24,11 @@ from transferlab.methods import probe, scratch
 from transferlab.nets.build import build
 from transferlab.serial import Spec, canonical
 from transferlab.specs import (
+    Concepts,
     FineTune,
     ImageSet,
     Method,
+    Neighbours,
     Probe,
     Recipe,
     Scratch,
@@ -66,6 +69,8 @@ METHODS: dict[str, Callable[[Case], Method]] = {
     "source-task": lambda case: SourceTask(),
     "scratch": lambda case: Scratch(recipe(case)),
     "probe": lambda case: Probe(case.tap),
+    "neighbours": lambda case: Neighbours(case.tap),
+    "concepts": lambda case: Concepts(case.tap),
     "fine-tune": lambda case: FineTune(recipe(case)),
     "frozen": lambda case: FineTune(recipe(case), head_lr=5.0, freeze=case.freeze),
 }
@@ -91,8 +96,8 @@ def shrink_world(patch: pytest.MonkeyPatch) -> None:
 def trial(backbone: str, method: str) -> Trial:
     case = BACKBONES[backbone]
     source = Source("synthetic:source", case.size, Recipe(steps=4, batch=8, lr=case.source_lr), Subset(classes=6))
-    if method == "source-task":
-        return Trial.of_source(source, case.backbone, seed=1)
+    if method in ("source-task", "concepts"):
+        return replace(Trial.of_source(source, case.backbone, seed=1), method=METHODS[method](case))
     target = Target("synthetic:0.5", case.size, Subset(classes=8, per_class=3))
     return Trial(target, METHODS[method](case), case.backbone, 1, None if method == "scratch" else source)
 
@@ -124,6 +129,7 @@ def drawing() -> list[float]:
     """Which images and classes are drawn."""
     target = Target("synthetic:0", 24, Subset(exclude=("lobed-2", "ring-0-0"), classes=9, per_class=2, depth=2))
     drawn = [images.target_sample(target, split, 3) for split in ("train", "validation", "test")]
+    drawn.append(images.target_sample(Target("synthetic:0", 24, Subset(classes=9, images=31, lift=1)), "train", 3))
     return [float(v) for s in drawn for v in (s.rows.sum(), (s.rows * s.labels).sum(), s.classes)]
 
 
@@ -150,7 +156,11 @@ def results(backbone: str, method: str) -> list[float]:
         spy(scratch, "predict")
         spy(methods.source_task, "predict")
         spy(probe, "ridge")
-        methods.run(asked, None if method == "scratch" else net, CPU)
+        measured = methods.run(asked, None if method == "scratch" else net, CPU)
+    if method == "concepts":
+        return [measured["accuracy"], *(v for group in measured["groups"] for v in group[1:])]
+    if method == "neighbours":
+        return [measured["accuracy"], measured["accuracy_among"], *map(float, measured["right_among"])]
     if method == "probe":
         ((weights, biases),) = seen
         return [*size_of(weights), *size_of(biases)]

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,11 +16,13 @@ from transferlab.report.stats import (
     EXACT_SIGN_FLIPS,
     Judgement,
     both,
+    by_group,
     effect,
     equivalence,
     holm,
     judge,
     judge_equal,
+    judge_not_worse,
     seeds_needed,
     sign_flip,
 )
@@ -294,3 +297,42 @@ def test_two_readings_that_agree(one):
 )
 def test_two_readings_that_differ(first, second, why):
     assert both(first, second) == Judgement("inconclusive", why, first.effect)
+
+
+# ----------------------------------------------------------------------------------------------------- as good or better
+
+
+@pytest.mark.parametrize(
+    ("shift", "verdict", "why"),
+    [
+        (3.0, "supported", "the interval lies above -1"),
+        (0.0, "supported", "the interval lies above -1"),  # no better, and not worse by the margin
+        (-1.0, "inconclusive", "the interval contains -1"),
+        (-3.0, "contradicted", "the interval lies below -1"),
+    ],
+)
+def test_as_good_or_better(shift, verdict, why):
+    noise = np.array([0.3, -0.3, 0.2, -0.2, 0.1, -0.1, 0.4, -0.4])
+    got = judge_not_worse(effect(noise + shift), 1.0)
+    assert (got.verdict, got.why) == (verdict, why)
+
+
+def test_as_good_or_better_with_too_few_seeds_says_how_many_it_takes():
+    assert judge_not_worse(effect([0.5]), 1.0).why == "too few or too noisy: n = 1"
+    got = judge_not_worse(effect([8.0, -8.0, 3.0]), 1.0)
+    assert (got.verdict, got.why) == (
+        "inconclusive",
+        f"too few or too noisy: n = 3; about {seeds_needed(got.effect.deviation, 1.0)} seeds would do",
+    )
+    with pytest.raises(UserError, match="margin .*: must be above 0"):
+        judge_not_worse(effect(EIGHT), 0.0)
+
+
+def test_groups_are_summarised_one_by_one():
+    records = pd.DataFrame({"target": ["a"] * 8 + ["b"] * 2, "n": [1] * 10, "accuracy": [*EIGHT, 5.0, 7.0]})
+    got = by_group(records, ["target", "n"], "accuracy")
+    assert list(got.columns) == ["target", "n", "accuracy", "low", "high", "seeds"]
+    assert got[["target", "n", "seeds"]].to_dict("records") == [{"target": "a", "n": 1, "seeds": 8}, {"target": "b", "n": 1, "seeds": 2}]
+    for row, values in zip(got.to_dict("records"), (EIGHT, [5.0, 7.0]), strict=True):
+        assert (row["accuracy"], row["low"], row["high"]) == (effect(values).mean, effect(values).low, effect(values).high)
+    assert by_group(records[:0], ["target"], "accuracy").empty

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from ..errors import check, choose
@@ -74,6 +75,29 @@ def effect(differences: Sequence[float]) -> Effect:
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
     p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error > 0 else float(mean == 0)
     return Effect(mean, mean - half, mean + half, p, sign_flip(values), n, deviation)
+
+
+def by_group(records: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
+    """Return the mean of a column in every group of rows, one row a seed, with its 95% interval.
+
+    Parameters
+    ----------
+    records : DataFrame
+    by : sequence of str
+        Columns that tell groups apart.
+    value : str
+        The column that is averaged.
+
+    Returns
+    -------
+    DataFrame
+        One row a group: the columns `by`, `value`, ``low``, ``high`` and ``seeds``.
+    """
+    rows = []
+    for key, group in records.groupby(list(by))[value]:
+        found = effect(group)
+        rows.append(dict(zip(by, key, strict=True)) | {value: found.mean, "low": found.low, "high": found.high, "seeds": found.n})
+    return pd.DataFrame(rows, columns=[*by, value, "low", "high", "seeds"])
 
 
 def sign_flip(values: np.ndarray, draws: int = 20000) -> float:
@@ -188,6 +212,19 @@ def judge_equal(found: Effect, margin: float) -> Judgement:
     if found.low > margin or found.high < -margin:
         return Judgement("contradicted", f"the interval lies more than {margin:g} from zero", shown)
     return Judgement("inconclusive", f"the interval reaches beyond {margin:g}", shown)
+
+
+def judge_not_worse(found: Effect, margin: float) -> Judgement:
+    """Judge a claim of "as good or better": supported if the interval lies above -margin, contradicted if below."""
+    check(margin > 0, "margin", margin, "must be above 0")
+    if found.low > -margin:
+        return Judgement("supported", f"the interval lies above {-margin:g}", found)
+    if found.high < -margin:
+        return Judgement("contradicted", f"the interval lies below {-margin:g}", found)
+    if not found.half_width <= margin:
+        need = f"; about {seeds_needed(found.deviation, margin)} seeds would do" if found.n > 1 else ""
+        return Judgement("inconclusive", f"too few or too noisy: n = {found.n}{need}", found)
+    return Judgement("inconclusive", f"the interval contains {-margin:g}", found)
 
 
 def both(first: Judgement, second: Judgement) -> Judgement:

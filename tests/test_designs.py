@@ -1,0 +1,53 @@
+"""The designs of the book's chapters, against what they say of themselves."""
+
+import pytest
+
+from transferlab import chapters, scales
+from transferlab.data.rebuild_sets import class_tree
+from transferlab.data.subsets import relabel
+from transferlab.data.tree import ClassTree
+
+TREE = ClassTree({leaf: [node["wnid"] for node in about["path"]] for leaf, about in class_tree().items()})
+LEAVES = sorted(TREE.paths)
+
+
+def source_classes(trial) -> int:
+    return len(relabel(LEAVES, trial.source.subset, trial.seed, TREE).names)
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+def test_cuts_leave_the_classes_that_the_chapter_names(scale):
+    subject = chapters.chapter("how_many_classes")
+    stated = subject.defined("CUTS")[scale]
+    tuned = [t for t in subject.design(scale, [0]) if t.method.kind == "fine-tune"]
+    for trial in tuned:
+        part = trial.source.subset
+        if part.depth is not None:
+            assert source_classes(trial) == stated[part.depth]
+        if part.lift is not None:
+            assert source_classes(trial) == subject.defined("LIFTS")[scale][part.lift]
+    merged = {source_classes(t) for t in tuned if t.source.subset.depth}
+    drawn = {t.source.subset.classes for t in tuned if t.source.subset.classes}
+    assert merged == drawn == set(stated.values())
+
+
+def test_coarse_labels_are_those_of_the_chapter_on_classes():
+    """So that both chapters share their networks."""
+    classes, coarse = (chapters.chapter(name).design("cpu", range(8)) for name in ("how_many_classes", "coarse_or_fine"))
+    sources = [{t.source.canonical for t in trials if t.source} for trials in (classes, coarse)]
+    assert sources[1] < sources[0]
+
+
+@pytest.mark.parametrize("name", list(chapters.chapters()))
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
+def test_designs_are_paired_and_fair(name, scale):
+    """Every seed has the same trials, and every arm that trains searches the same rates in the same number of steps."""
+    trials = chapters.chapter(name).design(scale, range(3))
+    assert len({t.key for t in trials}) == len(trials)
+    arms = [
+        {(t.target.canonical, t.method.canonical, t.source and t.source.canonical) for t in trials if t.seed == seed} for seed in range(3)
+    ]
+    assert arms[0] == arms[1] == arms[2]
+    recipe = scales.scale(scale).train
+    assert {t.recipe for t in trials if t.recipe} == {recipe}
+    assert len({t.source.recipe for t in trials if t.source}) == 1
