@@ -171,7 +171,6 @@ def test_every_chapter_has_published_seeds_and_no_stale_records(subject):
     found = chapters.status(subject, "cpu")
     assert found.stale == 0, f"mend with: {found.command}"
     assert len(found.seeds) > 1, f"mend with: {found.command}"
-    assert len(found.seeds) == 8
 
 
 @pytest.mark.parametrize("path", sorted(Published().root.glob("*/*.jsonl")), ids=lambda p: f"{p.parent.name}-{p.stem}")

@@ -1,5 +1,7 @@
 """The designs of the book's chapters, against what they say of themselves."""
 
+from dataclasses import replace
+
 import pytest
 
 from transferlab import chapters, scales
@@ -44,9 +46,7 @@ def test_designs_are_paired_and_fair(name, scale):
     """Every seed has the same trials, and every arm that trains searches the same rates in the same number of steps."""
     trials = chapters.chapter(name).design(scale, range(3))
     assert len({t.key for t in trials}) == len(trials)
-    arms = [
-        {(t.target.canonical, t.method.canonical, t.source and t.source.canonical) for t in trials if t.seed == seed} for seed in range(3)
-    ]
+    arms = [{replace(t, seed=0).key for t in trials if t.seed == seed} for seed in range(3)]
     assert arms[0] == arms[1] == arms[2]
     recipe = scales.scale(scale).train
     assert {t.recipe for t in trials if t.recipe} == {recipe}

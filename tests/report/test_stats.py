@@ -324,7 +324,7 @@ def test_as_good_or_better_with_too_few_seeds_says_how_many_it_takes():
         "inconclusive",
         f"too few or too noisy: n = 3; about {seeds_needed(got.effect.deviation, 1.0)} seeds would do",
     )
-    with pytest.raises(UserError, match="margin .*: must be above 0"):
+    with pytest.raises(UserError, match=r"margin .*: must be above 0"):
         judge_not_worse(effect(EIGHT), 0.0)
 
 

@@ -1,5 +1,7 @@
 """What a network knows of the concepts above the classes it was taught: nothing is trained."""
 
+from __future__ import annotations
+
 import numpy as np
 import torch
 from torch import nn

@@ -1,5 +1,7 @@
 """Nearest neighbours in frozen features: which classes the network keeps apart, without training anything."""
 
+from __future__ import annotations
+
 import torch
 from torch import nn
 from torch.nn import functional as F
