@@ -57,7 +57,7 @@ MOMENTS = {  # of what is written below a folder: what can be interrupted, and h
 }
 SHARES = {"trial": 5, "study": 4, "write": 6, "pool": 1, "beside": 1, "publish": 2, "papermill": 1}  # of every 20 kills
 
-NOTEBOOK = """---
+HEADER = """---
 jupytext:
   text_representation:
     extension: .md
@@ -68,7 +68,11 @@ kernelspec:
   language: python
 ---
 
-# A study
+"""
+
+NOTEBOOK = (
+    HEADER
+    + """# A study
 
 ```{code-cell} ipython3
 :tags: [parameters]
@@ -106,6 +110,7 @@ records = Lab(run=run, device=device, workers=workers, quiet=True).run(design(sc
 print(f"{(records['status'] == 'ok').sum()} results")
 ```
 """
+)
 
 
 class Torn(AssertionError):

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from interruptions import HEADER
 
 from transferlab import chapters, scales
 from transferlab.errors import UserError
@@ -41,19 +42,6 @@ from transferlab.report.stats import judge as decide
 def judge(records, scale):
     return [Verdict("I1", scale, "question", decide(effect(records["accuracy"]), 1.0), "points", "So it is.")]
 ```
-"""
-
-HEADER = """---
-jupytext:
-  text_representation:
-    extension: .md
-    format_name: myst
-kernelspec:
-  name: python3
-  display_name: Python 3
-  language: python
----
-
 """
 
 

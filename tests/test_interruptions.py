@@ -19,7 +19,7 @@ import pytest
 import torch
 from interruptions import BACKBONE, RUN, SOURCE, TARGET, TUNED, environment, make_project, measured, read_records, trials
 
-from transferlab import build, cli
+from transferlab import build, cli, worker
 from transferlab.backbones import AlexNet
 from transferlab.errors import UserError
 from transferlab.lab import Lab
@@ -462,6 +462,24 @@ ERRORS = [
     (torch.OutOfMemoryError("CUDA out of memory.\nTried 1 TB"), "failed: OutOfMemoryError: CUDA out of memory. Tried 1 TB"),
     (IndexError("Target 7 is out of bounds."), "failed: IndexError: Target 7 is out of bounds."),
 ]
+
+
+def test_what_was_measured_is_published_though_a_trial_is_refused(project, transferlab, monkeypatch):
+    really = worker.start
+
+    def picky(job, *given):
+        if not job.source and isinstance(job.trial.method, Probe):
+            raise UserError("tap (=fc8): there is none")
+        return really(job, *given)
+
+    monkeypatch.setattr(worker, "start", picky)
+    code, lines = transferlab()
+    assert code == 2
+    assert "tap (=fc8): there is none" in lines[-1]
+    (path,) = (project / "results").glob("*/*.jsonl")
+    assert f"published {path}" in lines
+    rows = [json.loads(line) for line in path.read_text().splitlines() if '"key"' in line]
+    assert {r["status"][:7] for r in rows} == {"ok", "refused"}
 
 
 @pytest.mark.parametrize(("error", "reason"), ERRORS, ids=lambda e: type(e).__name__)

@@ -48,6 +48,7 @@ def run(chapter, scale, seeds, parameters, plan, device, workers, threads, pack,
     """
     from . import build, chapters, scales
     from .engine import cluster_slots, connected
+    from .errors import RefusedError
     from .lab import Lab
     from .store import Published
 
@@ -63,7 +64,12 @@ def run(chapter, scale, seeds, parameters, plan, device, workers, threads, pack,
         click.echo(f"{chapter} at scale {scale}, seeds {','.join(map(str, chosen))}: {lab.plan(trials).text(count)}", err=not plan)
         if plan:
             return
-        table = lab.run(trials)
+        try:
+            table = lab.run(trials)
+        except RefusedError:
+            if publish and scale != "smoke":
+                click.echo(f"published {chapters.publish(subject, scale, lab)}", err=True)
+            raise
     bad = table[table["status"] != "ok"]
     if len(bad):
         asked = trials[bad.index[0]]

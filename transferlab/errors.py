@@ -12,6 +12,10 @@ class DiskError(UserError):
     """A file cannot be written: the same command goes on when it can."""
 
 
+class RefusedError(UserError):
+    """Some trials of a study ask for what is not there; the others were run."""
+
+
 def suggest(value: object, legal: Iterable[str]) -> str:
     """Return ``"; did you mean x?"`` for the legal value closest to `value`, or an empty string."""
     close = get_close_matches(str(value), list(legal), n=1, cutoff=0.6)

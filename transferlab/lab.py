@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from .engine import Here, Job, Progress, Queue, cluster_executor, cluster_slots, duration, local_pool, run_jobs
-from .errors import UserError, check, choose
+from .errors import RefusedError, UserError, check, choose
 from .specs import Source, SourceTask, Trial, source_key
 from .store import REFUSED, Published, Record, Store, settled
 
@@ -214,6 +214,8 @@ class Lab:
         ------
         UserError
             In mode ``never``, if a record is missing.
+        RefusedError
+            If trials ask for what is not there, when all others have been run.
         """
         trials = trials_of(trials)
         missing = self.missing(trials)
@@ -226,7 +228,7 @@ class Lab:
             tried.update(todo)
             missing = self.missing(trials)
         if refused:
-            raise UserError(refused[0].removeprefix(f"{REFUSED}: ") + (f" (and {len(refused) - 1} more)" if refused[1:] else ""))
+            raise RefusedError(refused[0].removeprefix(f"{REFUSED}: ") + (f" (and {len(refused) - 1} more)" if refused[1:] else ""))
         return self.table(trials)
 
     def table(self, trials: Iterable[Trial]) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """Features on disk: read once for all, the same as those read directly, made again when damaged."""
 
-import functools
 import json
 import multiprocessing
 import threading
@@ -11,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_world import WORLD, shrink_world, small_world  # noqa: F401  (a fixture for the whole module)
 
 from transferlab.backbones import AlexNet
-from transferlab.data import images, synthetic
 from transferlab.data.images import target_sample
 from transferlab.errors import UserError
 from transferlab.methods import feature_cache, probe
@@ -26,23 +25,9 @@ from transferlab.train.predict import features
 
 SMALL = AlexNet((4, 4, 4, 4, 4), (8, 6))
 CPU = torch.device("cpu")
-WORLD = {"source": {"train": 2, "validation": 1, "test": 1}, "target": {"train": 5, "validation": 1, "test": 2}}  # images a class
 COUNTS = {split: 100 * each for split, each in WORLD["target"].items()}
 SOURCE = Source("synthetic:source", 24, Recipe(steps=1, batch=1, lr=0.1))
 WEIGHTS = Weights("file:net.pt", "0123")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_world():
-    """The synthetic world with a few images a class."""
-    with pytest.MonkeyPatch.context() as patch:
-        shrink_world(patch)
-        yield
-
-
-def shrink_world(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(synthetic, "PER_CLASS", WORLD)
-    patch.setattr(images, "_synthetic", functools.cache(images.synthetic_set))
 
 
 def trial(tap="fc7", seed=0, source=SOURCE, per_class=3, name="synthetic:0", split="test", **method) -> Trial:

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import pytest
 import torch
 from PIL import Image
+from small_world import shrink_world, small_world  # noqa: F401  (a fixture for the whole module)
 
 from transferlab import methods
 from transferlab.backbones import AlexNet, Backbone, ResNet, Torchvision
-from transferlab.data import images, synthetic
+from transferlab.data import images
 from transferlab.methods import probe, scratch
 from transferlab.nets.build import build
 from transferlab.serial import Spec, canonical
@@ -45,7 +46,6 @@ from transferlab.train.predict import features, predict
 
 KEPT = Path(__file__).with_name("kept_values.json")
 TOLERANCE = 2e-3
-WORLD = {"source": {"train": 4, "validation": 1, "test": 2}, "target": {"train": 5, "validation": 1, "test": 2}}  # images a class
 CPU = torch.device("cpu")
 
 
@@ -78,19 +78,6 @@ METHODS: dict[str, Callable[[Case], Method]] = {
 
 def recipe(case: Case) -> Recipe:
     return Recipe(steps=4, batch=8, lr=case.lr, schedule="step", milestones=(0.6,), weight_decay=0.05)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_world():
-    """The synthetic world with a few images a class."""
-    with pytest.MonkeyPatch.context() as patch:
-        shrink_world(patch)
-        yield
-
-
-def shrink_world(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(synthetic, "PER_CLASS", WORLD)
-    patch.setattr(images, "_synthetic", functools.cache(images.synthetic_set))
 
 
 def trial(backbone: str, method: str) -> Trial:
