@@ -219,5 +219,6 @@ def concerns() -> list[str]:
         states = [chapters.status(subject, scale) for scale in chapters.PUBLISHED_SCALES]
         lines += [f"{s.chapter} at scale {s.scale}: {s.stale} stale records; mend with: {s.command}" for s in states if s.stale]
         if not any(s.seeds for s in states):
-            lines.append(f"{subject.name}: no seed is published at any scale, shown at smoke; publish with: {subject.command('cpu')}")
+            shown = "not yet in the table of contents" if subject.draft else "shown at smoke"
+            lines.append(f"{subject.name}: no seed is published at any scale, {shown}; publish with: {subject.command('cpu')}")
     return lines

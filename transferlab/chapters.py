@@ -88,6 +88,12 @@ class Chapter:
                     return line[2:].strip()
         return self.name
 
+    @property
+    def draft(self) -> bool:
+        """Whether the table of contents does not name it (yet): it enters the book with its first published block."""
+        toc = project() / "_toc.yml"
+        return not (toc.is_file() and re.search(rf"notebooks/{re.escape(self.name)}\s*$", toc.read_text(), re.MULTILINE))
+
     def cell(self, tag: str) -> str:
         """Return the source of the one code cell with a tag.
 

@@ -20,6 +20,8 @@ class Scale:
         Image set that sources are taken from.
     targets : tuple of str
         Image sets that carry a study's end points, most telling first.
+    carry : tuple of str
+        Those of them that carry all arms of a study.
     size : int
         Side of all images in pixels.
     backbone : Backbone
@@ -36,6 +38,7 @@ class Scale:
     name: str
     source: str
     targets: tuple[str, ...]
+    carry: tuple[str, ...]
     size: int
     backbone: Backbone
     pretrain: Recipe
@@ -66,12 +69,14 @@ class Scale:
 
 RATES = (0.01, 0.03, 0.1)
 SMALL_REAL = ("flowers102", "caltech101", "cifar100", "pacs/photo", "scene15")
+CARRY = ("flowers102", "caltech101", "scene15")
 
 SCALES = {
     "smoke": Scale(
         name="smoke",
         source="synthetic:source",
         targets=("synthetic:0", "synthetic:0.6"),
+        carry=("synthetic:0.6",),
         size=24,
         backbone=AlexNet((16, 24, 32, 32, 32), (128, 128)),
         pretrain=Recipe(steps=200, batch=64, lr=0.1),
@@ -84,6 +89,7 @@ SCALES = {
         name="cpu",
         source="tiny-imagenet",
         targets=SMALL_REAL,
+        carry=CARRY,
         size=32,
         backbone=AlexNet((32, 48, 64, 64, 48), (256, 256)),
         pretrain=Recipe(steps=3200, batch=128, lr=0.1),
@@ -93,6 +99,7 @@ SCALES = {
         name="gpu",
         source="tiny-imagenet",
         targets=(*SMALL_REAL, "pacs/art_painting", "pacs/cartoon", "pacs/sketch", "mnist"),
+        carry=CARRY,
         size=64,
         backbone=AlexNet.named("small", hidden=(1024, 1024)),
         pretrain=Recipe(steps=12800, batch=256, lr=0.1, precision="bf16"),
@@ -102,6 +109,7 @@ SCALES = {
         name="paper",
         source="torchvision:ImageNet",
         targets=("torchvision:Flowers102", "torchvision:Caltech101", "torchvision:SUN397", "torchvision:OxfordIIITPet"),
+        carry=("torchvision:Flowers102", "torchvision:Caltech101", "torchvision:SUN397"),
         size=224,
         backbone=Torchvision("alexnet"),
         pretrain=Recipe(steps=450_000, batch=256, lr=0.01, precision="bf16"),

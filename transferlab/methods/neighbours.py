@@ -13,7 +13,7 @@ from ..specs import Trial
 from ..train.predict import BATCH, features
 
 
-def run(trial: Trial, network: nn.Module | None, device: torch.device) -> dict[str, float | int | list[int]]:
+def run(trial: Trial, network: nn.Module | None, device: torch.device) -> dict:
     """Look up each image of the trial's split among the target's training images.
 
     Parameters
@@ -24,23 +24,28 @@ def run(trial: Trial, network: nn.Module | None, device: torch.device) -> dict[s
     Returns
     -------
     dict
-        ``accuracy`` of the nearest image's class, ``accuracy_among`` for the nearest few; ``right`` and ``right_among``, the same
-        as numbers of images of each class; ``n``.
+        ``accuracy`` of the nearest image's class, ``accuracy_among`` for the nearest few; the same as
+        numbers of images of each class, ``right`` and ``right_among``; ``n`` images.
 
     Raises
     ------
     UserError
         If the network has no such tap.
     """
-    method = trial.method
-    known, asked = (target_sample(trial.target, split, trial.seed).to(device) for split in ("train", trial.split))
+    among, tap = trial.method.among, trial.method.tap
+    known = target_sample(trial.target, "train", trial.seed).to(device)
+    asked = target_sample(trial.target, trial.split, trial.seed).to(device)
     if network is None:
-        network = build(trial.backbone, trial.target.size, asked.classes, stream(trial.seed, "target weights")).to(device)
-    near, far = (F.normalize(features(network, sample, [method.tap])[method.tap]) for sample in (known, asked))
-    nearest = torch.cat([(part @ near.T).topk(min(method.among, len(near)), 1).indices for part in far.split(BATCH)])
+        weights = stream(trial.seed, "target weights")
+        network = build(trial.backbone, trial.target.size, asked.classes, weights).to(device)
+    near = F.normalize(features(network, known, [tap])[tap])
+    far = F.normalize(features(network, asked, [tap])[tap])
+    some = min(among, len(near))
+    nearest = torch.cat([(part @ near.T).topk(some, 1).indices for part in far.split(BATCH)])
     hits = known.labels[nearest] == asked.labels[:, None]
-    found = {}
+    found = {"n": len(asked.labels)}
     for name, hit in (("", hits[:, 0]), ("_among", hits.any(1))):
         found[f"accuracy{name}"] = round(hit.double().mean().item(), 5)
-        found[f"right{name}"] = torch.bincount(asked.labels[hit], minlength=asked.classes).tolist()
-    return found | {"n": len(asked.labels)}
+        right = torch.bincount(asked.labels[hit], minlength=asked.classes)
+        found[f"right{name}"] = right.tolist()
+    return found
