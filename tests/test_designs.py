@@ -8,6 +8,7 @@ from transferlab import chapters, scales
 from transferlab.data.rebuild_sets import class_tree
 from transferlab.data.subsets import relabel
 from transferlab.data.tree import ClassTree
+from transferlab.specs import Subset
 
 TREE = ClassTree({leaf: [node["wnid"] for node in about["path"]] for leaf, about in class_tree().items()})
 LEAVES = sorted(TREE.paths)
@@ -50,4 +51,22 @@ def test_designs_are_paired_and_fair(name, scale):
     assert arms[0] == arms[1] == arms[2]
     recipe = scales.scale(scale).train
     assert {t.recipe for t in trials if t.recipe} == {recipe}
-    assert len({t.source.recipe for t in trials if t.source}) == 1
+    assert len({replace(t.source.recipe, steps=1) for t in trials if t.source}) == 1
+    steps = {t.source.recipe.steps for t in trials if t.source}
+    assert min(steps) == scales.scale(scale).pretrain.steps
+    assert len(steps) == (2 if name == "more_data" else 1)  # one arm there has equal epochs instead
+
+
+def test_what_is_held_out_and_left_out_is_as_the_chapter_says():
+    subject = chapters.chapter("more_data")
+    real = subject.defined("REAL")
+    assert {leaf for leaf in LEAVES if real["node"] in TREE.paths[leaf]} > set(real["held"])
+    parts = {arm: trial for question, arm, trial in subject.defined("arms")("cpu", [3]) if question == "related"}
+    counts = {arm: source_classes(parts[arm]) for arm in ("A", "A random", "A+B", "A+B longer")}
+    assert counts == {"A": real["A"], "A random": real["A"], "A+B": real["A"] + real["B"], "A+B longer": real["A"] + real["B"]}
+    epochs = {arm: parts[arm].source.recipe.steps / counts[arm] for arm in counts}
+    assert epochs["A+B longer"] == pytest.approx(epochs["A"], rel=1e-3)
+    assert epochs["A+B"] < epochs["A"]
+    for target, nodes in real["overlap"].items():
+        left = relabel(LEAVES, Subset(exclude=nodes), 0, TREE).names
+        assert len(left) == real["all"] - real["removed"][target]

@@ -96,7 +96,8 @@ class Subset(Spec, kind="subset", version=1):
         chosen = f"{self.classes} classes" if drawn else "+".join(self.classes) if len(self.classes) < 3 else f"{len(self.classes)} named"
         parts = [chosen if self.classes else "", f"{self.per_class} a class" if self.per_class else ""]
         parts += [f"{self.images} images" if self.images else "", f"depth {self.depth}" if self.depth is not None else ""]
-        parts += [f"lifted {self.lift}" if self.lift else "", f"without {'+'.join(self.exclude)}" if self.exclude else ""]
+        gone = "+".join(self.exclude) if self.exclude and len(self.exclude) < 3 else f"{len(self.exclude or ())} named"
+        parts += [f"lifted {self.lift}" if self.lift else "", f"without {gone}" if self.exclude else ""]
         return ", ".join(p for p in parts if p)
 
     @property
@@ -119,7 +120,8 @@ class _OnImages:
     @property
     def label(self) -> str:
         """A few words, for tables and progress."""
-        return f"{self.images.name} ({self.subset.label})" if self.subset != EVERYTHING else self.images.name
+        name = f"{self.images.name}, grey" if getattr(self, "grey", None) else self.images.name
+        return f"{name} ({self.subset.label})" if self.subset != EVERYTHING else name
 
 
 @dataclass(frozen=True)
@@ -156,16 +158,20 @@ class Source(_OnImages, Spec, kind="source"):
     recipe : Recipe
         One learning rate: sources are not searched.
     subset : Subset
+    grey : bool, optional
+        Colours are taken away: every pixel gets its luma (ITU-R 601), so that sources with and without colour can be compared.
     """
 
     images: ImageSet
     size: int
     recipe: Recipe
     subset: Subset = EVERYTHING
+    grey: bool | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(len(self.recipe.rates) == 1, "source lr", self.recipe.lr, "must be a single rate")
+        check(self.grey in (None, True), "grey", self.grey, "must be True or left out")
 
 
 @dataclass(frozen=True)
@@ -390,6 +396,9 @@ class Trial(Spec, kind="trial"):
             "source_images": subset.images,
             "source_depth": subset.depth,
             "source_lift": subset.lift,
+            "source_part": subset.label,
+            "source_grey": getattr(self.source, "grey", None),
+            "source_steps": self.source.recipe.steps if isinstance(self.source, Source) else None,
             "backbone": self.backbone.kind,
             "method": self.method.kind,
             "target": self.target.images.name,

@@ -333,6 +333,18 @@ def source(wanted: ImageSet, seed: int = 0, **subset) -> Sample:
     return source_sample(Source(wanted, SIZE, RECIPE, Subset(**subset)), seed)
 
 
+def test_a_grey_source_has_the_luma_of_the_coloured_one(bugs):
+    source = Source(pinned_set(bugs, train=5, test=2), SIZE, RECIPE, Subset(per_class=2))
+    coloured, bare = source_sample(source, 1), source_sample(replace(source, grey=True), 1)
+    assert torch.equal(coloured.labels, bare.labels)
+    own, luma = coloured.pixels[coloured.rows], bare.pixels[bare.rows]
+    assert (luma[..., 0] == luma[..., 1]).all()
+    assert (luma[..., 0] == luma[..., 2]).all()
+    wanted = np.array([np.asarray(Image.fromarray(p.numpy()).convert("L")) for p in own], dtype=int)
+    assert np.abs(luma[..., 0].numpy().astype(int) - wanted).max() <= 1  # Pillow truncates
+    assert source.canonical == replace(source, grey=None).canonical
+
+
 def test_source_samples_are_nested(bugs):
     wanted = pinned_set(bugs, train=50, test=1)
     drawn = {n: set(source(wanted, per_class=n).rows.tolist()) for n in (5, 20, 50)}

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -225,7 +225,17 @@ def source_sample(source: Source, seed: int) -> Sample:
     UserError
         If the set has no training images.
     """
-    return _sample(load(source.images, source.size), source.images.name, "train", source.subset, seed)
+    sample = _sample(load(source.images, source.size), source.images.name, "train", source.subset, seed)
+    return grey(sample) if source.grey else sample
+
+
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R 601
+
+
+def grey(sample: Sample) -> Sample:
+    """Return a sample without colour: of its own images only, every channel the luma, rounded."""
+    pixels = (sample.pixels[sample.rows].float() @ torch.tensor(LUMA)).round().to(torch.uint8)
+    return replace(sample, pixels=pixels[..., None].expand(-1, -1, -1, 3).contiguous(), rows=torch.arange(len(sample.rows)))
 
 
 def target_sample(target: Target, split: str, seed: int) -> Sample:
