@@ -122,24 +122,26 @@ class Explorer:
         display(HTML(self.html()) if in_book() else self.panel())
 
     def panel(self):
-        """Return the explorer for a live notebook, as ipywidgets: the controls, and an output that follows them."""
+        """Return the explorer for a live notebook, as ipywidgets: the controls, and what follows them.
+
+        The chart is put into its place, not captured there: capturing makes papermill wait for ever now and then.
+        """
         import ipywidgets as widgets
-        from IPython.display import HTML, display
 
         boxes = {k: _widget(c) for k, c in self.controls.items()}
-        out = widgets.Output()
+        finding, chart = widgets.HTML(), widgets.Output()
 
         def show(_: object = None) -> None:
             values = {k: box.value for k, box in boxes.items()}
-            out.clear_output(wait=True)
-            with out:
-                sentence, interval = self.state(values)
-                display(HTML(f"<p>{html.escape(sentence)}<br>{html.escape(interval)}</p>"), self.draw(**values))
+            sentence, interval = self.state(values)
+            finding.value = f"<p>{html.escape(sentence)}<br>{html.escape(interval)}</p>"
+            chart.outputs = ()
+            chart.append_display_data(self.draw(**values))
 
         for box in boxes.values():
             box.observe(show, "value")
         show()
-        return widgets.VBox([*boxes.values(), out])
+        return widgets.VBox([*boxes.values(), finding, chart])
 
 
 class Workbench:
