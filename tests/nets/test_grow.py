@@ -1,0 +1,297 @@
+"""Growth surgery: what is old stays as it was, what is new is read, trained and scaled, and the given network is left alone."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from transferlab.backbones import AlexNet
+from transferlab.errors import UserError
+from transferlab.nets import grow
+from transferlab.nets.build import build, head_name
+from transferlab.nets.grow import (
+    BlockScale,
+    deepen,
+    net2deeper,
+    net2wider,
+    new_modules,
+    normalised,
+    only_block,
+    train_only,
+    widen,
+    widen_and_deepen,
+    widen_twice,
+)
+
+SMALL = AlexNet((4, 4, 6, 6, 4), (12, 10))
+SIZE, CLASSES = 32, 5
+GROW = {
+    "widen": lambda net, **k: widen(net, 7, **k),
+    "widen_twice": lambda net, **k: widen_twice(net, (3, 7), **k),
+    "deepen": lambda net, **k: deepen(net, 8, **k),
+    "widen_and_deepen": lambda net, **k: widen_and_deepen(net, (7, 6), **k),
+    "normalised": normalised,
+}
+counts = st.integers(1, 9)
+several = st.integers(3, 9)  # a block of one unit has no direction that its norm leaves
+
+
+def alexnet(spec: AlexNet = SMALL, seed: int = 0) -> nn.Module:
+    return build(spec, SIZE, CLASSES, seed)
+
+
+def images(count: int = 4, size: int = SIZE) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def torchvision_net(name: str) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return torchvision.models.get_model(name, weights=None, num_classes=CLASSES)
+
+
+@pytest.mark.parametrize("how", GROW)
+def test_the_given_network_is_left_as_it_was_and_shares_nothing(how):
+    net = alexnet()
+    before = copy.deepcopy(net.state_dict())
+    grown = GROW[how](net)
+    assert before.keys() == net.state_dict().keys()
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in before.items())
+    own = {p.data_ptr() for p in net.parameters()}
+    assert not own & {p.data_ptr() for p in grown.parameters()}
+    assert len({p.data_ptr() for p in grown.parameters()}) == len(list(grown.parameters()))
+
+
+@pytest.mark.parametrize("how", GROW)
+def test_old_parameters_keep_their_names_and_values(how):
+    net = alexnet()
+    grown = GROW[how](net).state_dict()
+    for name, value in net.state_dict().items():
+        if not name.startswith("head"):
+            assert torch.equal(grown[name], value), name
+    added = [name for name in grown if name not in net.state_dict()]
+    assert all(".new" in name or name.startswith("head") for name in added)
+
+
+@pytest.mark.parametrize("how", GROW)
+def test_a_state_dict_of_the_old_network_fits(how):
+    old, grown = alexnet(seed=3), GROW[how](alexnet())
+    state = {k: v for k, v in old.state_dict().items() if not k.startswith("head")}
+    missing, unexpected = grown.load_state_dict(state, strict=False)
+    assert unexpected == []
+    assert all(".new" in name or name.startswith("head") for name in missing)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        grown.load_state_dict(build(AlexNet((4, 4, 6, 6, 4), (12, 11)), SIZE, CLASSES, 0).state_dict(), strict=False)
+
+
+@given(
+    first=several,
+    second=several,
+    new=st.tuples(several, several),
+    norm=st.sampled_from(["l2", "none", "batch", "layer"]),
+    how=st.sampled_from(list(GROW)),
+)
+def test_every_new_unit_is_trained(first, second, new, norm, how):
+    net = alexnet(AlexNet((4, 4, 4, 4, 4), (first, second)))
+    for block in (net.fc6, net.fc7):  # no dead units: what is asked here is whether gradients have a way
+        nn.init.constant_(block.linear.bias, 5.0)
+    options = {"scale": 1.0} | ({} if how == "normalised" else {"norm": norm})
+    grown = {
+        "widen": lambda: widen(net, new[0], **options),
+        "widen_twice": lambda: widen_twice(net, new, **options),
+        "deepen": lambda: deepen(net, new[0], **options),
+        "widen_and_deepen": lambda: widen_and_deepen(net, new, **options),
+        "normalised": lambda: normalised(net, **options),
+    }[how]()
+    for name, p in grown.named_parameters():
+        if name.endswith("bias") and ".new" in name and "norm" not in name:
+            nn.init.constant_(p, 5.0)
+    nn.init.normal_(grown.get_submodule(head_name(grown)).weight)
+    out = grown(images(6))
+    assert out.shape == (6, CLASSES)
+    (out * torch.randn(out.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
+    for module in new_modules(grown):
+        for p in module.parameters():
+            assert p.grad is not None
+            if p.ndim > 1:
+                assert (p.grad.flatten(1).abs().sum(1) > 0).all(), "a unit without a gradient"
+
+
+@given(units=counts, copies=counts, seed=st.integers(0, 3), kind=st.sampled_from([torch.float32, torch.float64]))
+def test_net2net_keeps_the_outputs(units, copies, seed, kind):
+    net = alexnet(AlexNet((4, 4, 4, 4, 4), (8, units)), seed).to(kind).eval()
+    nn.init.normal_(net.head.weight)
+    x = images().to(kind)
+    for grown in (net2wider(net, copies, seed=seed), net2deeper(net), net2deeper(net2wider(net, copies, seed=seed))):
+        torch.testing.assert_close(grown.eval()(x), net(x), rtol=1e-5, atol=1e-5)
+        assert sum(p.numel() for p in grown.parameters()) > sum(p.numel() for p in net.parameters())
+
+
+def test_blocks_are_scaled_as_in_equations_1_and_2():
+    layer = BlockScale([2, 3], scale=10.0)
+    with torch.no_grad():
+        layer.gain[1].copy_(torch.tensor([1.0, 2.0, 3.0]))
+    x = torch.tensor([[3.0, 4.0, 0.0, 0.0, 2.0], [0.0, 0.0, 1.0, 2.0, 2.0]], requires_grad=True)
+    out = layer(x)
+    torch.testing.assert_close(out, torch.tensor([[6.0, 8.0, 0.0, 0.0, 3.0], [0.0, 0.0, 1 / 3, 4 / 3, 2.0]]), rtol=1e-5, atol=1e-6)
+    out.sum().backward()
+    assert x.grad.isfinite().all(), "an all-zero block has a finite gradient"
+    maps = layer(x.detach()[:, :, None, None].expand(-1, -1, 2, 2))
+    torch.testing.assert_close(maps[:, :, 1, 0], out.detach())
+
+
+def test_old_units_read_old_inputs_only():
+    """New units of FC6 change nothing for the old units of FC7 (figure 2 of the paper)."""
+    net = alexnet().eval()
+    grown = widen_twice(net, (3, 7), norm="none").eval()
+    before = grown.fc7(grown.fc6(torch.ones(2, net.fc6.linear.in_features)))
+    with torch.no_grad():
+        grown.fc6.linear.new[0].weight.add_(1)
+    after = grown.fc7(grown.fc6(torch.ones(2, net.fc6.linear.in_features)))
+    assert torch.equal(before[:, :10], after[:, :10])
+    assert not torch.equal(before[:, 10:], after[:, 10:])
+
+
+def test_copied_units_are_near_those_they_copy():
+    net = alexnet()
+    new = widen(net, 20, init="copy").fc7.linear.new[0].weight
+    distance = torch.cdist(new, net.fc7.linear.weight).min(1).values
+    typical = torch.cdist(net.fc7.linear.weight, net.fc7.linear.weight).mean()
+    assert (distance > 0).all()
+    assert distance.max() < typical / 2
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_a_grown_network_grows_again(layers):
+    net = alexnet()
+    for step in range(layers):
+        with torch.no_grad():
+            if step:
+                net.fc7.relu.new_norm.gain[0].fill_(3.0)
+        net = widen(net, 4 + step, seed=step)
+    assert net.fc7.linear.blocks == [10, *range(4, 4 + layers)]
+    assert net.fc7.relu.new_norm.gain[0].unique().tolist() == [3.0], "gains that were learned are kept"
+    assert net(images()).shape == (4, CLASSES)
+    assert deepen(net, 6)(images()).shape == (4, CLASSES)
+    assert deepen(deepen(net, 6), 5)(images()).shape == (4, CLASSES)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0", "mobilenet_v3_small", "convnext_tiny", "shufflenet_v2_x0_5"])
+def test_the_representation_of_any_network_grows(name):
+    net = torchvision_net(name).eval()
+    x = images(2, 64)
+    again = lambda n: widen(widen(n, 6), 5)  # noqa: E731
+    for how in (GROW["widen"], GROW["deepen"], GROW["widen_and_deepen"], GROW["normalised"], again):
+        grown = how(net).eval()
+        assert grown(x).shape == (2, CLASSES)
+        state = {k: v for k, v in net.state_dict().items() if not k.startswith(head_name(net))}
+        missing, unexpected = grown.load_state_dict(state, strict=False)
+        assert unexpected == []
+        assert all(m.startswith(head_name(net)) for m in missing)
+    with pytest.raises(UserError, match=r"layer \(=fc7\): must be one of representation"):
+        widen(net, 7, "fc7")
+
+
+def test_torchvisions_alexnet_grows_at_its_hidden_layers():
+    grown = widen_twice(torchvision_net("alexnet"), (3, 7))
+    assert grown.classifier[4].blocks == [4096, 7]
+    assert grown.classifier[4].new[0].in_features == 4096 + 3
+    assert grown.eval()(images(2, 64)).shape == (2, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("scope", "trained"),
+    [
+        ("new", set()),
+        ("fc7-new", {"fc7"}),
+        ("fc6-new", {"fc6", "fc7"}),
+        ("all", {"conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"}),
+    ],
+)
+@pytest.mark.parametrize("how", GROW)
+def test_scopes(how, scope, trained):
+    grown = GROW[how](alexnet())
+    train_only(grown, scope)
+    for name, p in grown.named_parameters():
+        new = ".new" in name or name.startswith("head")
+        assert p.requires_grad == (new or name.split(".")[0] in trained), name
+    norms = [m for m in grown.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(m.frozen == (scope != "all") for m in norms)
+
+
+@pytest.mark.parametrize(("norm", "block"), [("l2", 0), ("l2", 1), ("none", 1)])
+def test_a_block_alone(norm, block):
+    grown = widen(alexnet(), 7, norm=norm).eval()
+    alone = only_block(grown, block)
+    front = grown.fc7(grown.fc6(torch.ones(2, grown.fc6.linear.in_features)))
+    front[:, 10:] = 0 if block == 0 else front[:, 10:]
+    front[:, :10] = 0 if block == 1 else front[:, :10]
+    torch.testing.assert_close(alone.head(alone.fc7(alone.fc6(torch.ones(2, grown.fc6.linear.in_features)))), grown.head(front))
+
+
+@pytest.mark.parametrize("how", GROW)
+def test_surgery_repeats_by_its_seed(how):
+    one, two, other = (GROW[how](alexnet(), seed=seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(v, two[k]) for k, v in one.items())
+    assert any(not torch.equal(v, other[k]) for k, v in one.items())
+
+
+@pytest.mark.parametrize("how", GROW)
+def test_bf16_and_other_classes(how):
+    grown = GROW[how](alexnet(), classes=9)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = grown(images())
+    assert out.shape == (4, 9)
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("how", GROW)
+def test_an_exported_network_gives_the_same(how):
+    grown = GROW[how](alexnet()).eval()
+    exported = torch.export.export(grown, (images(),))
+    torch.testing.assert_close(exported.module()(images()), grown(images()))
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda net: widen(net, 0), r"units \(=0\): must be a whole number above 0"),
+        (lambda net: deepen(net, -3), r"units \(=-3\): must be a whole number above 0"),
+        (lambda net: widen_twice(net, (4, 0)), r"units \(=0\)"),
+        (lambda net: widen(net, 4, "fc77"), r"layer \(=fc77\): must be one of fc7; did you mean fc7\?"),
+        (lambda net: widen(net, 4, "representation"), r"layer \(=representation\): must be one of fc7"),
+        (lambda net: widen(net, 4, norm="batches"), r"norm \(=batches\): must be one of l2, batch, layer, none; did you mean batch\?"),
+        (lambda net: widen(net, 4, init="copies"), r"init \(=copies\): must be one of random, copy; did you mean copy\?"),
+        (lambda net: widen(net, 4, scale=0.0), r"scale \(=0.0\): must be above 0"),
+        (lambda net: widen(net, 4, classes=1), r"classes \(=1\): must be at least 2"),
+        (lambda net: widen(deepen(net, 4), 4), r"layer \(=fc7\): lies below a layer that was put on top"),
+        (lambda net: widen_twice(deepen(net, 4), (4, 4)), r"layer \(=fc7\): lies below a layer that was put on top"),
+        (lambda net: net2wider(widen(net, 4), 4), r"layer \(=fc7\): has grown already"),
+        (lambda net: only_block(net, 0), r"network \(=AlexNetModule\): its head does not read a widened layer"),
+        (lambda net: only_block(widen(net, 4), 2), r"block \(=2\): must be 0 to 1"),
+        (lambda net: train_only(widen(net, 4), "fc8-new"), r"scope \(=fc8-new\): must be one of new, fc7-new, fc6-new, all"),
+        (lambda net: widen(nn.Sequential(nn.ReLU()), 4), r"network \(=Sequential\): has no linear or convolutional layer"),
+    ],
+)
+def test_what_cannot_grow_is_told_in_one_line(act, message):
+    with pytest.raises(UserError, match=message) as told:
+        act(alexnet())
+    assert "\n" not in str(told.value)
+
+
+def test_networks_without_hidden_layers_have_no_such_controls():
+    net = torchvision_net("squeezenet1_0")
+    for act in (lambda: net2deeper(net), lambda: net2wider(net, 3), lambda: widen_twice(net, (3, 3))):
+        with pytest.raises(UserError, match=r"layer .*: this network has none of .*; it can grow at representation"):
+            act()
+    with pytest.raises(UserError, match=r"norm \(=batch\): maps are scaled by l2 or not at all"):
+        widen(net, 4, norm="batch")
+    with pytest.raises(UserError, match=r"scope \(=fc7-new\): must be one of new, all"):
+        train_only(widen(net, 4), "fc7-new")
+    with pytest.raises(UserError, match=r"init \(=copy\): a representation has no units of its own"):
+        widen(net, 4, init="copy")
+    assert grow.sites(net) == {}
