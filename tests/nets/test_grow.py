@@ -97,8 +97,6 @@ def test_a_state_dict_of_the_old_network_fits(how):
 )
 def test_every_new_unit_is_trained(first, second, new, norm, how):
     net = alexnet(AlexNet((4, 4, 4, 4, 4), (first, second)))
-    for block in (net.fc6, net.fc7):  # no dead units: what is asked here is whether gradients have a way
-        nn.init.constant_(block.linear.bias, 5.0)
     options = {"scale": 1.0} | ({} if how == "normalised" else {"norm": norm})
     grown = {
         "widen": lambda: widen(net, new[0], **options),
@@ -107,9 +105,11 @@ def test_every_new_unit_is_trained(first, second, new, norm, how):
         "widen_and_deepen": lambda: widen_and_deepen(net, new, **options),
         "normalised": lambda: normalised(net, **options),
     }[how]()
-    for name, p in grown.named_parameters():
-        if name.endswith("bias") and ".new" in name and "norm" not in name:
-            nn.init.constant_(p, 5.0)
+    with torch.no_grad():  # no dead units: what is asked here is whether gradients have a way
+        for module in grown.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.abs_()
+                module.bias.fill_(50.0)
     nn.init.normal_(grown.get_submodule(head_name(grown)).weight)
     out = grown(images(6))
     assert out.shape == (6, CLASSES)
