@@ -269,7 +269,7 @@ def train(trainees: dict[Job, Trainee], store: Store, where: torch.device) -> di
 
 def measure(job: Job, trainee: Trainee, losses: torch.Tensor, where: torch.device) -> Any:
     """Return what is kept of a trained network: metrics of a trial, the network of a source with its losses."""
-    return (trainee.net, losses) if job.source else methods.measure(trainee.net, job.trial, losses, where)
+    return (trainee.net, losses) if job.source else methods.measure(trainee.trained, job.trial, losses, where)
 
 
 def record(job: Job, found: Any, status: str, seconds: float, store: Store, where: torch.device, together: int = 1) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 from ..specs import Concepts, FineTune, Neighbours, Probe, Scratch, SourceTask, Trial
 from ..train.checkpoint import Checkpoint
 from ..train.fit import finite, fit_together
+from ..train.frozen import shortened
 from ..train.pack import Trainee
 from . import concepts, finetune, neighbours, probe, scratch, source_task
 from .scratch import measure
@@ -36,7 +37,7 @@ def prepare(trial: Trial, network: nn.Module | None, device: torch.device) -> Tr
         Metrics by name.
     """
     kind = type(trial.method)
-    return (TRAIN if kind in TRAIN else READ)[kind](trial, network, device)
+    return shortened(TRAIN[kind](trial, network, device)) if kind in TRAIN else READ[kind](trial, network, device)
 
 
 def run(trial: Trial, network: nn.Module | None, device: torch.device, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
@@ -58,4 +59,4 @@ def run(trial: Trial, network: nn.Module | None, device: torch.device, checkpoin
     if not isinstance(ready, Trainee):
         return ready
     (losses,) = fit_together([ready], checkpoint=checkpoint)
-    return measure(ready.net, trial, finite(losses), device)
+    return measure(ready.trained, trial, finite(losses), device)

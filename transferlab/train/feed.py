@@ -13,7 +13,7 @@ from . import processes
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step of one run sees: images (B, 3, H, W), labels (B,)."""
+    """What one step of one run sees: images (B, 3, H, W), or activations of frozen layers, and labels (B,)."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -61,7 +61,7 @@ class Feed:
         index = drawn.index[step]
         rows = self.rows[index]
         pixels = crop_flip(self.pixels, rows, drawn.shift[step], drawn.mirror[step]) if self.pad else self.pixels[rows]
-        return Batch(normalise(pixels), self.labels[index])
+        return Batch(normalise(pixels) if pixels.dtype == torch.uint8 else pixels, self.labels[index])
 
     def state(self) -> list[dict[str, torch.Tensor]]:
         """Return what the next block depends on."""

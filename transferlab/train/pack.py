@@ -40,6 +40,8 @@ class Trainee:
         Of the order and the augmentation, drawn on the CPU, so the same on every device; and of dropout, drawn on the device.
     multiples : dict of Module to float
         Learning rates of parts of the network as multiples of the recipe's.
+    whole : Module, optional
+        The network whose last part `net` is, where the rest is frozen: the sample then holds activations instead of pixels.
     """
 
     net: nn.Module
@@ -47,6 +49,12 @@ class Trainee:
     recipe: Recipe
     seed: int
     multiples: dict[nn.Module, float] = field(default_factory=dict)
+    whole: nn.Module | None = None
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network that training leaves, from pixels to logits."""
+        return self.whole or self.net
 
 
 class Alone:
