@@ -29,7 +29,7 @@ def trainee(net: nn.Module, sample: Sample | None = None, recipe=PLAIN) -> Train
 
 def same(one: nn.Module, two: nn.Module) -> None:
     for (name, a), b in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("how", SURGERY)
