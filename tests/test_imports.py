@@ -19,7 +19,7 @@ LAYERS = {
     "__main__": {"cli"},
     "cli": {"build", "chapters", "engine", "report", "lab", "store", "scales", "specs", "data"},
     "build": {"chapters", "report", "store"},
-    "chapters": {"report", "lab", "store", "scales", "specs"},
+    "chapters": {"report", "lab", "engine", "store", "scales", "specs"},
     "report": {"store", "specs", "chapters"},
     "lab": {"engine", "store", "specs", "worker"},
     "engine": {"specs"},
@@ -33,7 +33,7 @@ LAYERS = {
     "scales": {"specs"},
     "specs": {"data"},  # only the catalogue, for fingerprints
 }
-ALWAYS = {"errors", "paths", "serial", "backbones", "recipes"}
+ALWAYS = {"errors", "paths", "serial", "backbones", "recipes", "method_specs"}
 
 
 def part(path: Path) -> str:

@@ -10,7 +10,7 @@ from transferlab import scales
 from transferlab.backbones import AlexNet
 from transferlab.errors import UserError
 from transferlab.serial import Spec, canonical
-from transferlab.specs import SEARCH_SEEDS, FineTune, Probe, Recipe, Scratch, Source, Subset, Target, Trial, Weights, source_key
+from transferlab.specs import SEARCH_SEEDS, FineTune, Grow, Probe, Recipe, Scratch, Source, Subset, Target, Trial, Weights, source_key
 
 SMOKE = scales.scale("smoke")
 SOURCE = SMOKE.source_of(per_class=10)
@@ -126,6 +126,12 @@ def test_labels_and_columns_tell_trials_apart():
         (lambda: AlexNet((1, 2, 3), (4, 5)), r"channels .*: must be five numbers or more"),
         (lambda: AlexNet.named("smal"), r"width \(=smal\): must be one of tiny, small, medium, large; did you mean small\?"),
         (lambda: Source("synthetic:source", 24, replace(SMOKE.train, lr=(0.1, 0.2))), r"source lr .*: must be a single rate"),
+        (lambda: Grow(SMOKE.train, "wide", (4,)), r"how \(=wide\): must be one of widen, .*; did you mean widen\?"),
+        (lambda: Grow(SMOKE.train, "widen", (4, 4)), r"units \(=\(4, 4\)\): widen takes 1 number$"),
+        (lambda: Grow(SMOKE.train, "widen-twice", (4, 0)), r"units \(=0\): must be a whole number above 0"),
+        (lambda: Grow(SMOKE.train, "widen", (4,), scope="fc5-new"), r"scope \(=fc5-new\): must be one of .*; did you mean fc"),
+        (lambda: Grow(SMOKE.train, "widen", (4,), new_lr=0), r"new_lr \(=0\): must be above 0"),
+        (lambda: Trial(TARGET, Grow(SMOKE.train, "widen", (4,)), SMOKE.backbone, 0), r"source \(=None\): grow needs one"),
         (lambda: Probe(strengths=(0.0,)), r"strengths .*: must be above 0"),
         (lambda: Trial(TARGET, Scratch(SMOKE.train), SMOKE.backbone, 0, SOURCE), r"source .*: scratch needs none"),
         (lambda: Trial(TARGET, Probe(), SMOKE.backbone, 0), r"source \(=None\): probe needs one"),

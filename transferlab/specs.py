@@ -14,6 +14,7 @@ from functools import lru_cache
 from .backbones import AlexNet, Backbone
 from .data.catalog import pinned
 from .errors import check, choose
+from .method_specs import Concepts, FineTune, Grow, Neighbours, Probe, Scratch, SourceTask
 from .recipes import Recipe
 from .serial import Spec, digest, positive
 
@@ -202,100 +203,7 @@ class Weights(Spec, kind="weights"):
         return self.name
 
 
-@dataclass(frozen=True)
-class SourceTask(Spec, kind="source-task", version=1):
-    """No transfer: the source network with its own head, on held-out images of the source."""
-
-
-@dataclass(frozen=True)
-class Scratch(Spec, kind="scratch", version=1):
-    """Train a fresh network on the target."""
-
-    recipe: Recipe
-
-
-@dataclass(frozen=True)
-class Probe(Spec, kind="probe", version=1):
-    """A linear classifier on frozen features.
-
-    Parameters
-    ----------
-    tap : str
-        The layer that is read.
-    strengths : tuple of float
-        Penalties, relative to the mean eigenvalue of the features' covariance; the best on validation is kept.
-    solver : {"ridge", "logistic", "squared-hinge"}, optional
-        Ridge regression on one-hot labels, in closed form (the default, kept as ``None``); softmax regression; or
-        one-vs-rest support vector machines with the squared hinge loss.
-    """
-
-    tap: str = "fc7"
-    strengths: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-    solver: str | None = None
-
-    def __post_init__(self) -> None:
-        check(bool(self.strengths) and min(self.strengths) > 0, "strengths", self.strengths, "must be above 0")
-        if self.solver is not None and choose("solver", self.solver, ("ridge", "logistic", "squared-hinge")) == "ridge":
-            object.__setattr__(self, "solver", None)
-
-
-@dataclass(frozen=True)
-class Neighbours(Spec, kind="neighbours", version=1):
-    """No training: an image gets the class of the training image that is nearest in frozen features, by cosine.
-
-    What it measures, the share of right classes, is the induction accuracy of Huh et al. (sec. 5.3) where the classes are
-    finer than those that the source told apart. Without a source the network is an untrained one, for comparison.
-
-    Parameters
-    ----------
-    tap : str
-        The layer that is read.
-    among : int
-        A second accuracy counts an image as right if its class is among those of its nearest so many.
-    """
-
-    tap: str = "fc7"
-    among: int = 5
-
-    def __post_init__(self) -> None:
-        positive("among", self.among)
-
-
-@dataclass(frozen=True)
-class Concepts(Spec, kind="concepts", version=1):
-    """No transfer: how well a source network knows the nodes above the classes it was taught (Huh et al., sec. 5.4).
-
-    Parameters
-    ----------
-    tap : str
-        The layer in which the likeness of classes is read.
-    """
-
-    tap: str = "fc7"
-
-
-@dataclass(frozen=True)
-class FineTune(Spec, kind="fine-tune", version=1):
-    """Go on training the source network on the target, under a new head.
-
-    Parameters
-    ----------
-    recipe : Recipe
-    head_lr : float
-        Learning rate of the new head as a multiple of the backbone's.
-    freeze : str, optional
-        The last layer that is kept as it is; everything before it is kept too.
-    """
-
-    recipe: Recipe
-    head_lr: float = 3.0
-    freeze: str | None = None
-
-    def __post_init__(self) -> None:
-        check(self.head_lr > 0, "head_lr", self.head_lr, "must be above 0")
-
-
-Method = SourceTask | Scratch | Probe | Neighbours | Concepts | FineTune
+Method = SourceTask | Scratch | Probe | Neighbours | Concepts | FineTune | Grow
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from transferlab.serial import Spec, canonical
 from transferlab.specs import (
     Concepts,
     FineTune,
+    Grow,
     ImageSet,
     Method,
     Neighbours,
@@ -72,6 +73,8 @@ METHODS: dict[str, Callable[[Case], Method]] = {
     "neighbours": lambda case: Neighbours(case.tap),
     "concepts": lambda case: Concepts(case.tap),
     "fine-tune": lambda case: FineTune(recipe(case)),
+    "widened": lambda case: Grow(replace(recipe(case), lr=recipe(case).lr / 10), "widen", (6,)),
+    "deepened": lambda case: Grow(replace(recipe(case), lr=recipe(case).lr / 10, augment="none"), "deepen", (6,), norm="none", scope="new"),
     "frozen": lambda case: FineTune(recipe(case), head_lr=5.0, freeze=case.freeze),
 }
 

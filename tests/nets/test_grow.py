@@ -11,10 +11,9 @@ from torch import nn
 
 from transferlab.backbones import AlexNet
 from transferlab.errors import UserError
-from transferlab.nets import grow
+from transferlab.nets.blocks import BlockScale
 from transferlab.nets.build import build, head_name
 from transferlab.nets.grow import (
-    BlockScale,
     deepen,
     net2deeper,
     net2wider,
@@ -26,6 +25,7 @@ from transferlab.nets.grow import (
     widen_and_deepen,
     widen_twice,
 )
+from transferlab.nets.sites import sites
 
 SMALL = AlexNet((4, 4, 6, 6, 4), (12, 10))
 SIZE, CLASSES = 32, 5
@@ -294,4 +294,4 @@ def test_networks_without_hidden_layers_have_no_such_controls():
         train_only(widen(net, 4), "fc7-new")
     with pytest.raises(UserError, match=r"init \(=copy\): a representation has no units of its own"):
         widen(net, 4, init="copy")
-    assert grow.sites(net) == {}
+    assert sites(net) == {}

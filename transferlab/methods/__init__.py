@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..specs import Concepts, FineTune, Neighbours, Probe, Scratch, SourceTask, Trial
+from ..specs import Concepts, FineTune, Grow, Neighbours, Probe, Scratch, SourceTask, Trial
 from ..train.checkpoint import Checkpoint
 from ..train.fit import finite, fit_together
 from ..train.frozen import shortened
 from ..train.pack import Trainee
-from . import concepts, finetune, neighbours, probe, scratch, source_task
+from . import concepts, finetune, grow, neighbours, probe, scratch, source_task
 from .scratch import measure
 
 __all__ = ["measure", "prepare", "run"]
 
-TRAIN = {Scratch: scratch.prepare, FineTune: finetune.prepare}
+TRAIN = {Scratch: scratch.prepare, FineTune: finetune.prepare, Grow: grow.prepare}
 READ = {SourceTask: source_task.run, Probe: probe.run, Neighbours: neighbours.run, Concepts: concepts.run}
 
 

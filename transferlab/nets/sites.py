@@ -1,0 +1,81 @@
+"""Where a network can grow: FC6 and FC7 of AlexNet and VGG, what the head reads of every other one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..errors import check, choose
+from .alexnet import AlexNetModule
+from .blocks import blocks_of
+from .build import head_name
+
+REPRESENTATION = "representation"
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where units can be added: a linear layer and the ReLU behind it, by their names in the module that holds them."""
+
+    holder: nn.Module
+    linear: str
+    relu: str
+
+    @property
+    def layer(self) -> nn.Linear:
+        """The linear layer as it is now."""
+        return self.holder.get_submodule(self.linear)
+
+    @property
+    def behind(self) -> nn.Module:
+        """What follows it: the ReLU, or the ReLU and a normalisation."""
+        return self.holder.get_submodule(self.relu)
+
+
+def sites(net: nn.Module) -> dict[str, Site]:
+    """Return the hidden layers that the paper grows, ``fc6`` and ``fc7``; none in networks that have no such layers."""
+    if isinstance(net, AlexNetModule):
+        return {name: Site(net.get_submodule(name), "linear", "relu") for name in ("fc6", "fc7")}
+    holder = getattr(net, "classifier", None)
+    linear = [n for n, m in holder.named_children() if isinstance(m, nn.Linear)] if isinstance(holder, nn.Sequential) else []
+    if len(linear) != 3:
+        return {}
+    return {name: Site(holder, n, str(int(n) + 1)) for name, n in zip(("fc6", "fc7"), linear, strict=False)}
+
+
+def place(net: nn.Module, layer: str | None, allowed: Sequence[str]) -> str:
+    """Return the layer that is meant: one of `allowed` that the network has."""
+    here = [*sites(net)] or [REPRESENTATION]
+    known = [name for name in allowed if name in here]
+    check(bool(known), "layer", layer or allowed[-1], f"this network has none of {', '.join(allowed)}; it can grow at {', '.join(here)}")
+    return choose("layer", layer or known[0], known)
+
+
+def head_of(net: nn.Module) -> tuple[nn.Module, str, nn.Module]:
+    """Return the head's holder, its name there, and the head."""
+    parent, _, leaf = head_name(net).rpartition(".")
+    holder = net.get_submodule(parent)
+    return holder, leaf, holder.get_submodule(leaf)
+
+
+def in_front(net: nn.Module) -> nn.Module | None:
+    """Return the modules that growth put in front of the head, with it, if there are any."""
+    holder, leaf, _ = head_of(net)
+    ours = leaf == "head" and any(hasattr(holder, name) for name in ("units", "new", "new_norm"))
+    return holder if ours else None
+
+
+def deepened(net: nn.Module) -> bool:
+    return hasattr(in_front(net), "new")
+
+
+def read_by_head(net: nn.Module) -> list[int]:
+    """Return the units of each block that the head reads."""
+    front = in_front(net)
+    if hasattr(front, "units"):
+        return front.units.blocks
+    if front is None and sites(net):
+        return blocks_of(sites(net)["fc7"].layer)
+    return [head_of(net)[2].weight.shape[1]]
