@@ -165,6 +165,11 @@ class Judgement:
     effect: Effect
 
 
+def _noisy(found: Effect, half_width: float) -> str:
+    need = f"; about {seeds_needed(found.deviation, half_width)} seeds would do" if found.n > 1 else ""
+    return f"too few or too noisy: n = {found.n}{need}"
+
+
 def judge(found: Effect, relevant: float, direction: int = 1) -> Judgement:
     """Judge a directional claim from one effect.
 
@@ -184,8 +189,7 @@ def judge(found: Effect, relevant: float, direction: int = 1) -> Judgement:
     check(relevant > 0, "relevant", relevant, "must be above 0")
     choose("direction", direction, (1, -1))
     if not found.half_width <= relevant:
-        need = f"; about {seeds_needed(found.deviation, relevant)} seeds would do" if found.n > 1 else ""
-        return Judgement("inconclusive", f"too few or too noisy: n = {found.n}{need}", found)
+        return Judgement("inconclusive", _noisy(found, relevant), found)
     low, high = sorted((direction * found.low, direction * found.high))
     if low > 0:
         return Judgement("supported", "the interval lies on the claimed side of zero", found)
@@ -207,23 +211,24 @@ def judge_equal(found: Effect, margin: float) -> Judgement:
     if p < 1 - CONFIDENCE:
         return Judgement("supported", f"the effect lies within {margin:g} of zero", shown)
     if not found.half_width <= margin:
-        need = f"; about {seeds_needed(found.deviation, margin)} seeds would do" if found.n > 1 else ""
-        return Judgement("inconclusive", f"too few or too noisy: n = {found.n}{need}", shown)
+        return Judgement("inconclusive", _noisy(found, margin), shown)
     if found.low > margin or found.high < -margin:
         return Judgement("contradicted", f"the interval lies more than {margin:g} from zero", shown)
     return Judgement("inconclusive", f"the interval reaches beyond {margin:g}", shown)
 
 
 def judge_not_worse(found: Effect, margin: float) -> Judgement:
-    """Judge a claim of "as good or better": supported if the interval lies above -margin, contradicted if below."""
+    """Judge a claim of "as good or better": supported if the interval lies above -margin, contradicted if below.
+
+    An interval whose half-width exceeds the margin says nothing.
+    """
     check(margin > 0, "margin", margin, "must be above 0")
+    if not found.half_width <= margin:
+        return Judgement("inconclusive", _noisy(found, margin), found)
     if found.low > -margin:
         return Judgement("supported", f"the interval lies above {-margin:g}", found)
     if found.high < -margin:
         return Judgement("contradicted", f"the interval lies below {-margin:g}", found)
-    if not found.half_width <= margin:
-        need = f"; about {seeds_needed(found.deviation, margin)} seeds would do" if found.n > 1 else ""
-        return Judgement("inconclusive", f"too few or too noisy: n = {found.n}{need}", found)
     return Judgement("inconclusive", f"the interval contains {-margin:g}", found)
 
 
