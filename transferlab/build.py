@@ -53,9 +53,9 @@ def code_digest() -> str:
 
 
 def pages() -> dict[str, Path]:
-    """Return the pages that hold code cells, by their name in the table of contents."""
+    """Return the pages of the book that hold code cells, by their name in the table of contents; drafts are left out."""
     root = project()
-    found = [*(root / "notebooks").glob("*.md"), *(root / "book").glob("*.md")]
+    found = [*(c.path for c in chapters.chapters().values() if not c.draft), *(root / "book").glob("*.md")]
     return {p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(found) if "{code-cell}" in p.read_text()}
 
 
