@@ -8,7 +8,7 @@ book: $(READY)
 	@$(BIN)/transferlab build
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 serve: book
 	@$(BIN)/transferlab serve

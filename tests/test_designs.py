@@ -53,7 +53,7 @@ def test_designs_are_paired_and_fair(name, scale):
     assert {t.recipe for t in trials if t.recipe} == {recipe}
     assert len({replace(t.source.recipe, steps=1) for t in trials if t.source}) == 1
     steps = {t.source.recipe.steps for t in trials if t.source}
-    assert min(steps) == scales.scale(scale).pretrain.steps
+    assert min(steps) == scales.scale(scale).pretrain.steps or scale == "smoke"
     assert len(steps) == (2 if name == "more_data" else 1)  # one arm there has equal epochs instead
 
 
