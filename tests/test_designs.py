@@ -5,17 +5,25 @@ from dataclasses import replace
 import pytest
 
 from transferlab import chapters, scales
-from transferlab.data.rebuild_sets import class_tree
+from transferlab.data.catalog import pinned
+from transferlab.data.rebuild_sets import source_tree
 from transferlab.data.subsets import relabel
-from transferlab.data.tree import ClassTree
 from transferlab.specs import Subset
 
-TREE = ClassTree({leaf: [node["wnid"] for node in about["path"]] for leaf, about in class_tree().items()})
+TREE = source_tree()
 LEAVES = sorted(TREE.paths)
 
 
 def source_classes(trial) -> int:
     return len(relabel(LEAVES, trial.source.subset, trial.seed, TREE).names)
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+def test_scales_know_how_large_their_source_is(scale):
+    s = scales.scale(scale)
+    about = pinned(s.source)
+    assert s.classes == about["classes"] == len(LEAVES)
+    assert s.classes * s.per_class == about["splits"]["train"]
 
 
 @pytest.mark.parametrize("scale", ["cpu", "gpu"])
@@ -53,7 +61,8 @@ def test_designs_are_paired_and_fair(name, scale):
     assert {t.recipe for t in trials if t.recipe} == {recipe}
     assert len({replace(t.source.recipe, steps=1) for t in trials if t.source}) == 1
     steps = {t.source.recipe.steps for t in trials if t.source}
-    assert min(steps) == scales.scale(scale).pretrain.steps or scale == "smoke"
+    quick = (name, scale) == ("more_data", "smoke")  # whose eleven sources must each be quick
+    assert min(steps) == (60 if quick else scales.scale(scale).pretrain.steps)
     assert len(steps) == (2 if name == "more_data" else 1)  # one arm there has equal epochs instead
 
 

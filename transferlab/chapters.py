@@ -22,7 +22,7 @@ from .lab import Lab
 from .paths import project
 from .report.claims import Verdict
 from .report.theme import names
-from .specs import Trial, source_key
+from .specs import Source, Trial, source_key
 from .store import Published
 
 PUBLISHED_SCALES = ("cpu", "gpu", "paper")
@@ -173,11 +173,16 @@ class Chapter:
     def basis(self, lab: Lab, trials: list[Trial], scale: str) -> list[tuple[str, str]]:
         """Return what the chapter's page rests on, as pairs of what and how much."""
         s, targets = scales.scale(scale), dict.fromkeys(t.target.images.name for t in trials if t.method.kind != "source-task")
-        seeds, sources = {t.seed for t in trials}, {source_key(t) for t in trials if t.source}
+        seeds, sources = {t.seed for t in trials}, {source_key(t): t.source.recipe for t in trials if isinstance(t.source, Source)}
+        steps = " or ".join(f"{n:,}" for n in sorted({r.steps for r in sources.values()}))
+        batches = " or ".join(str(n) for n in sorted({r.batch for r in sources.values()}))
         return [
             ("targets", ", ".join(names(t) for t in targets if t != s.source)),
             ("network", f"{s.backbone.kind}, {s.backbone.multiply_adds(s.size) / 1e6:.1f} million multiply-adds an image"),
-            ("pretraining", f"{s.pretrain.steps:,} steps of {s.pretrain.batch} images, the same for every source"),
+            (
+                "pretraining",
+                f"{steps} steps of {batches} images{', the same for every source' * (' or ' not in steps + batches)}",
+            ),
             ("on a target", f"{s.train.steps} steps of {s.train.batch}; learning rates {', '.join(f'{r:g}' for r in s.train.rates)}"),
             ("seeds", f"{len(seeds)}: each with its own images, initialisation and order"),
             ("in all", f"{len(sources)} sources, {len(lab.closure(trials))} runs"),

@@ -104,6 +104,10 @@ GROWTH = {"widen": 1, "widen-twice": 2, "deepen": 1, "widen-and-deepen": 2, "nor
 """Ways to grow, each with how many numbers of units it takes; the last three are controls."""
 
 
+NORMS = ("l2", "batch", "layer", "none")
+SCOPES = ("new", "fc7-new", "fc6-new", "all")
+
+
 @dataclass(frozen=True)
 class Grow(Spec, kind="grow", version=1):
     """Add units to the source network, put a new head on it, and go on training on the target (Wang et al.).
@@ -142,10 +146,10 @@ class Grow(Spec, kind="grow", version=1):
         check(len(self.units) == wanted, "units", self.units, f"{self.how} takes {wanted} number{'s' * (wanted != 1)}")
         for units in self.units:
             positive("units", units)
-        if self.norm is not None and choose("norm", self.norm, ("l2", "batch", "layer", "none")) == "l2":
+        if self.norm is not None and choose("norm", self.norm, NORMS) == "l2":
             object.__setattr__(self, "norm", None)
         check(self.scale is None or self.scale > 0, "scale", self.scale, "must be above 0")
         check(self.copy in (None, True), "copy", self.copy, "must be True or left out")
-        if self.scope is not None and choose("scope", self.scope, ("new", "fc7-new", "fc6-new", "all")) == "all":
+        if self.scope is not None and choose("scope", self.scope, SCOPES) == "all":
             object.__setattr__(self, "scope", None)
         check(self.new_lr > 0, "new_lr", self.new_lr, "must be above 0")

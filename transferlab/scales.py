@@ -18,6 +18,8 @@ class Scale:
     name : str
     source : str
         Image set that sources are taken from.
+    classes, per_class : int
+        Classes of the whole source, and images of each (of the most frequent, where they differ).
     targets : tuple of str
         Image sets that carry a study's end points, most telling first.
     carry : tuple of str
@@ -37,6 +39,8 @@ class Scale:
 
     name: str
     source: str
+    classes: int
+    per_class: int
     targets: tuple[str, ...]
     carry: tuple[str, ...]
     size: int
@@ -75,6 +79,8 @@ SCALES = {
     "smoke": Scale(
         name="smoke",
         source="synthetic:source",
+        classes=25,
+        per_class=100,
         targets=("synthetic:0", "synthetic:0.6"),
         carry=("synthetic:0.6",),
         size=24,
@@ -88,6 +94,8 @@ SCALES = {
     "cpu": Scale(
         name="cpu",
         source="tiny-imagenet",
+        classes=200,
+        per_class=500,
         targets=SMALL_REAL,
         carry=CARRY,
         size=32,
@@ -98,6 +106,8 @@ SCALES = {
     "gpu": Scale(
         name="gpu",
         source="tiny-imagenet",
+        classes=200,
+        per_class=500,
         targets=(*SMALL_REAL, "pacs/art_painting", "pacs/cartoon", "pacs/sketch", "mnist"),
         carry=CARRY,
         size=64,
@@ -108,6 +118,8 @@ SCALES = {
     "paper": Scale(
         name="paper",
         source="torchvision:ImageNet",
+        classes=1000,
+        per_class=1300,
         targets=("torchvision:Flowers102", "torchvision:Caltech101", "torchvision:SUN397", "torchvision:OxfordIIITPet"),
         carry=("torchvision:Flowers102", "torchvision:Caltech101", "torchvision:SUN397"),
         size=224,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from transferlab.data.rebuild_sets import class_tree
+from transferlab.data.rebuild_sets import source_tree
 from transferlab.data.tree import ClassTree
 from transferlab.errors import UserError
 
@@ -66,7 +66,7 @@ def test_lifting_merges_only_what_is_there(leaves, times, labels):
 
 
 def test_the_source_of_the_book_is_cut_into_known_numbers_of_classes():
-    tree = ClassTree({leaf: [node["wnid"] for node in about["path"]] for leaf, about in class_tree().items()})
+    tree = source_tree()
     leaves = list(tree.paths)
     cuts = [len({tree.at_depth(leaf, depth) for leaf in leaves}) for depth in range(11, 0, -1)]
     assert cuts == [200, 197, 191, 180, 160, 110, 55, 24, 11, 4, 2]

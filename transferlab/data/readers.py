@@ -170,10 +170,11 @@ def _class_names(schema, path: Path) -> tuple[str, ...]:
 def wordnet_tree(path: Path) -> ClassTree:
     """Read a class tree from JSON: ``{class: {"path": [{"wnid": node}, ...]}}``, from the root to the class."""
     try:
-        paths = {leaf: [node["wnid"] for node in entry["path"]] for leaf, entry in json.loads(path.read_text()).items()}
+        return ClassTree.of(json.loads(path.read_text()))
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise UserError(f"class tree (={path}): cannot be read; wanted: {{class: {{path: [{{wnid: node}}, ...]}}}}") from e
-    return ClassTree(paths)
 
 
 def open_folder(folder: Path, name: str) -> Opened:

@@ -8,7 +8,7 @@ import json
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import check, choose
+from .tree import ClassTree
 
 LISTS = Path(__file__).with_name("lists")
 VOC = (
@@ -122,6 +123,12 @@ def class_tree() -> dict[str, dict]:
         return [*(path(parent) if parent in nodes else []), {"wnid": node, "name": name}]
 
     return {node: {"name": words, "path": path(node)} for node, (_, words) in nodes.items() if node not in inner}
+
+
+@cache
+def source_tree() -> ClassTree:
+    """Return tiny-imagenet's class tree, which the package knows without the images."""
+    return ClassTree.of(class_tree())
 
 
 def _by_list(name: str, find: Callable[[str, str], Path | Image.Image | None]) -> Found:

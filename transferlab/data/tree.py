@@ -12,6 +12,8 @@ class ClassTree:
     ----------
     paths : mapping of str to sequence of str
         For each class its nodes from the root down to itself.
+    words : mapping of str to str, optional
+        What nodes are called; others by their own name.
 
     Raises
     ------
@@ -19,7 +21,8 @@ class ClassTree:
         If a path is empty, ends elsewhere, repeats a node, or gives a node a second parent or another root.
     """
 
-    def __init__(self, paths: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, paths: Mapping[str, Sequence[str]], words: Mapping[str, str] | None = None) -> None:
+        self.words = dict(words or {})
         self.paths = {leaf: tuple(path) for leaf, path in paths.items()}
         self.parent: dict[str, str | None] = {}
         for leaf, path in self.paths.items():
@@ -29,6 +32,13 @@ class ClassTree:
                 known = self.parent.setdefault(node, above)
                 check(known == above, "class tree", node, f"has two parents, {known} and {above}")
         check(list(self.parent.values()).count(None) <= 1, "class tree", "roots", "must have a single root")
+
+    @classmethod
+    def of(cls, entries: Mapping[str, Mapping]) -> "ClassTree":
+        """Return the tree that entries ``{class: {"path": [{"wnid": node, "name": words}, ...]}}`` describe; names may be missing."""
+        paths = {leaf: [node["wnid"] for node in entry["path"]] for leaf, entry in entries.items()}
+        words = {n["wnid"]: n["name"].replace("_", " ") for entry in entries.values() for n in entry["path"] if "name" in n}
+        return cls(paths, words)
 
     def covers(self, classes: Sequence[str]) -> None:
         """Check that every class has a path.

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import check, choose
+from ..method_specs import NORMS
 
 SCALE = 20.0  # of activations brought to one scale; the paper names 10 and 20
 EPSILON = 1e-6  # added to squared norms: an all-zero block stays zero and has a finite gradient
 NOISE = 0.1  # of copied units, as a share of the standard deviation of their weights
-NORMS = ("l2", "batch", "layer", "none")
 
 
 class WideLinear(nn.Linear):

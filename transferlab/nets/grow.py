@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from ..errors import check, choose
+from ..method_specs import SCOPES
 from ..serial import positive
 from .blocks import SCALE, Branch, WideLinear, blocks_of, copied, drawn, like, normalisation
 from .build import HEAD_STD
 from .sites import REPRESENTATION, Site, deepened, head_of, in_front, place, read_by_head, sites
 
 INITS = ("random", "copy")
-SCOPES = ("new", "fc7-new", "fc6-new", "all")
 
 
 def widen(
