@@ -126,10 +126,16 @@ class Grow(Spec, kind="grow", version=1):
         What the gains of ``l2`` start from; by default `nets.grow.SCALE`.
     copy : bool, optional
         New units are copies of old ones with noise, instead of random.
+    spread : float, optional
+        Standard deviation of the weights that new units beside FC7 start from, as a multiple of He's.
     scope : {"new", "fc7-new", "fc6-new"}, optional
         What is trained; by default everything.
     new_lr : float
         Learning rate of what is new, the head included, as a multiple of the backbone's.
+    unit_lr : float, optional
+        Another one for the new units, the head left out.
+    watch : bool, optional
+        Look at old and new units while they are trained (`methods.grow.Watch`). The outcome is the same; so is the search.
     """
 
     recipe: Recipe
@@ -140,6 +146,9 @@ class Grow(Spec, kind="grow", version=1):
     copy: bool | None = None
     scope: str | None = None
     new_lr: float = 10.0
+    unit_lr: float | None = None
+    spread: float | None = None
+    watch: bool | None = None
 
     def __post_init__(self) -> None:
         wanted = GROWTH[choose("how", self.how, GROWTH)]
@@ -153,3 +162,8 @@ class Grow(Spec, kind="grow", version=1):
         if self.scope is not None and choose("scope", self.scope, SCOPES) == "all":
             object.__setattr__(self, "scope", None)
         check(self.new_lr > 0, "new_lr", self.new_lr, "must be above 0")
+        check(self.unit_lr is None or self.unit_lr > 0, "unit_lr", self.unit_lr, "must be above 0")
+        check(self.spread is None or self.spread > 0, "spread", self.spread, "must be above 0")
+        check(self.spread is None or (self.how == "widen" and not self.copy), "spread", self.spread, "is that of random units beside FC7")
+        check(self.watch in (None, True), "watch", self.watch, "must be True or left out")
+        check(not self.watch or self.how == "widen", "watch", self.watch, f"looks at units beside others; {self.how} adds none")

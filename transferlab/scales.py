@@ -7,6 +7,7 @@ from .errors import check, choose
 from .specs import EVERYTHING, FineTune, Recipe, Scratch, Source, Subset, Target
 
 EIGHT_SEEDS = 8
+NEW_LR = 10.0  # how many times as fast as old layers new ones learn where networks grow (Wang et al., sec. 3.3)
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,15 @@ class Scale:
     def target(self, name: str) -> Target:
         """Return one of this scale's targets."""
         return Target(name, self.size, self.sample)
+
+    @property
+    def growth(self) -> Recipe:
+        """Of grown networks and of those that they are compared with: a head learns as fast as in `finetune`.
+
+        Images are not augmented, so that the activations of frozen layers can be kept.
+        """
+        rates = tuple(round(rate * self.head_lr / NEW_LR, 6) for rate in self.train.rates)
+        return replace(self.train, lr=rates if len(rates) > 1 else rates[0], augment="none")
 
     @property
     def scratch(self) -> Scratch:

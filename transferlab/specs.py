@@ -260,7 +260,8 @@ class Trial(Spec, kind="trial"):
         """Return the trials whose validation accuracy chooses this trial's learning rate (none if it has one)."""
         if self.recipe is None or len(self.recipe.rates) == 1:
             return ()
-        return _searches(self if self.seed == 0 and self.split == "validation" else replace(self, seed=0, split="validation"))
+        arm = self if self.seed == 0 and self.split == "validation" else replace(self, seed=0, split="validation")
+        return _searches(replace(arm, method=replace(arm.method, watch=None)) if getattr(arm.method, "watch", None) else arm)
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -309,6 +310,7 @@ class Trial(Spec, kind="trial"):
             "source_steps": self.source.recipe.steps if isinstance(self.source, Source) else None,
             "backbone": self.backbone.kind,
             "method": self.method.kind,
+            **settings(self.method),
             "target": self.target.images.name,
             "lr": self.recipe.lr if self.recipe and len(self.recipe.rates) == 1 else None,
             "seed": self.seed,
@@ -320,6 +322,12 @@ class Trial(Spec, kind="trial"):
 def _searches(arm: Trial) -> tuple[Trial, ...]:
     """Return the search of an arm, which its seeds share."""
     return tuple(replace(arm.at(rate), seed=seed) for rate in arm.recipe.rates for seed in SEARCH_SEEDS)
+
+
+def settings(method: Method) -> dict[str, object]:
+    """Return what was chosen for a method beside its recipe, by name; several numbers as ``64+128``."""
+    found = ((name, getattr(method, name)) for name in method.__dataclass_fields__ if name != "recipe")
+    return {name: "+".join(map(str, value)) if isinstance(value, tuple) else value for name, value in found}
 
 
 def source_shape(trial: Trial) -> str:

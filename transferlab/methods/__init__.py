@@ -13,11 +13,11 @@ from ..train.fit import finite, fit_together
 from ..train.frozen import shortened
 from ..train.pack import Trainee
 from . import concepts, finetune, grow, neighbours, probe, scratch, source_task
-from .scratch import measure
 
 __all__ = ["measure", "prepare", "run"]
 
 TRAIN = {Scratch: scratch.prepare, FineTune: finetune.prepare, Grow: grow.prepare}
+MEASURE = {Grow: grow.measure}
 READ = {SourceTask: source_task.run, Probe: probe.run, Neighbours: neighbours.run, Concepts: concepts.run}
 
 
@@ -37,7 +37,14 @@ def prepare(trial: Trial, network: nn.Module | None, device: torch.device) -> Tr
         Metrics by name.
     """
     kind = type(trial.method)
+    if getattr(trial.method, "watch", None):
+        return grow.watched(trial, network, device)
     return shortened(TRAIN[kind](trial, network, device)) if kind in TRAIN else READ[kind](trial, network, device)
+
+
+def measure(net: nn.Module, trial: Trial, losses: torch.Tensor, device: torch.device) -> dict[str, Any]:
+    """Return what a trained network reaches on the split that the trial reads, and its loss at the end of training."""
+    return MEASURE.get(type(trial.method), scratch.measure)(net, trial, losses, device)
 
 
 def run(trial: Trial, network: nn.Module | None, device: torch.device, checkpoint: Checkpoint | None = None) -> dict[str, Any]:

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..data.images import target_sample
+from ..errors import check
+from ..measure.metrics import accuracy
 from ..nets.build import new_head
 from ..nets.grow import deepen, net2deeper, net2wider, new_modules, normalised, train_only, widen, widen_and_deepen, widen_twice
+from ..nets.sites import head_of, read_by_head, sites
 from ..seeds import stream
-from ..specs import Grow, Trial
+from ..specs import Grow, Recipe, Trial
+from ..train.feed import Batch
+from ..train.fit import cross_entropy, finite, fit_together
+from ..train.frozen import shortened
 from ..train.pack import Trainee
+from . import scratch
+
+LOOKS = 21  # at old and new units while they are trained
 
 
 def prepare(trial: Trial, network: nn.Module, device: torch.device) -> Trainee:
     """Grow the source network, and freeze what is to stay."""
+    method = trial.method
     sample = target_sample(trial.target, "train", trial.seed).to(device)
-    grown = surgery(network, trial.method, sample.classes, stream(trial.seed, "head"))
-    train_only(grown, trial.method.scope or "all")
-    order = stream(trial.seed, "target order")
-    return Trainee(grown, sample, trial.recipe, order, dict.fromkeys(new_modules(grown), trial.method.new_lr))
+    grown = surgery(network, method, sample.classes, stream(trial.seed, "head"))
+    train_only(grown, method.scope or "all")
+    *units, head = new_modules(grown)
+    rates = dict.fromkeys(units, method.unit_lr or method.new_lr) | {head: method.new_lr}
+    return Trainee(grown, sample, trial.recipe, stream(trial.seed, "target order"), rates)
 
 
 def surgery(network: nn.Module, method: Grow, classes: int, seed: int) -> nn.Module:
@@ -30,8 +43,9 @@ def surgery(network: nn.Module, method: Grow, classes: int, seed: int) -> nn.Mod
     given = {"classes": classes, "seed": seed} | scaling
     norm = {"norm": method.norm} if method.norm else {}
     beside = given | norm | ({"init": "copy"} if method.copy else {})
+    drawn = {"spread": method.spread} if method.spread else {}
     acts: dict[str, Callable[[], nn.Module]] = {
-        "widen": lambda: widen(network, *method.units, **beside),
+        "widen": lambda: widen(network, *method.units, **beside | drawn),
         "widen-twice": lambda: widen_twice(network, method.units, **beside),
         "deepen": lambda: deepen(network, *method.units, **given | norm),
         "widen-and-deepen": lambda: widen_and_deepen(network, method.units, **beside),
@@ -43,3 +57,105 @@ def surgery(network: nn.Module, method: Grow, classes: int, seed: int) -> nn.Mod
     if method.how.startswith("net2"):  # they keep the old head, whose classes are the source's
         new_head(grown, classes, seed)
     return grown
+
+
+def measure(net: nn.Module, trial: Trial, losses: torch.Tensor, device: torch.device) -> dict[str, Any]:
+    """Return what `scratch.measure` does, and what each block of a widened layer reaches alone (figure 6).
+
+    A block alone is the trained head without the weights that read the other blocks: ``accuracy_old`` and ``accuracy_new``,
+    of networks whose head is a linear layer that reads one old block and one new one.
+    """
+    _, _, head = head_of(net)
+    blocks = read_by_head(net)
+    inputs: list[torch.Tensor] = []
+    with kept_inputs(head, inputs.append):
+        found = scratch.measure(net, trial, losses, device)
+    if len(blocks) != 2 or not isinstance(head, nn.Linear):
+        return found
+    labels = target_sample(trial.target, trial.split, trial.seed).labels.to(device)
+    old, new = said(head, torch.cat(inputs), blocks)
+    alone = {name: accuracy(part + head.bias, labels)["accuracy"] for name, part in (("accuracy_old", old), ("accuracy_new", new))}
+    return found | alone
+
+
+@contextmanager
+def kept_inputs(module: nn.Module, keep: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    """Hand on what a module is given, without gradients."""
+    handle = module.register_forward_pre_hook(lambda _, inputs: keep(inputs[0].detach().float()))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def said(head: nn.Linear, inputs: torch.Tensor, blocks: list[int]) -> list[torch.Tensor]:
+    """Return what each block that the head reads adds to the logits, shape (N, classes) each."""
+    return [x @ w.T for x, w in zip(inputs.split(blocks, 1), head.weight.float().split(blocks, 1), strict=True)]
+
+
+class Watch:
+    """A loss that looks at the old and the new units of FC7 while they are trained (sec. 3.2: "pace of learning").
+
+    Parameters
+    ----------
+    net : Module
+        With one new block beside FC7.
+    steps : int
+        Of the training: it is looked at `LOOKS` times, evenly, before a step is taken.
+
+    Attributes
+    ----------
+    seen : dict of str to list of float
+        ``at``: the steps. ``size_*``: root mean square of what the head reads of a block. ``said_*``: that of what a block adds to
+        the logits, means over classes taken away. ``pace_*``: change of a block's incoming weights since the last look, in
+        thousandths of their norm a step (one number fewer).
+
+    Raises
+    ------
+    UserError
+        If the network has no FC7 with one new block.
+    """
+
+    def __init__(self, net: nn.Module, steps: int) -> None:
+        places = sites(net)
+        self.blocks, (_, _, self.head) = read_by_head(net), head_of(net)
+        check("fc7" in places and len(self.blocks) == 2, "watch", type(net).__name__, "wants an FC7 with one block of new units")
+        layer = places["fc7"].layer
+        self.weights = {"old": layer.weight, "new": layer.new[0].weight}
+        self.before = {name: w.detach().clone() for name, w in self.weights.items()}
+        self.step, self.at = 0, sorted({round(i * (steps - 1) / (LOOKS - 1)) for i in range(LOOKS)})
+        names = [f"{what}_{block}" for what in ("size", "said", "pace") for block in self.weights]
+        self.seen: dict[str, list[float]] = {"at": list(self.at)} | {name: [] for name in names}
+
+    def __call__(self, net: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
+        if self.step not in self.at:
+            loss = cross_entropy(net, batch, recipe)
+        else:
+            with kept_inputs(self.head, self.look):
+                loss = cross_entropy(net, batch, recipe)
+        self.step += 1
+        return loss
+
+    @torch.no_grad()
+    def look(self, inputs: torch.Tensor) -> None:
+        """Note how large the blocks are, what they add, and how far their weights have gone since."""
+        words = said(self.head, inputs, self.blocks)
+        steps = self.step - self.at[self.at.index(self.step) - 1]
+        for (name, weight), x, logits in zip(self.weights.items(), inputs.split(self.blocks, 1), words, strict=True):
+            self._note(f"size_{name}", x.square().mean().sqrt())
+            self._note(f"said_{name}", (logits - logits.mean(1, keepdim=True)).square().mean().sqrt())
+            if self.step:
+                self._note(f"pace_{name}", 1000 * (weight - self.before[name]).norm() / self.before[name].norm() / steps)
+            self.before[name].copy_(weight)
+
+    def _note(self, name: str, value: torch.Tensor) -> None:
+        self.seen[name].append(float(f"{value.item():.4g}"))
+
+
+def watched(trial: Trial, network: nn.Module, device: torch.device) -> dict[str, Any]:
+    """Train a grown network while looking at its units, and return metrics with what was seen."""
+    trainee = shortened(prepare(trial, network, device))
+    watch = Watch(trainee.trained, trial.recipe.steps)
+    (losses,) = fit_together([trainee], watch)
+    return measure(trainee.trained, trial, finite(losses), device) | watch.seen

@@ -32,4 +32,14 @@ def prepare(trial: Trial, network: None, device: torch.device) -> Trainee:
 def measure(net: nn.Module, trial: Trial, losses: torch.Tensor, device: torch.device) -> dict[str, float]:
     """Return what a trained network reaches on the split that the trial reads, and its loss at the end of training."""
     read = target_sample(trial.target, trial.split, trial.seed).to(device)
-    return accuracy(predict(net, read), read.labels) | {"train_loss": round(losses[-20:].mean().item(), 4)}
+    return accuracy(predict(net, read), read.labels) | trained(net, losses)
+
+
+def trained(net: nn.Module, losses: torch.Tensor) -> dict[str, float]:
+    """Return the loss at the end of training, and how many parameters the network has and how many of them were trained."""
+    sizes = [(p.numel(), p.requires_grad) for p in net.parameters()]
+    return {
+        "train_loss": round(losses[-20:].mean().item(), 4),
+        "parameters": sum(n for n, _ in sizes),
+        "trained": sum(n for n, learns in sizes if learns),
+    }

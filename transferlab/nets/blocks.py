@@ -99,9 +99,9 @@ def like(model: nn.Module, before: int, units: int) -> nn.Module:
 
 
 @torch.no_grad()
-def drawn(layer: nn.Module, draw: torch.Generator, std: float | None = None) -> nn.Module:
-    """Fill a layer: weights from N(0, std^2), by default He's for a ReLU; biases zero."""
-    std = (2 / layer.weight[0].numel()) ** 0.5 if std is None else std
+def drawn(layer: nn.Module, draw: torch.Generator, std: float | None = None, spread: float = 1.0) -> nn.Module:
+    """Fill a layer: weights from N(0, std^2), by default `spread` times He's for a ReLU; biases zero."""
+    std = spread * (2 / layer.weight[0].numel()) ** 0.5 if std is None else std
     layer.weight.copy_(torch.randn(layer.weight.shape, generator=draw) * std)
     layer.bias.zero_()
     return layer

@@ -34,6 +34,7 @@ def widen(
     norm: str = "l2",
     scale: float = SCALE,
     init: str = "random",
+    spread: float = 1.0,
     classes: int | None = None,
     seed: int = 0,
 ) -> nn.Module:
@@ -53,6 +54,8 @@ def widen(
         What the gains of ``l2`` start from.
     init : {"random", "copy"}
         New units are drawn at random, or are copies of old ones with noise ("copy+rand" of table 3).
+    spread : float
+        Standard deviation of random new weights, as a multiple of He's (2015), which keeps activations as large as what comes in.
     classes : int, optional
         Outputs of the new head; by default as many as the old one's.
     seed : int
@@ -70,10 +73,11 @@ def widen(
     grown, draw = copy.deepcopy(net), torch.Generator().manual_seed(seed)
     layer = place(grown, layer, ("fc7", REPRESENTATION))
     check(not deepened(grown), "layer", layer, "lies below a layer that was put on top; widen first, then deepen")
+    check(spread > 0, "spread", spread, "must be above 0")
     if layer == REPRESENTATION:
-        blocks = _widen_representation(grown, units, norm, scale, init, draw)
+        blocks = _widen_representation(grown, units, norm, scale, init, draw, spread)
     else:
-        blocks = _widen_hidden(grown, layer, units, norm, scale, init, draw)
+        blocks = _widen_hidden(grown, layer, units, norm, scale, init, draw, spread)
     _fresh_head(grown, sum(blocks), classes, draw)
     return grown
 
@@ -307,7 +311,9 @@ def _wide(site: Site) -> WideLinear:
     return site.layer
 
 
-def _widen_hidden(net: nn.Module, layer: str, units: int, norm: str, scale: float, init: str, draw: torch.Generator) -> list[int]:
+def _widen_hidden(
+    net: nn.Module, layer: str, units: int, norm: str, scale: float, init: str, draw: torch.Generator, spread: float = 1.0
+) -> list[int]:
     """Add units to FC6 or FC7, which read all units of the layer before, and return the layer's blocks."""
     positive("units", units)
     choose("init", init, INITS)
@@ -315,12 +321,14 @@ def _widen_hidden(net: nn.Module, layer: str, units: int, norm: str, scale: floa
     wide = _wide(places[layer])
     before = sum(blocks_of(places["fc6"].layer)) if layer == "fc7" else wide.in_features
     new = like(wide, before, units)
-    wide.new.append(copied(new, wide, draw) if init == "copy" else drawn(new, draw))
+    wide.new.append(copied(new, wide, draw) if init == "copy" else drawn(new, draw, spread=spread))
     _set_norm(places[layer], wide.blocks, norm, scale)
     return wide.blocks
 
 
-def _widen_representation(net: nn.Module, units: int, norm: str, scale: float, init: str, draw: torch.Generator) -> list[int]:
+def _widen_representation(
+    net: nn.Module, units: int, norm: str, scale: float, init: str, draw: torch.Generator, spread: float
+) -> list[int]:
     """Add units beside what the head reads, and return the blocks."""
     positive("units", units)
     check(choose("init", init, INITS) == "random", "init", init, "a representation has no units of its own to copy; take random")
@@ -329,7 +337,7 @@ def _widen_representation(net: nn.Module, units: int, norm: str, scale: float, i
     if front is None:
         _before_head(net, {"units": Branch(head.weight.shape[1])})
         front = in_front(net)
-    front.units.new.append(drawn(like(head, front.units.before, units), draw))
+    front.units.new.append(drawn(like(head, front.units.before, units), draw, spread=spread))
     parts = (
         {"units": front.units}
         | normalisation(head, front.units.blocks, norm, scale, getattr(front, "new_norm", None))

@@ -1,0 +1,101 @@
+"""Growing as a method: what is trained how fast, and what is seen of old and new units."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_world import small_world  # noqa: F401  (a fixture for the whole module)
+
+from transferlab import methods
+from transferlab.backbones import AlexNet
+from transferlab.data.images import target_sample
+from transferlab.errors import UserError
+from transferlab.methods import grow
+from transferlab.nets.build import build
+from transferlab.nets.grow import only_block
+from transferlab.nets.sites import head_of
+from transferlab.specs import Grow, Recipe, Source, Subset, Target, Trial
+from transferlab.train.fit import fit_together
+from transferlab.train.predict import predict
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(steps=30, batch=16, lr=0.003, augment="none")
+BACKBONE = AlexNet((8, 12, 16, 16, 12), (32, 24))
+SOURCE = Source("synthetic:source", 24, Recipe(steps=4, batch=8, lr=0.01))
+TARGET = Target("synthetic:0.5", 24, Subset(classes=6, per_class=5))
+
+
+def trial(**given) -> Trial:
+    return Trial(TARGET, Grow(RECIPE, **({"how": "widen", "units": (12,)} | given)), BACKBONE, 1, SOURCE)
+
+
+def network():
+    return build(BACKBONE, 24, 7, seed=3)
+
+
+@pytest.mark.parametrize("given", [{}, {"norm": "none"}, {"scope": "fc7-new"}, {"scope": "new", "norm": "none"}])
+def test_watching_changes_nothing_but_what_is_known(given):
+    plain, seen = (methods.run(trial(**given, **watch), network(), CPU) for watch in ({}, {"watch": True}))
+    assert plain == {name: seen[name] for name in plain}
+    assert len(seen["at"]) == grow.LOOKS == len(seen["size_old"]) == len(seen["said_new"]) == len(seen["pace_new"]) + 1
+    assert (seen["at"][0], seen["at"][-1]) == (0, RECIPE.steps - 1)
+    assert all(v > 0 for name in ("size_old", "size_new", "said_old", "said_new", "pace_new") for v in seen[name])
+    assert all((v == 0) == (given.get("scope") == "new") for v in seen["pace_old"]), "frozen units do not move"
+
+
+def test_sizes_are_those_that_normalisation_gives():
+    seen = methods.run(trial(watch=True, scale=10.0), network(), CPU)
+    assert seen["size_old"][0] == pytest.approx(10 / 24**0.5, rel=1e-3)
+    assert seen["size_new"][0] == pytest.approx(10 / 12**0.5, rel=1e-3)
+
+
+def test_blocks_alone_are_what_is_left_when_the_head_cannot_see_the_other():
+    asked = trial(scope="new")
+    ready = methods.prepare(asked, network(), CPU)
+    (losses,) = fit_together([ready])
+    found = methods.measure(ready.trained, asked, losses, CPU)
+    read = target_sample(TARGET, "test", 1)
+    for number, name in enumerate(("accuracy_old", "accuracy_new")):
+        alone = predict(only_block(ready.trained, number), read).argmax(1) == read.labels
+        assert found[name] == pytest.approx(alone.double().mean().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("how", "units"), [("deepen", (12,)), ("widen-twice", (4, 12)), ("normalise", ())])
+def test_blocks_alone_are_measured_where_the_head_reads_two(how, units):
+    assert ("accuracy_new" in methods.run(trial(how=how, units=units), network(), CPU)) == (how == "widen-twice")
+
+
+def test_counted_parameters():
+    found = methods.run(trial(scope="new"), network(), CPU)
+    plain, classes = network(), 6
+    new = 32 * 12 + 12 + (24 + 12) + (24 + 12) * classes + classes  # units, gains, head
+    kept = sum(p.numel() for name, p in plain.named_parameters() if not name.startswith("head"))
+    assert found["trained"] == new
+    assert found["parameters"] == kept + new
+
+
+def test_new_units_may_have_a_rate_of_their_own():
+    ready = grow.prepare(trial(unit_lr=100.0, norm="none"), network(), CPU)
+    head = head_of(ready.net)[2]
+    assert ready.multiples.pop(head) == 10
+    assert set(ready.multiples.values()) == {100}
+
+
+def test_spread_is_that_of_new_weights():
+    one, ten = (grow.surgery(network(), trial(**given).method, 6, 0).fc7.linear for given in ({}, {"spread": 10.0}))
+    torch.testing.assert_close(ten.new[0].weight, 10 * one.new[0].weight)
+    torch.testing.assert_close(ten.weight, one.weight)
+
+
+def test_a_watched_arm_has_the_search_of_the_same_arm_unwatched():
+    one, two = (replace(trial(), method=replace(trial().method, recipe=replace(RECIPE, lr=(0.01, 0.03)), watch=w)) for w in (None, True))
+    assert one.searches() == two.searches()
+    accuracy = {t.key: t.recipe.lr for t in one.searches()}
+    assert (one.resolve(accuracy).recipe.lr, two.resolve(accuracy).recipe.lr) == (0.03, 0.03)
+    assert two.resolve(accuracy).method.watch
+    assert one.resolve(accuracy).key != two.resolve(accuracy).key
+
+
+def test_only_a_network_with_fc7_can_be_watched():
+    with pytest.raises(UserError, match=r"watch \(=AlexNetModule\): wants an FC7 with one block of new units"):
+        grow.Watch(network(), 10)
