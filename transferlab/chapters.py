@@ -175,6 +175,7 @@ class Chapter:
         s, targets = scales.scale(scale), dict.fromkeys(t.target.images.name for t in trials if t.method.kind != "source-task")
         seeds, sources = {t.seed for t in trials}, {source_key(t): t.source.recipe for t in trials if isinstance(t.source, Source)}
         steps = " or ".join(f"{n:,}" for n in sorted({r.steps for r in sources.values()}))
+        recipes = dict.fromkeys(t.recipe for t in trials if t.recipe)
         batches = " or ".join(str(n) for n in sorted({r.batch for r in sources.values()}))
         return [
             ("targets", ", ".join(names(t) for t in targets if t != s.source)),
@@ -183,7 +184,7 @@ class Chapter:
                 "pretraining",
                 f"{steps} steps of {batches} images{', the same for every source' * (' or ' not in steps + batches)}",
             ),
-            ("on a target", f"{s.train.steps} steps of {s.train.batch}; learning rates {', '.join(f'{r:g}' for r in s.train.rates)}"),
+            *(("on a target", f"{r.steps} steps of {r.batch}; learning rates {', '.join(f'{x:g}' for x in r.rates)}") for r in recipes),
             ("seeds", f"{len(seeds)}: each with its own images, initialisation and order"),
             ("in all", f"{len(sources)} sources, {len(lab.closure(trials))} runs"),
         ]

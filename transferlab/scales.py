@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from .backbones import AlexNet, Backbone, Torchvision
 from .errors import check, choose
-from .specs import EVERYTHING, FineTune, Recipe, Scratch, Source, Subset, Target
+from .specs import EVERYTHING, FineTune, Grow, Recipe, Scratch, Source, Subset, Target
 
 EIGHT_SEEDS = 8
 NEW_LR = 10.0  # how many times as fast as old layers new ones learn where networks grow (Wang et al., sec. 3.3)
@@ -36,6 +36,8 @@ class Scale:
         That the published study has.
     head_lr : float
         Learning rate of a new head as a multiple of the backbone's.
+    grow_lr : float or tuple of float
+        Rates of old layers where networks grow; new ones have `NEW_LR` times as much.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Scale:
     sample: Subset = EVERYTHING
     seeds: int = EIGHT_SEEDS
     head_lr: float = 3.0
+    grow_lr: float | tuple[float, ...] = (0.004, 0.016, 0.064)
 
     def source_of(self, **subset: object) -> Source:
         """Return this scale's source, or the part of it that the fields of `Subset` say."""
@@ -63,12 +66,30 @@ class Scale:
 
     @property
     def growth(self) -> Recipe:
-        """Of grown networks and of those that they are compared with: a head learns as fast as in `finetune`.
+        """Training of grown networks and of those that they are compared with.
 
         Images are not augmented, so that the activations of frozen layers can be kept.
         """
-        rates = tuple(round(rate * self.head_lr / NEW_LR, 6) for rate in self.train.rates)
-        return replace(self.train, lr=rates if len(rates) > 1 else rates[0], augment="none")
+        return replace(self.train, lr=self.grow_lr, augment="none")
+
+    @property
+    def width(self) -> int:
+        """Units of FC7."""
+        return getattr(self.backbone, "hidden", (4096, 4096))[-1]
+
+    @property
+    def gain(self) -> float:
+        """What gains of grown networks start from: 20 where FC7 has 4096 units (Wang et al., sec. 3.2); in others a unit is as large."""
+        return round(20 * (self.width / 4096) ** 0.5, 3)
+
+    def grown(self, how: str, units: tuple[int, ...] = (), norm: str = "l2", **given: object) -> Grow:
+        """Return a way to grow, rate searched; its gains start from `gain` unless `scale` is given."""
+        start = {"scale": self.gain} if norm == "l2" and not how.startswith("net2") else {}
+        return Grow(self.growth, how, units, norm, **start | given)
+
+    def fixed(self, freeze: str | None = None) -> FineTune:
+        """Return what growing is compared with: the network as it is, new head, rate searched among the same ones."""
+        return FineTune(self.growth, NEW_LR, freeze)
 
     @property
     def scratch(self) -> Scratch:
@@ -100,6 +121,7 @@ SCALES = {
         part=Subset(classes=25),
         sample=Subset(classes=20, per_class=15),
         seeds=2,
+        grow_lr=0.016,
     ),
     "cpu": Scale(
         name="cpu",
@@ -136,6 +158,7 @@ SCALES = {
         backbone=Torchvision("alexnet"),
         pretrain=Recipe(steps=450_000, batch=256, lr=0.01, precision="bf16"),
         train=Recipe(steps=4000, batch=64, lr=(0.001, 0.003, 0.01), precision="bf16"),
+        grow_lr=(0.0002, 0.001, 0.005),
     ),
 }
 
