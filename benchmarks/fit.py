@@ -114,7 +114,7 @@ def reference(train, seed: int, steps: int, precision: str, workers: int, channe
 
     net = network(seed).to(device)
     net = net.to(memory_format=torch.channels_last) if channels_last else net
-    optimiser, schedule = sgd(net, steps)
+    optimiser, schedule = sgd(net, steps, rate)
     criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
     seen = correct = total = 0.0
     net.train()
