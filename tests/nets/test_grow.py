@@ -2,6 +2,7 @@
 
 import copy
 
+import onnxruntime
 import pytest
 import torch
 import torchvision
@@ -254,6 +255,23 @@ def test_an_exported_network_gives_the_same(how):
     grown = GROW[how](alexnet()).eval()
     exported = torch.export.export(grown, (images(),))
     torch.testing.assert_close(exported.module()(images()), grown(images()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # of the exporter
+@pytest.mark.parametrize("net", [alexnet, lambda: torchvision.models.squeezenet1_0(num_classes=5)], ids=["alexnet", "squeezenet"])
+@pytest.mark.parametrize("how", [widen, deepen])
+def test_onnx_gives_the_same_for_any_number_of_images(net, how, tmp_path):
+    grown = how(net(), 6).eval()
+    size = SIZE if net is alexnet else 64
+    x = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    file = tmp_path / "grown.onnx"
+    torch.onnx.export(
+        grown, (x,), file, dynamo=True, verbose=False, input_names=["images"], dynamic_shapes=({0: torch.export.Dim("images")},)
+    )
+    session = onnxruntime.InferenceSession(file)
+    for images in (x, x.repeat(2, 1, 1, 1)[:3]):
+        (said,) = session.run(None, {"images": images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(said), grown(images).detach(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
