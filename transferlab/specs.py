@@ -309,6 +309,7 @@ class Trial(Spec, kind="trial"):
             "source_grey": getattr(self.source, "grey", None),
             "source_steps": self.source.recipe.steps if isinstance(self.source, Source) else None,
             "backbone": self.backbone.kind,
+            "fc7": getattr(self.backbone, "hidden", (None,))[-1],
             "method": self.method.kind,
             **settings(self.method),
             "target": self.target.images.name,

@@ -22,7 +22,7 @@
   function follow(explorer) {
     const form = explorer.querySelector(".tl-controls");
     const states = JSON.parse(explorer.querySelector(".tl-states").textContent);
-    const chart = explorer.querySelector(".tl-chart");
+    const charts = Array.from(explorer.querySelectorAll(".tl-chart"));
     const fields = Array.from(form.querySelectorAll("select, input"));
 
     async function update() {
@@ -35,10 +35,10 @@
       const state = states.find((s) => s.key.every((v, i) => v === values[i]));
       explorer.querySelector(".tl-sentence").textContent = state.sentence;
       explorer.querySelector(".tl-interval").textContent = state.interval;
-      const view = views.get(chart);
-      if (!view) return;
-      fields.forEach((field, i) => view.signal(field.name, values[i]));
-      await view.runAsync();
+      for (const view of charts.map((chart) => views.get(chart)).filter(Boolean)) {
+        fields.forEach((field, i) => view.signal(field.name, values[i]));
+        await view.runAsync();
+      }
     }
 
     form.addEventListener("submit", (event) => event.preventDefault());

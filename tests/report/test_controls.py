@@ -35,6 +35,15 @@ def test_explorer_follows_its_widgets(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_an_explorer_of_two_charts_shows_both():
+    states = pd.DataFrame({"kind": ["a", "b"], "sentence": ["One.", "Two."], "interval": ["[0, 1]", "[1, 2]"]})
+    explorer = Explorer(lambda kind: [draw(kind), draw(kind)], {"kind": KIND}, states, "Caption.", DATA, "figure")
+    box, _, chart = explorer.panel().children
+    box.value = "b"
+    assert len(chart.outputs) == 2
+    assert explorer.html().count('class="tl-chart"') == 2
+
+
 def test_workbench_trains_when_pressed(capsys):
     trained = []
     bench = Workbench(

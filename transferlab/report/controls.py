@@ -46,7 +46,7 @@ class Explorer:
     Parameters
     ----------
     draw : callable
-        From a value for each control, by name, to a chart that has a Vega parameter of each of these names.
+        From a value for each control, by name, to a chart, or several, each with a Vega parameter of each of these names.
     controls : mapping of str to Control
     states : DataFrame
         One row for every combination of values: a column for each control, ``sentence`` and ``interval``.
@@ -61,7 +61,7 @@ class Explorer:
 
     def __init__(
         self,
-        draw: Callable[..., alt.TopLevelMixin],
+        draw: Callable[..., alt.TopLevelMixin | list[alt.TopLevelMixin]],
         controls: Mapping[str, Control],
         states: pd.DataFrame,
         caption: str,
@@ -136,7 +136,9 @@ class Explorer:
             sentence, interval = self.state(values)
             finding.value = f"<p>{html.escape(sentence)}<br>{html.escape(interval)}</p>"
             chart.outputs = ()
-            chart.append_display_data(self.draw(**values))
+            drawn = self.draw(**values)
+            for one in drawn if isinstance(drawn, list) else [drawn]:
+                chart.append_display_data(one)
 
         for box in boxes.values():
             box.observe(show, "value")
