@@ -15,7 +15,9 @@ from transferlab.nets.build import build
 from transferlab.nets.grow import only_block
 from transferlab.nets.sites import head_of
 from transferlab.specs import Grow, Recipe, Source, Subset, Target, Trial
+from transferlab.train.checkpoint import Checkpoint
 from transferlab.train.fit import fit_together
+from transferlab.train.pack import Alone
 from transferlab.train.predict import predict
 
 CPU = torch.device("cpu")
@@ -26,7 +28,7 @@ TARGET = Target("synthetic:0.5", 24, Subset(classes=6, per_class=5))
 
 
 def trial(**given) -> Trial:
-    return Trial(TARGET, Grow(RECIPE, **({"how": "widen", "units": (12,)} | given)), BACKBONE, 1, SOURCE)
+    return Trial(TARGET, Grow(**({"recipe": RECIPE, "how": "widen", "units": (12,)} | given)), BACKBONE, 1, SOURCE)
 
 
 def network():
@@ -99,3 +101,32 @@ def test_a_watched_arm_has_the_search_of_the_same_arm_unwatched():
 def test_only_a_network_with_fc7_can_be_watched():
     with pytest.raises(UserError, match=r"watch \(=AlexNetModule\): wants an FC7 with one block of new units"):
         grow.Watch(network(), 10)
+
+
+@pytest.mark.parametrize("given", [{}, {"how": "widen-twice", "units": (4, 12)}, {"how": "deepen", "units": (9,), "scope": "fc7-new"}])
+def test_killed_and_gone_on_the_bits_are_the_same(given, tmp_path, monkeypatch):
+    """Whole networks, and those of which only the last part is trained."""
+    step, left = Alone.step, [7]
+
+    def killed(self, losses, factor):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        step(self, losses, factor)
+
+    monkeypatch.setattr(Alone, "step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        methods.run(trial(**given), network(), CPU, Checkpoint(tmp_path / "c.pt", 0))
+    assert methods.run(trial(**given), network(), CPU, Checkpoint(tmp_path / "c.pt", 0)) == methods.run(trial(**given), network(), CPU)
+    assert left[0] == 7 - 1 - 6 - (RECIPE.steps - 6) - RECIPE.steps, "it went on after the sixth step"
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"norm": "batch"}, {"how": "widen-and-deepen", "units": (12, 9)}, {"how": "widen-twice", "units": (4, 12)}]
+)
+def test_grown_networks_train_together_as_they_do_alone(given):
+    slow = replace(RECIPE, steps=20, lr=3e-4)  # so that rounding stays small
+    asked = [replace(trial(**given, recipe=slow), seed=seed) for seed in range(3)]
+    packed, separate = ([methods.prepare(t, network(), CPU) for t in asked] for _ in range(2))
+    for row, one in zip(fit_together(packed), separate, strict=True):
+        torch.testing.assert_close(row, fit_together([one])[0], rtol=0, atol=1e-5)
