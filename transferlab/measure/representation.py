@@ -1,0 +1,90 @@
+"""Numbers that say what features know, and how far they have moved."""
+
+from __future__ import annotations
+
+import torch
+from scipy.stats import rankdata
+from torch.nn import functional as F
+
+ROWS = 1000  # images that are compared with all others at once
+
+
+def cka(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Return the linear centred kernel alignment of two representations of the same images: 1 if they differ by a rotation and a scale.
+
+    Parameters
+    ----------
+    x, y : Tensor, shapes (N, D) and (N, E)
+
+    References
+    ----------
+    Kornblith, Norouzi, Lee and Hinton 2019, eq. 5.
+    """
+    x, y = (z.double() - z.double().mean(0) for z in (x, y))
+    return ((y.T @ x).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())).item()
+
+
+def silhouette(x: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the mean silhouette of classes, by cosine distance: near 1 if they are compact and apart, below 0 if they are mixed.
+
+    Parameters
+    ----------
+    x : Tensor, shape (N, D)
+    labels : Tensor of int64, shape (N,)
+        Of two classes or more; an image that is alone in its class counts as 0.
+
+    References
+    ----------
+    Rousseeuw 1987, sec. 2.
+    """
+    labels = labels.unique(return_inverse=True)[1]
+    x, counts = F.normalize(x.double()), labels.bincount().double()
+    sums = torch.zeros(len(counts), x.shape[1], dtype=x.dtype, device=x.device).index_add_(0, labels, x)
+    own = labels[:, None]
+    to_classes = counts - x @ sums.T  # summed distances: 1 - cosine
+    among = (counts[labels] - 1).clamp(min=1)
+    inside = to_classes.gather(1, own)[:, 0] / among
+    outside = (to_classes / counts).scatter(1, own, float("inf")).min(1).values
+    values = (outside - inside) / torch.maximum(inside, outside).clamp(min=1e-12)
+    return torch.where(counts[labels] > 1, values, 0.0).mean().item()
+
+
+def selectivity(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return how well each unit tells its best class from the others: the largest area under the ROC curve over classes, from 0.5 to 1.
+
+    Parameters
+    ----------
+    x : Tensor, shape (N, D)
+    labels : Tensor of int64, shape (N,)
+
+    Returns
+    -------
+    Tensor of float64, shape (D,)
+    """
+    labels = labels.unique(return_inverse=True)[1].cpu()
+    ranks = torch.from_numpy(rankdata(x.cpu().numpy(), axis=0))  # ties share their mean rank
+    counts = labels.bincount().double()[:, None]
+    sums = torch.zeros(len(counts), ranks.shape[1], dtype=ranks.dtype).index_add_(0, labels, ranks)
+    areas = (sums - counts * (counts + 1) / 2) / (counts * (len(labels) - counts))
+    return areas.max(0).values
+
+
+def nearest_neighbours(known: torch.Tensor, known_labels: torch.Tensor, asked: torch.Tensor, labels: torch.Tensor, count: int = 5) -> float:
+    """Return the share of images that most of their nearest known images, by cosine, put into the right class; of equals the nearer wins.
+
+    Parameters
+    ----------
+    known, asked : Tensor, shapes (M, D) and (N, D)
+    known_labels, labels : Tensor of int64, shapes (M,) and (N,)
+    count : int
+        Neighbours that vote.
+    """
+    near, classes = F.normalize(known), int(known_labels.max()) + 1
+    count = min(count, len(near))
+    votes = 1 + 1e-3 * 0.5 ** torch.arange(count, device=near.device)  # the nearest outweighs all that follow it
+    right = 0
+    for part, wanted in zip(F.normalize(asked).split(ROWS), labels.split(ROWS), strict=True):
+        theirs = known_labels[(part @ near.T).topk(count, 1).indices]
+        ballot = torch.zeros(len(part), classes, device=near.device, dtype=votes.dtype).scatter_add_(1, theirs, votes.expand_as(theirs))
+        right += int((ballot.argmax(1) == wanted).sum())
+    return right / len(labels)
