@@ -90,14 +90,29 @@ class FineTune(Spec, kind="fine-tune", version=1):
         Learning rate of the new head as a multiple of the backbone's.
     freeze : str, optional
         The last layer that is kept as it is; everything before it is kept too.
+    l2_sp : float, optional
+        Strength of a pull towards the source's weights (`methods.looked_at.NearStart`).
+    lwf : float, optional
+        Weight of keeping the source head's answers, learning without forgetting (`methods.looked_at.SameAnswers`).
+    examine : bool, optional
+        Measure also what the network knows and has forgotten (`methods.looked_at.examined`). The training is the same, and its search.
     """
 
     recipe: Recipe
     head_lr: float = 3.0
     freeze: str | None = None
+    l2_sp: float | None = None
+    lwf: float | None = None
+    examine: bool | None = None
 
     def __post_init__(self) -> None:
         check(self.head_lr > 0, "head_lr", self.head_lr, "must be above 0")
+        for name in ("l2_sp", "lwf"):
+            value = getattr(self, name)
+            check(value is None or value > 0, name, value, "must be above 0")
+        check(not (self.l2_sp and self.lwf), "lwf", self.lwf, "goes without l2_sp")
+        check(not (self.lwf and self.freeze), "lwf", self.lwf, "keeps answers of a network all layers of which learn; leave freeze out")
+        check(self.examine in (None, True), "examine", self.examine, "must be True or left out")
 
 
 GROWTH = {"widen": 1, "widen-twice": 2, "deepen": 1, "widen-and-deepen": 2, "normalise": 0, "net2wider": 1, "net2deeper": 0}
@@ -136,6 +151,8 @@ class Grow(Spec, kind="grow", version=1):
         Another one for the new units, the head left out.
     watch : bool, optional
         Look at old and new units while they are trained (`methods.grow.Watch`). The outcome is the same; so is the search.
+    examine : bool, optional
+        As in `FineTune`.
     """
 
     recipe: Recipe
@@ -149,6 +166,7 @@ class Grow(Spec, kind="grow", version=1):
     unit_lr: float | None = None
     spread: float | None = None
     watch: bool | None = None
+    examine: bool | None = None
 
     def __post_init__(self) -> None:
         wanted = GROWTH[choose("how", self.how, GROWTH)]
@@ -165,5 +183,6 @@ class Grow(Spec, kind="grow", version=1):
         check(self.unit_lr is None or self.unit_lr > 0, "unit_lr", self.unit_lr, "must be above 0")
         check(self.spread is None or self.spread > 0, "spread", self.spread, "must be above 0")
         check(self.spread is None or (self.how == "widen" and not self.copy), "spread", self.spread, "is that of random units beside FC7")
-        check(self.watch in (None, True), "watch", self.watch, "must be True or left out")
+        for name in ("watch", "examine"):
+            check(getattr(self, name) in (None, True), name, getattr(self, name), "must be True or left out")
         check(not self.watch or self.how == "widen", "watch", self.watch, f"looks at units beside others; {self.how} adds none")

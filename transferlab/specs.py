@@ -261,7 +261,8 @@ class Trial(Spec, kind="trial"):
         if self.recipe is None or len(self.recipe.rates) == 1:
             return ()
         arm = self if self.seed == 0 and self.split == "validation" else replace(self, seed=0, split="validation")
-        return _searches(replace(arm, method=replace(arm.method, watch=None)) if getattr(arm.method, "watch", None) else arm)
+        looks = {name: None for name in ("watch", "examine") if getattr(arm.method, name, None)}  # they change nothing
+        return _searches(replace(arm, method=replace(arm.method, **looks)) if looks else arm)
 
     def __hash__(self) -> int:
         return hash(self.key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from ..train.checkpoint import Checkpoint
 from ..train.fit import finite, fit_together
 from ..train.frozen import shortened
 from ..train.pack import Trainee
-from . import concepts, finetune, grow, neighbours, probe, scratch, source_task
+from . import concepts, finetune, grow, looked_at, neighbours, probe, scratch, source_task
 
 __all__ = ["measure", "prepare", "run"]
 
@@ -37,9 +38,16 @@ def prepare(trial: Trial, network: nn.Module | None, device: torch.device) -> Tr
         Metrics by name.
     """
     kind = type(trial.method)
-    if getattr(trial.method, "watch", None):
-        return grow.watched(trial, network, device)
-    return shortened(TRAIN[kind](trial, network, device)) if kind in TRAIN else READ[kind](trial, network, device)
+    if kind in READ:
+        return READ[kind](trial, network, device)
+    if not looked_at.wanted(trial):
+        return shortened(TRAIN[kind](trial, network, device))
+    before = copy.deepcopy(network)
+    trainee = shortened(TRAIN[kind](trial, network, device))
+    loss = looked_at.loss_of(trial, trainee, before)
+    (losses,) = fit_together([trainee], loss)
+    found = measure(trainee.trained, trial, finite(losses), device)
+    return found | getattr(loss, "seen", {}) | (looked_at.examined(trainee.trained, before, trial, device) if trial.method.examine else {})
 
 
 def measure(net: nn.Module, trial: Trial, losses: torch.Tensor, device: torch.device) -> dict[str, Any]:

@@ -18,8 +18,7 @@ from ..nets.sites import head_of, read_by_head, sites
 from ..seeds import stream
 from ..specs import Grow, Recipe, Trial
 from ..train.feed import Batch
-from ..train.fit import cross_entropy, finite, fit_together
-from ..train.frozen import shortened
+from ..train.fit import cross_entropy
 from ..train.pack import Trainee
 from . import scratch
 
@@ -151,11 +150,3 @@ class Watch:
 
     def _note(self, name: str, value: torch.Tensor) -> None:
         self.seen[name].append(float(f"{value.item():.4g}"))
-
-
-def watched(trial: Trial, network: nn.Module, device: torch.device) -> dict[str, Any]:
-    """Train a grown network while looking at its units, and return metrics with what was seen."""
-    trainee = shortened(prepare(trial, network, device))
-    watch = Watch(trainee.trained, trial.recipe.steps)
-    (losses,) = fit_together([trainee], watch)
-    return measure(trainee.trained, trial, finite(losses), device) | watch.seen
