@@ -1,9 +1,10 @@
 """What ``smoke``, ``cpu``, ``gpu`` and ``paper`` mean: images, sizes, networks, recipes. Nothing here imports torch."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .backbones import AlexNet, Backbone, Torchvision
 from .errors import check, choose
+from .method_specs import SCOPES
 from .specs import EVERYTHING, FineTune, Grow, Recipe, Scratch, Source, Subset, Target
 
 EIGHT_SEEDS = 8
@@ -38,6 +39,8 @@ class Scale:
         Learning rate of a new head as a multiple of the backbone's.
     grow_lr : float or tuple of float
         Rates of old layers where networks grow; new ones have `NEW_LR` times as much.
+    scopes : dict of str to str or None
+        What is trained where networks grow (`method_specs.SCOPES`), with the last layer that is kept.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Scale:
     seeds: int = EIGHT_SEEDS
     head_lr: float = 3.0
     grow_lr: float | tuple[float, ...] = (0.004, 0.016, 0.064)
+    scopes: dict[str, str | None] = field(default_factory=lambda: dict(zip(SCOPES, ("fc7", "fc6", "pool5", None), strict=True)))
 
     def source_of(self, **subset: object) -> Source:
         """Return this scale's source, or the part of it that the fields of `Subset` say."""
@@ -87,9 +91,9 @@ class Scale:
         start = {"scale": self.gain} if norm == "l2" and not how.startswith("net2") else {}
         return Grow(self.growth, how, units, norm, **start | given)
 
-    def fixed(self, freeze: str | None = None) -> FineTune:
+    def fixed(self, scope: str = "all") -> FineTune:
         """Return what growing is compared with: the network as it is, new head, rate searched among the same ones."""
-        return FineTune(self.growth, NEW_LR, freeze)
+        return FineTune(self.growth, NEW_LR, self.scopes[scope])
 
     @property
     def scratch(self) -> Scratch:
@@ -122,6 +126,7 @@ SCALES = {
         sample=Subset(classes=20, per_class=15),
         seeds=2,
         grow_lr=0.016,
+        scopes={"new": "fc7", "all": None},
     ),
     "cpu": Scale(
         name="cpu",
@@ -159,6 +164,7 @@ SCALES = {
         pretrain=Recipe(steps=450_000, batch=256, lr=0.01, precision="bf16"),
         train=Recipe(steps=4000, batch=64, lr=(0.001, 0.003, 0.01), precision="bf16"),
         grow_lr=(0.0002, 0.001, 0.005),
+        scopes=dict(zip(SCOPES, ("fc7", "fc6", "features.12", None), strict=True)),
     ),
 }
 

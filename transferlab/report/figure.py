@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import altair as alt
 import pandas as pd
 
-from .theme import config
+from .theme import SCOPES, config
 
 BOOK = "TRANSFERLAB_BOOK"
 
@@ -49,6 +49,32 @@ def chart_html(chart: alt.TopLevelMixin, label: str) -> str:
     """Return the place where the page's script draws a chart, with its specification inside."""
     spec = json.dumps(config(chart).to_dict()).replace("</", "<\\/")
     return f'<div class="tl-chart" role="img" aria-label="{html.escape(label)}"><script type="application/json">{spec}</script></div>'
+
+
+def over_scopes(frame: pd.DataFrame, what: str, tones: Mapping[str, str], height: int = 230) -> alt.LayerChart:
+    """Return accuracy over what is trained of grown networks: a line for each arm, with intervals where there are any.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns ``scope``, ``accuracy`` in percent, `what`, and ``low`` and ``high`` if there are intervals.
+    what : str
+        The column that tells arms apart.
+    tones : mapping of str to str
+        Their colours.
+    """
+    scopes = [words for scope, words in SCOPES.items() if scope in set(frame["scope"])]
+    numbers = [alt.Tooltip(f"{c}:Q", format=".1f") for c in ("accuracy", "low", "high") if c in frame]
+    base = alt.Chart(frame.assign(learns=frame["scope"].map(SCOPES))).encode(
+        alt.X("learns:N", title="what is trained", sort=scopes, axis=alt.Axis(labelAngle=0, grid=False), scale=alt.Scale(padding=0.4)),
+        alt.Color(f"{what}:N", legend=None, scale=alt.Scale(domain=list(tones), range=list(tones.values()))),
+        tooltip=[alt.Tooltip(f"{what}:N"), alt.Tooltip("learns:N", title="trained"), *numbers],
+    )
+    title, scale = "test accuracy, %", alt.Scale(zero=False, nice=True, padding=8)
+    parts = [base.mark_line(strokeWidth=2.2, point=alt.OverlayMarkDef(size=45)).encode(alt.Y("accuracy:Q", title=title, scale=scale))]
+    if "low" in frame:
+        parts.insert(0, base.mark_rule(strokeWidth=1.4, opacity=0.55).encode(alt.Y("low:Q", title=title, scale=scale), alt.Y2("high:Q")))
+    return alt.layer(*parts).properties(width="container", height=height)
 
 
 class Figure:

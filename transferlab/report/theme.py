@@ -10,6 +10,7 @@ PROBE = "#b58900"  # frozen features
 GROWN = "#7d5ba6"  # grown networks
 JOINT = "#c0497b"  # joint fine-tuning
 WAYS = {"widen": GROWN, "deepen": "#2b93a3", "widen-and-deepen": "#a0703c", "widen-twice": "#c583c9"}  # to grow
+SCOPES = {"new": "new layers", "fc7-new": "and FC7", "fc6-new": "and FC6", "all": "all layers"}  # what is trained of them
 VERDICT = {"supported": "#2a9d7c", "contradicted": "#c0392b", "inconclusive": "#b58900", "not tested": "#8a8f98"}
 
 FONT = "Inter, Segoe UI, Helvetica Neue, Roboto, Liberation Sans, Arial, sans-serif"
