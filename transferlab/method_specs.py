@@ -96,6 +96,8 @@ class FineTune(Spec, kind="fine-tune", version=1):
         Weight of keeping the source head's answers, learning without forgetting (`methods.looked_at.SameAnswers`).
     examine : bool, optional
         Measure also what the network knows and has forgotten (`methods.looked_at.examined`). The training is the same, and its search.
+    first : Step, optional
+        What is done before, on another target: a chain of tasks.
     """
 
     recipe: Recipe
@@ -104,6 +106,7 @@ class FineTune(Spec, kind="fine-tune", version=1):
     l2_sp: float | None = None
     lwf: float | None = None
     examine: bool | None = None
+    first: Spec | None = None
 
     def __post_init__(self) -> None:
         check(self.head_lr > 0, "head_lr", self.head_lr, "must be above 0")
@@ -113,6 +116,7 @@ class FineTune(Spec, kind="fine-tune", version=1):
         check(not (self.l2_sp and self.lwf), "lwf", self.lwf, "goes without l2_sp")
         check(not (self.lwf and self.freeze), "lwf", self.lwf, "keeps answers of a network all layers of which learn; leave freeze out")
         check(self.examine in (None, True), "examine", self.examine, "must be True or left out")
+        check(not (self.first and self.examine), "examine", self.examine, "compares with the source; leave it out of a chain")
 
 
 GROWTH = {"widen": 1, "widen-twice": 2, "deepen": 1, "widen-and-deepen": 2, "normalise": 0, "net2wider": 1, "net2deeper": 0}
@@ -151,7 +155,7 @@ class Grow(Spec, kind="grow", version=1):
         Another one for the new units, the head left out.
     watch : bool, optional
         Look at old and new units while they are trained (`methods.grow.Watch`). The outcome is the same; so is the search.
-    examine : bool, optional
+    examine, first : optional
         As in `FineTune`.
     """
 
@@ -167,6 +171,7 @@ class Grow(Spec, kind="grow", version=1):
     spread: float | None = None
     watch: bool | None = None
     examine: bool | None = None
+    first: Spec | None = None
 
     def __post_init__(self) -> None:
         wanted = GROWTH[choose("how", self.how, GROWTH)]
@@ -185,4 +190,5 @@ class Grow(Spec, kind="grow", version=1):
         check(self.spread is None or (self.how == "widen" and not self.copy), "spread", self.spread, "is that of random units beside FC7")
         for name in ("watch", "examine"):
             check(getattr(self, name) in (None, True), name, getattr(self, name), "must be True or left out")
+        check(not (self.first and (self.watch or self.examine)), "first", "a chain", "is neither watched nor examined")
         check(not self.watch or self.how == "widen", "watch", self.watch, f"looks at units beside others; {self.how} adds none")

@@ -148,6 +148,30 @@ class Target(_OnImages, Spec, kind="target"):
 
 
 @dataclass(frozen=True)
+class Step(Spec, kind="step"):
+    """One task of a chain, done before another: what is trained on which target.
+
+    Parameters
+    ----------
+    target : Target
+    method : FineTune or Grow
+        With a single learning rate: it is not searched.
+    """
+
+    target: Target
+    method: FineTune | Grow
+
+    def __post_init__(self) -> None:
+        check(
+            isinstance(self.method, FineTune | Grow),
+            "method",
+            getattr(self.method, "kind", self.method),
+            "of a step must be fine-tune or grow",
+        )
+        check(len(self.method.recipe.rates) == 1, "lr", self.method.recipe.lr, "of a step must be a single rate")
+
+
+@dataclass(frozen=True)
 class Source(_OnImages, Spec, kind="source"):
     """What a network learned before: the images, the part of them, the recipe. Its seed is the trial's.
 
@@ -249,6 +273,12 @@ class Trial(Spec, kind="trial"):
         return getattr(self.method, "recipe", None)
 
     @property
+    def targets(self) -> tuple[Target, ...]:
+        """The target, and those of a chain before it."""
+        step = getattr(self.method, "first", None)
+        return (*replace(self, target=step.target, method=step.method).targets, self.target) if step else (self.target,)
+
+    @property
     def shape(self) -> str:
         """What trials have in common that can train together: all but seed, source, number of images, rate and decay."""
         if self.recipe is None:
@@ -328,8 +358,9 @@ def _searches(arm: Trial) -> tuple[Trial, ...]:
 
 def settings(method: Method) -> dict[str, object]:
     """Return what was chosen for a method beside its recipe, by name; several numbers as ``64+128``."""
-    found = ((name, getattr(method, name)) for name in method.__dataclass_fields__ if name != "recipe")
-    return {name: "+".join(map(str, value)) if isinstance(value, tuple) else value for name, value in found}
+    found = {name: getattr(method, name) for name in method.__dataclass_fields__ if name != "recipe"}
+    first = {"first": f"{found['first'].target.label}, {found['first'].method.kind}"} if found.get("first") else {}
+    return {name: "+".join(map(str, value)) if isinstance(value, tuple) else value for name, value in found.items()} | first
 
 
 def source_shape(trial: Trial) -> str:

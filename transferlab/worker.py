@@ -141,7 +141,7 @@ def provenance(device: torch.device) -> dict[str, str | int]:
 def prepare(trials: list[Trial], threads: int) -> None:
     """Decode every image set that the trials need, so that workers find them in the cache."""
     with threads_set(threads):
-        for images, size in sorted({(p.images, p.size) for t in trials for p in (t.target, t.source) if hasattr(p, "images")}, key=str):
+        for images, size in sorted({(p.images, p.size) for t in trials for p in (*t.targets, t.source) if hasattr(p, "images")}, key=str):
             load(images, size)
 
 

@@ -14,7 +14,7 @@ from transferlab.methods import grow
 from transferlab.nets.build import build
 from transferlab.nets.grow import only_block
 from transferlab.nets.sites import head_of
-from transferlab.specs import Grow, Recipe, Source, Subset, Target, Trial
+from transferlab.specs import FineTune, Grow, Probe, Recipe, Source, Step, Subset, Target, Trial
 from transferlab.train.checkpoint import Checkpoint
 from transferlab.train.fit import fit_together
 from transferlab.train.pack import Alone
@@ -25,6 +25,7 @@ RECIPE = Recipe(steps=30, batch=16, lr=0.003, augment="none")
 BACKBONE = AlexNet((8, 12, 16, 16, 12), (32, 24))
 SOURCE = Source("synthetic:source", 24, Recipe(steps=4, batch=8, lr=0.01))
 TARGET = Target("synthetic:0.5", 24, Subset(classes=6, per_class=5))
+OTHER = Target("synthetic:0.2", 24, Subset(classes=4, per_class=5))
 
 
 def trial(**given) -> Trial:
@@ -130,3 +131,50 @@ def test_grown_networks_train_together_as_they_do_alone(given):
     packed, separate = ([methods.prepare(t, network(), CPU) for t in asked] for _ in range(2))
     for row, one in zip(fit_together(packed), separate, strict=True):
         torch.testing.assert_close(row, fit_together([one])[0], rtol=1e-5, atol=1e-5)
+
+
+def chained(method, first=None) -> Trial:
+    return replace(trial(), method=replace(method, first=first or Step(OTHER, Grow(RECIPE, "widen", (6,)))))
+
+
+def test_a_chain_is_one_task_after_the_other():
+    """By hand: the first task's network, grown again for the second."""
+    first = replace(trial(), target=OTHER, method=Grow(RECIPE, "widen", (6,)))
+    ready = methods.prepare(first, network(), CPU)
+    fit_together([ready])
+    assert methods.run(chained(trial().method), network(), CPU) == methods.run(trial(), ready.trained, CPU)
+    found = methods.prepare(chained(trial().method), network(), CPU).net
+    assert found.fc7.linear.blocks == [24, 6, 12]
+    assert all(p.requires_grad for p in found.parameters())
+
+
+def test_what_was_frozen_in_the_first_task_learns_in_the_second():
+    frozen = Step(OTHER, FineTune(RECIPE, freeze="fc7"))
+    ready = methods.prepare(chained(FineTune(RECIPE), frozen), network(), CPU)
+    before = {n: v.clone() for n, v in ready.net.state_dict().items()}
+    torch.testing.assert_close(before["fc6.linear.weight"], network().state_dict()["fc6.linear.weight"])
+    fit_together([ready])
+    assert all(not torch.equal(v, before[n]) for n, v in ready.net.state_dict().items() if "num_batches" not in n)
+
+
+def test_a_chain_is_searched_and_kept_as_one_arm():
+    wide = replace(chained(trial().method), method=replace(chained(trial().method).method, recipe=replace(RECIPE, lr=(0.001, 0.003))))
+    assert {t.method.first for t in wide.searches()} == {wide.method.first}
+    assert wide.targets == (OTHER, TARGET)
+    assert Trial.from_dict(wide.to_dict()) == wide
+    assert wide.columns()["first"] == "synthetic:0.2 (4 classes, 5 a class), grow"
+    assert trial().columns()["first"] is None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Step(OTHER, Probe()), r"method \(=probe\): of a step must be fine-tune or grow"),
+        (lambda: Step(OTHER, FineTune(replace(RECIPE, lr=(0.1, 0.2)))), r"lr \(=\(0.1, 0.2\)\): of a step must be a single rate"),
+        (lambda: chained(trial(watch=True).method), r"first \(=a chain\): is neither watched nor examined"),
+        (lambda: chained(FineTune(RECIPE, examine=True)), r"examine \(=True\): compares with the source"),
+    ],
+)
+def test_chains_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ def prepare(trial: Trial, network: nn.Module | None, device: torch.device) -> Tr
         Metrics by name.
     """
     kind = type(trial.method)
+    if step := getattr(trial.method, "first", None):
+        network = run_first(replace(trial, target=step.target, method=step.method), network, device)
     if kind in READ:
         return READ[kind](trial, network, device)
     if not looked_at.wanted(trial):
@@ -48,6 +51,16 @@ def prepare(trial: Trial, network: nn.Module | None, device: torch.device) -> Tr
     (losses,) = fit_together([trainee], loss)
     found = measure(trainee.trained, trial, finite(losses), device)
     return found | getattr(loss, "seen", {}) | (looked_at.examined(trainee.trained, before, trial, device) if trial.method.examine else {})
+
+
+def run_first(trial: Trial, network: nn.Module, device: torch.device) -> nn.Module:
+    """Return the network that an earlier task of a chain leaves."""
+    ready = prepare(trial, network, device)
+    finite(fit_together([ready])[0])
+    ready.trained.requires_grad_(True)
+    for module in ready.trained.modules():
+        module.frozen = False
+    return ready.trained
 
 
 def measure(net: nn.Module, trial: Trial, losses: torch.Tensor, device: torch.device) -> dict[str, Any]:
