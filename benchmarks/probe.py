@@ -142,7 +142,7 @@ def main() -> None:
     same = {"device": given.device, "size": "eighth" if given.quick else "whole"}
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), rounds, 20 if given.quick else STEPS)
-        jobs = dict.fromkeys((*EXPONENTS, *PEERS), given.cores)
+        jobs = dict.fromkeys((*EXPONENTS, *PEERS), 1 if given.quick else given.cores)
         for who in () if given.quick else EXPONENTS:
             counts, path = sorted({1, given.cores}), Path(folder) / "0.safetensors"
             tries = {n: ask(__file__, contestant=who, path=path, jobs=n, **same)["seconds"] for n in counts}

@@ -98,6 +98,8 @@ class FineTune(Spec, kind="fine-tune", version=1):
         Measure also what the network knows and has forgotten (`methods.looked_at.examined`). The training is the same, and its search.
     first : Step, optional
         What is done before, on another target: a chain of tasks.
+    blocks : tuple of int, optional
+        Units that the head reads, first ones and others, to measure what each block reaches alone (`methods.grow.measure`).
     """
 
     recipe: Recipe
@@ -107,6 +109,7 @@ class FineTune(Spec, kind="fine-tune", version=1):
     lwf: float | None = None
     examine: bool | None = None
     first: Spec | None = None
+    blocks: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check(self.head_lr > 0, "head_lr", self.head_lr, "must be above 0")
@@ -118,6 +121,9 @@ class FineTune(Spec, kind="fine-tune", version=1):
         check(self.examine in (None, True), "examine", self.examine, "must be True or left out")
         check(not (self.first and self.examine), "examine", self.examine, "compares with the source; leave it out of a chain")
 
+
+LOOKS = ("watch", "examine", "blocks")
+"""Fields that say what else is measured: training is the same, and so is the search."""
 
 GROWTH = {"widen": 1, "widen-twice": 2, "deepen": 1, "widen-and-deepen": 2, "normalise": 0, "net2wider": 1, "net2deeper": 0}
 """Ways to grow, each with how many numbers of units it takes; the last three are controls."""

@@ -14,7 +14,7 @@ from functools import lru_cache
 from .backbones import AlexNet, Backbone
 from .data.catalog import pinned
 from .errors import check, choose
-from .method_specs import Concepts, FineTune, Grow, Neighbours, Probe, Scratch, SourceTask
+from .method_specs import LOOKS, Concepts, FineTune, Grow, Neighbours, Probe, Scratch, SourceTask
 from .recipes import Recipe
 from .serial import Spec, digest, positive
 
@@ -291,7 +291,7 @@ class Trial(Spec, kind="trial"):
         if self.recipe is None or len(self.recipe.rates) == 1:
             return ()
         arm = self if self.seed == 0 and self.split == "validation" else replace(self, seed=0, split="validation")
-        looks = {name: None for name in ("watch", "examine") if getattr(arm.method, name, None)}  # they change nothing
+        looks = {name: None for name in LOOKS if getattr(arm.method, name, None)}
         return _searches(replace(arm, method=replace(arm.method, **looks)) if looks else arm)
 
     def __hash__(self) -> int:

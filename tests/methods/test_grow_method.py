@@ -63,6 +63,16 @@ def test_blocks_alone_are_what_is_left_when_the_head_cannot_see_the_other():
         assert found[name] == pytest.approx(alone.double().mean().item(), abs=1e-5)
 
 
+def test_blocks_of_a_network_that_did_not_grow_are_those_that_are_named():
+    asked = replace(trial(), method=FineTune(RECIPE, freeze="fc7", blocks=(16, 8)))
+    found = methods.run(asked, network(), CPU)
+    plain = methods.run(replace(asked, method=replace(asked.method, blocks=None)), network(), CPU)
+    assert found.keys() - plain.keys() == {"accuracy_old", "accuracy_new"}
+    assert plain.items() <= found.items()
+    with pytest.raises(UserError, match=r"blocks \(=\[16, 9\]\): the head reads 24 units"):
+        methods.run(replace(asked, method=replace(asked.method, blocks=(16, 9))), network(), CPU)
+
+
 @pytest.mark.parametrize(("how", "units"), [("deepen", (12,)), ("widen-twice", (4, 12)), ("normalise", ())])
 def test_blocks_alone_are_measured_where_the_head_reads_two(how, units):
     assert ("accuracy_new" in methods.run(trial(how=how, units=units), network(), CPU)) == (how == "widen-twice")

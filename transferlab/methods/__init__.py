@@ -19,7 +19,6 @@ from . import concepts, finetune, grow, looked_at, neighbours, probe, scratch, s
 __all__ = ["measure", "prepare", "run"]
 
 TRAIN = {Scratch: scratch.prepare, FineTune: finetune.prepare, Grow: grow.prepare}
-MEASURE = {Grow: grow.measure}
 READ = {SourceTask: source_task.run, Probe: probe.run, Neighbours: neighbours.run, Concepts: concepts.run}
 
 
@@ -65,7 +64,8 @@ def run_first(trial: Trial, network: nn.Module, device: torch.device) -> nn.Modu
 
 def measure(net: nn.Module, trial: Trial, losses: torch.Tensor, device: torch.device) -> dict[str, Any]:
     """Return what a trained network reaches on the split that the trial reads, and its loss at the end of training."""
-    return MEASURE.get(type(trial.method), scratch.measure)(net, trial, losses, device)
+    blocks = isinstance(trial.method, Grow) or getattr(trial.method, "blocks", None)
+    return (grow.measure if blocks else scratch.measure)(net, trial, losses, device)
 
 
 def run(trial: Trial, network: nn.Module | None, device: torch.device, checkpoint: Checkpoint | None = None) -> dict[str, Any]:

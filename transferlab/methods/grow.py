@@ -62,10 +62,17 @@ def measure(net: nn.Module, trial: Trial, losses: torch.Tensor, device: torch.de
     """Return what `scratch.measure` does, and what each block of a widened layer reaches alone (figure 6).
 
     A block alone is the trained head without the weights that read the other blocks: ``accuracy_old`` and ``accuracy_new``,
-    of networks whose head is a linear layer that reads one old block and one new one.
+    of networks whose head is a linear layer that reads one old block and one new one, or two that the method names.
+
+    Raises
+    ------
+    UserError
+        If the head reads another number of units than the method says.
     """
     _, _, head = head_of(net)
-    blocks = read_by_head(net)
+    named = list(getattr(trial.method, "blocks", None) or ())
+    blocks = named or read_by_head(net)
+    check(not named or head.weight.shape[1] == sum(named), "blocks", named, f"the head reads {head.weight.shape[1]} units")
     inputs: list[torch.Tensor] = []
     with kept_inputs(head, inputs.append):
         found = scratch.measure(net, trial, losses, device)
