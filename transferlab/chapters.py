@@ -196,10 +196,12 @@ class Chapter:
         pretraining = sum(r["metrics"].get("source_seconds", 0.0) for r in found.values())
         sources = len({source_key(t) for t in trials if t.source})
         notebook = f"papermill _build/notebooks/{self.name}.ipynb out.ipynb \\\n    -p scale {scale} -p run missing"
+        made = f"{duration(pretraining)} for {sources} sources, " if pretraining else ""
+        kept = "" if pretraining else f" The {sources} sources are published, or were made for another chapter."
         return (
             f"```bash\n{self.command(scale)}\nmake notebooks\n{notebook}\n```\n\nThese records took {duration(spent + pretraining)} of one "
-            f"worker: {duration(pretraining)} for {sources} sources, {duration(spent)} for {len(found)} runs on targets. What is on "
-            f"record is not run again; the records are in `results/{scale}/{self.name}.jsonl`."
+            f"worker: {made}{duration(spent)} for {len(found)} runs on targets.{kept} What is on record is not "
+            f"run again; the records are in `results/{scale}/{self.name}.jsonl`."
         )
 
     def command(self, scale: str, seeds: str = "") -> str:

@@ -159,7 +159,7 @@ def test_figure():
 def test_several_charts_side_by_side():
     read = page(Figure([chart(), chart(), chart()], "Caption.", RECORDS, "gains").html("<p>above</p>"))
     assert [json.loads(s)["mark"]["type"] for s in read.scripts] == ["point"] * 3
-    assert len([a for t, a in read.tags if a.get("class") == "tl-panels"]) == 1
+    assert len([a for t, a in read.tags if "tl-panels" in (a.get("class") or "").split()]) == 1
     assert read.text.index("above") < read.text.index("Caption.")
     assert "tl-panels" not in Figure(chart(), "Caption.", RECORDS, "gains").html()
 

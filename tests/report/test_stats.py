@@ -336,3 +336,11 @@ def test_groups_are_summarised_one_by_one():
     for row, values in zip(got.to_dict("records"), (EIGHT, [5.0, 7.0]), strict=True):
         assert (row["accuracy"], row["low"], row["high"]) == (effect(values).mean, effect(values).low, effect(values).high)
     assert by_group(records[:0], ["target"], "accuracy").empty
+
+
+def test_of_many_readings_all_must_agree():
+    yes, no, open_one = (Judgement(v, "why", effect([1.0, 2.0])) for v in ("supported", "contradicted", "inconclusive"))
+    assert both(yes) is yes
+    assert both(yes, yes, yes) is yes
+    found = both(yes, no, yes, open_one)
+    assert found == Judgement("inconclusive", "of its readings 2 are supported, 1 is contradicted, 1 is inconclusive", yes.effect)

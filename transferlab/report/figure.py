@@ -51,6 +51,9 @@ def chart_html(chart: alt.TopLevelMixin, label: str) -> str:
     return f'<div class="tl-chart" role="img" aria-label="{html.escape(label)}"><script type="application/json">{spec}</script></div>'
 
 
+SHORT = "replace(replace(datum.label, ' layers', ''), 'and ', '+ ')"  # four of them have room in a small panel
+
+
 def over_scopes(frame: pd.DataFrame, what: str, tones: Mapping[str, str], height: int = 230) -> alt.LayerChart:
     """Return accuracy over what is trained of grown networks: a line for each arm, with intervals where there are any.
 
@@ -66,7 +69,13 @@ def over_scopes(frame: pd.DataFrame, what: str, tones: Mapping[str, str], height
     scopes = [words for scope, words in SCOPES.items() if scope in set(frame["scope"])]
     numbers = [alt.Tooltip(f"{c}:Q", format=".1f") for c in ("accuracy", "low", "high") if c in frame]
     base = alt.Chart(frame.assign(learns=frame["scope"].map(SCOPES))).encode(
-        alt.X("learns:N", title="what is trained", sort=scopes, axis=alt.Axis(labelAngle=0, grid=False), scale=alt.Scale(padding=0.4)),
+        alt.X(
+            "learns:N",
+            title="what is trained",
+            sort=scopes,
+            axis=alt.Axis(labelAngle=0, grid=False, labelExpr=SHORT),
+            scale=alt.Scale(padding=0.4),
+        ),
         alt.Color(f"{what}:N", legend=None, scale=alt.Scale(domain=list(tones), range=list(tones.values()))),
         tooltip=[alt.Tooltip(f"{what}:N"), alt.Tooltip("learns:N", title="trained"), *numbers],
     )
@@ -107,7 +116,7 @@ class Figure:
     def html(self, above: str = "") -> str:
         """Return the figure as HTML for the book, with something more above the chart."""
         drawn = "".join(chart_html(c, self.caption) for c in self.charts)
-        drawn = f'<div class="tl-panels">{drawn}</div>' if len(self.charts) > 1 else drawn
+        drawn = f'<div class="tl-panels tl-panels-{len(self.charts)}">{drawn}</div>' if len(self.charts) > 1 else drawn
         keys = "".join(f'<li style="--tone:{colour}">{html.escape(word)}</li>' for word, colour in self.legend.items())
         legend = f'<ul class="tl-legend">{keys}</ul>' if keys else ""
         return (

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -232,10 +233,15 @@ def judge_not_worse(found: Effect, margin: float) -> Judgement:
     return Judgement("inconclusive", f"the interval contains {-margin:g}", found)
 
 
-def both(first: Judgement, second: Judgement) -> Judgement:
-    """Judge a claim twice: the first statistic decides only if the second agrees."""
-    if first.verdict == second.verdict:
+def both(first: Judgement, *others: Judgement) -> Judgement:
+    """Judge a claim by several statistics: the first one decides only if all the others agree."""
+    readings = (first, *others)
+    if len({j.verdict for j in readings}) == 1:
         return first
-    open_one = next((j for j in (first, second) if j.verdict == "inconclusive"), None)
-    why = f"one reading is {first.verdict}, the other {second.verdict}" + (f" ({open_one.why})" if open_one else "")
+    if len(readings) == 2:
+        open_one = next((j for j in readings if j.verdict == "inconclusive"), None)
+        why = f"one reading is {first.verdict}, the other {others[0].verdict}" + (f" ({open_one.why})" if open_one else "")
+    else:
+        counts = Counter(j.verdict for j in readings)
+        why = "of its readings " + ", ".join(f"{counts[v]} {'are' if counts[v] > 1 else 'is'} {v}" for v in VERDICTS if counts[v])
     return Judgement("inconclusive", why, first.effect)
