@@ -2,6 +2,8 @@
 
 import html
 import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
 
 import pandas as pd
 
@@ -39,6 +41,30 @@ def interval(effect: Effect, unit: str) -> str:
     if not math.isfinite(effect.low):
         return f"{number(effect.mean)} {unit}; one seed has no interval"
     return f"{number(effect.mean)} {unit}, 95% interval {number(effect.low)} to {number(effect.high)}, n = {effect.n} seeds"
+
+
+def effects_table(
+    rows: Iterable[Mapping[str, object]], columns: Mapping[str, str], caption: str, name: str, unit: str = "points", digits: int = 1
+) -> Table:
+    """Return a table with an effect in each row, its interval and its p values.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        ``effect``: an `Effect`, or ``None`` for a row without one; beside it the columns that are shown.
+    columns : mapping of str to str
+        These columns and their headings. Numbers in them are printed with `digits` decimals if they are not whole.
+    caption, name
+        As in `Table`.
+    unit : str
+        Heading of the effects.
+    """
+    flat = [{**row, **(asdict(row["effect"]) if row["effect"] else {})} for row in rows]
+    frame = pd.DataFrame(flat, columns=[*columns, *(field.name for field in fields(Effect))])
+    decimals = {c: f"{{:.{digits}f}}".format for c in columns if pd.api.types.is_float_dtype(frame[c])}
+    headings = {"mean": unit, "low": "from", "high": "to", "p": "p (t)", "p_sign": "p (sign)"}
+    written = decimals | dict.fromkeys(headings, number) | dict.fromkeys(("p", "p_sign"), p_value)
+    return Table(frame, caption, name, {**columns, **headings}, written)
 
 
 class VerdictCard:

@@ -3,7 +3,7 @@
 import math
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -122,11 +122,8 @@ def scorecard(verdicts: Iterable[Verdict]) -> pd.DataFrame:
         base = {"claim": c.id, "paper": c.paper}
         for v in by_claim.get(c.id, []):
             e = v.judgement.effect
-            rows.append(
-                base
-                | {"scale": v.scale, "verdict": v.judgement.verdict, "effect": e.mean, "low": e.low, "high": e.high, "unit": v.unit}
-                | {"p": e.p, "p_sign": e.p_sign, "n": e.n, "why": v.judgement.why, "finding": v.sentence, "chapter": v.chapter}
-            )
+            about = {"scale": v.scale, "verdict": v.judgement.verdict, "why": v.judgement.why, "finding": v.sentence}
+            rows.append(base | asdict(e) | about | {"effect": e.mean, "unit": v.unit, "chapter": v.chapter})
         if c.id not in by_claim:
             rows.append(base | {"scale": None, "verdict": "not tested"})
     card = pd.DataFrame(rows).reindex(columns=list(COLUMNS)).astype({"p_holm": float})
@@ -142,10 +139,9 @@ def as_objects(card: pd.DataFrame) -> list[dict]:
         missing = value is None or (isinstance(value, float) and not math.isfinite(value)) or value is pd.NA
         return None if missing else value.item() if hasattr(value, "item") else value
 
-    rows = card.astype(object).where(card.notna(), None).to_dict("records")
+    rows = [{k: plain(v) for k, v in r.items()} for r in card.astype(object).where(card.notna(), None).to_dict("records")]
     return [
-        {"claim": r["claim"], "paper": r["paper"], "scale": r["scale"], "verdict": r["verdict"], "effect": plain(r["effect"])}
-        | {"interval": None if plain(r["low"]) is None else [plain(r["low"]), plain(r["high"])], "p": plain(r["p"])}
-        | {"n": None if plain(r["n"]) is None else int(r["n"])}
+        {k: r[k] for k in ("claim", "paper", "scale", "verdict", "effect")}
+        | {"interval": None if r["low"] is None else [r["low"], r["high"]], "p": r["p"], "n": r["n"] and int(r["n"])}
         for r in rows
     ]

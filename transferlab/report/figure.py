@@ -36,9 +36,10 @@ def table_html(
     records: pd.DataFrame, columns: Mapping[str, str] | None = None, formats: Mapping[str, Callable[[object], str]] | None = None
 ) -> str:
     """Return a table as HTML, numbers rounded to four significant digits unless `formats` says how a column is printed."""
-    shown = records.astype(object).where(records.notna(), "")
+    shown = records.astype(object)
     for column, write in (formats or {}).items():
-        shown[column] = shown[column].map(write)
+        shown[column] = shown[column].map(write, na_action="ignore")
+    shown = shown.where(records.notna(), "")
     if columns is not None:
         shown = shown[list(columns)].rename(columns=columns)
     text = shown.map(_cell).to_html(index=False, border=0, classes="tl-table")
@@ -67,15 +68,10 @@ def over_scopes(frame: pd.DataFrame, what: str, tones: Mapping[str, str], height
         Their colours.
     """
     scopes = [words for scope, words in SCOPES.items() if scope in set(frame["scope"])]
+    axis = alt.Axis(labelAngle=0, grid=False, labelExpr=SHORT)
     numbers = [alt.Tooltip(f"{c}:Q", format=".1f") for c in ("accuracy", "low", "high") if c in frame]
     base = alt.Chart(frame.assign(learns=frame["scope"].map(SCOPES))).encode(
-        alt.X(
-            "learns:N",
-            title="what is trained",
-            sort=scopes,
-            axis=alt.Axis(labelAngle=0, grid=False, labelExpr=SHORT),
-            scale=alt.Scale(padding=0.4),
-        ),
+        alt.X("learns:N", title="what is trained", sort=scopes, axis=axis, scale=alt.Scale(padding=0.4)),
         alt.Color(f"{what}:N", legend=None, scale=alt.Scale(domain=list(tones), range=list(tones.values()))),
         tooltip=[alt.Tooltip(f"{what}:N"), alt.Tooltip("learns:N", title="trained"), *numbers],
     )

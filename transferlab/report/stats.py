@@ -189,14 +189,16 @@ def judge(found: Effect, relevant: float, direction: int = 1) -> Judgement:
     """
     check(relevant > 0, "relevant", relevant, "must be above 0")
     choose("direction", direction, (1, -1))
-    if not found.half_width <= relevant:
-        return Judgement("inconclusive", _noisy(found, relevant), found)
-    low, high = sorted((direction * found.low, direction * found.high))
-    if low > 0:
-        return Judgement("supported", "the interval lies on the claimed side of zero", found)
-    if high < 0:
-        return Judgement("contradicted", "the interval lies on the other side of zero", found)
-    return Judgement("inconclusive", "the interval contains zero", found)
+    words = ("lies on the claimed side of zero", "lies on the other side of zero", "contains zero")
+    return _by_side(found, relevant, sorted((direction * found.low, direction * found.high)), words)
+
+
+def _by_side(found: Effect, half_width: float, interval: Sequence[float], words: Sequence[str]) -> Judgement:
+    """Judge by the side of zero on which an interval lies, if the effect is known to within a half-width; `words` say what it does."""
+    if not found.half_width <= half_width:
+        return Judgement("inconclusive", _noisy(found, half_width), found)
+    side = 0 if interval[0] > 0 else 1 if interval[1] < 0 else 2
+    return Judgement(VERDICTS[side], f"the interval {words[side]}", found)
 
 
 def judge_equal(found: Effect, margin: float) -> Judgement:
@@ -224,13 +226,8 @@ def judge_not_worse(found: Effect, margin: float) -> Judgement:
     An interval whose half-width exceeds the margin says nothing.
     """
     check(margin > 0, "margin", margin, "must be above 0")
-    if not found.half_width <= margin:
-        return Judgement("inconclusive", _noisy(found, margin), found)
-    if found.low > -margin:
-        return Judgement("supported", f"the interval lies above {-margin:g}", found)
-    if found.high < -margin:
-        return Judgement("contradicted", f"the interval lies below {-margin:g}", found)
-    return Judgement("inconclusive", f"the interval contains {-margin:g}", found)
+    words = (f"lies above {-margin:g}", f"lies below {-margin:g}", f"contains {-margin:g}")
+    return _by_side(found, margin, (found.low + margin, found.high + margin), words)
 
 
 def both(first: Judgement, *others: Judgement) -> Judgement:

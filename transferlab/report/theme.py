@@ -35,27 +35,21 @@ def names(name: str) -> str:
     return known.get(name, name.removeprefix("torchvision:"))
 
 
+def at_start(words: str) -> str:
+    """Return words as they stand at the start of a sentence."""
+    return words[:1].upper() + words[1:]
+
+
 def config(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
     """Return a chart with the book's look: ink from the page, no frame, light grid, direct labels."""
+    ink, words = {"labelColor": INK, "titleColor": INK}, {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
+    lines = {"domainColor": INK, "tickColor": INK, "gridColor": INK, "gridOpacity": 0.12, "domainOpacity": 0.4, "tickOpacity": 0.4}
     return (
         chart.configure(background="transparent", font=FONT)
         .configure_view(stroke=None)
-        .configure_axis(
-            labelColor=INK,
-            titleColor=INK,
-            domainColor=INK,
-            tickColor=INK,
-            gridColor=INK,
-            gridOpacity=0.12,
-            domainOpacity=0.4,
-            tickOpacity=0.4,
-            labelFontSize=12,
-            titleFontSize=12,
-            titleFontWeight="normal",
-            titlePadding=8,
-        )
-        .configure_legend(labelColor=INK, titleColor=INK, labelFontSize=12, titleFontSize=12, titleFontWeight="normal", orient="top")
-        .configure_header(labelColor=INK, titleColor=INK, labelFontSize=13, labelFontWeight="bold", labelPadding=4)
+        .configure_axis(**ink, **words, **lines, titlePadding=8)
+        .configure_legend(**ink, **words, orient="top")
+        .configure_header(**ink, labelFontSize=13, labelFontWeight="bold", labelPadding=4)
         .configure_title(color=INK, fontSize=14, anchor="start")
         .configure_text(color=INK)
         .configure_rule(color=INK)
