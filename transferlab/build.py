@@ -27,6 +27,7 @@ from .store import Published
 
 PAGE_TIMEOUT = 900  # seconds, of a cell
 START_TIMEOUT = 180  # seconds, of a kernel on a busy machine
+JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 COPIED = ("_config.yml", "_toc.yml", "book", "transferlab")
 IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".ipynb_checkpoints")
 
@@ -189,18 +190,7 @@ def build(say: Callable[[str], None] = print) -> Path:
         say("the book is up to date")
         return first
     began = time.perf_counter()
-    command = [
-        sys.executable,
-        "-c",
-        "from jupyter_book.cli.main import main; main()",
-        "build",
-        str(staged),
-        "--path-output",
-        str(root),
-        "-W",
-        "--keep-going",
-        "-q",
-    ]
+    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(staged), "--path-output", str(root), "-W", "--keep-going", "-q"]
     log = build_folder() / "sphinx.log"
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     log.write_text(done.stdout + done.stderr)

@@ -180,10 +180,7 @@ class Chapter:
         return [
             ("targets", ", ".join(names(t) for t in targets if t != s.source)),
             ("network", f"{s.backbone.kind}, {s.backbone.multiply_adds(s.size) / 1e6:.1f} million multiply-adds an image"),
-            (
-                "pretraining",
-                f"{steps} steps of {batches} images{', the same for every source' * (' or ' not in steps + batches)}",
-            ),
+            ("pretraining", f"{steps} steps of {batches} images{', the same for every source' * (' or ' not in steps + batches)}"),
             *(("on a target", f"{r.steps} steps of {r.batch}; learning rates {', '.join(f'{x:g}' for x in r.rates)}") for r in recipes),
             ("seeds", f"{len(seeds)}: each with its own images, initialisation and order"),
             ("in all", f"{len(sources)} sources, {len(lab.closure(trials))} runs"),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -153,11 +154,8 @@ def status(as_json: bool) -> None:
     from . import chapters
 
     rows = [asdict(chapters.status(c, s)) for c in chapters.chapters().values() for s in chapters.PUBLISHED_SCALES]
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
-        return
     shown = ("chapter", "scale", "state", "seeds", "published", "missing", "stale", "command")
-    _print_table(shown, [tuple(str(len(r[c]) if c == "seeds" else r[c]) for c in shown) for r in rows])
+    _print(rows, as_json, shown, lambda r: tuple(len(r[c]) if c == "seeds" else r[c] for c in shown))
 
 
 @cli.command()
@@ -174,26 +172,24 @@ def claims(scale: str | None, paper: str | None, as_json: bool) -> None:
     card = scorecard(chapters.verdicts(scale))
     if paper:
         card = card[card["paper"] == choose("paper", paper, papers())]
-    rows = as_objects(card)
+
+    def line(r: dict) -> tuple:
+        interval = f"[{r['interval'][0]:+.2f}, {r['interval'][1]:+.2f}]" if r["interval"] else "none"
+        found = ("", "", "", "") if r["effect"] is None else (f"{r['effect']:+.2f}", interval, f"{r['p']:.3g}", r["n"])
+        return (r["claim"], r["paper"], r["scale"] or "", r["verdict"], *found)
+
+    _print(as_objects(card), as_json, ("claim", "paper", "scale", "verdict", "effect", "interval", "p", "n"), line)
+
+
+def _print(rows: list[dict], as_json: bool, head: tuple[str, ...], line: Callable[[dict], tuple]) -> None:
+    """Print objects as JSON, or as a table with a line for each."""
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    shown = [
-        (r["claim"], r["paper"], r["scale"] or "", r["verdict"])
-        + (("", "", "", "") if r["effect"] is None else (f"{r['effect']:+.2f}", _interval(r), f"{r['p']:.3g}", str(r["n"])))
-        for r in rows
-    ]
-    _print_table(("claim", "paper", "scale", "verdict", "effect", "interval", "p", "n"), shown)
-
-
-def _interval(row: dict) -> str:
-    return f"[{row['interval'][0]:+.2f}, {row['interval'][1]:+.2f}]" if row["interval"] else "none"
-
-
-def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(str(r[i])) for r in [head, *rows]) for i in range(len(head))]
-    for row in (head, tuple("-" * w for w in widths), *rows):
-        click.echo("  ".join(str(v).ljust(w) for v, w in zip(row, widths, strict=True)).rstrip())
+    table = [head, *(tuple(map(str, line(r))) for r in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in (head, tuple("-" * w for w in widths), *table[1:]):
+        click.echo("  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip())
 
 
 @cli.group(cls=Group)
@@ -208,14 +204,9 @@ def list_sets(as_json: bool) -> None:
     from .data import catalog
 
     rows = [{"name": n, **catalog.pinned(n)} for n in catalog.names() if not n.startswith("file:")]
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
-        return
-    table = []
-    for r in rows:
-        images = ", ".join(f"{split} {n:,}" for split, n in r["splits"].items())
-        table.append((r["name"], str(r["classes"]), images, r["fingerprint"]))
-    _print_table(("name", "classes", "images", "fingerprint"), table)
+    images = lambda r: ", ".join(f"{split} {n:,}" for split, n in r["splits"].items())  # noqa: E731
+    line = lambda r: (r["name"], r["classes"], images(r), r["fingerprint"])  # noqa: E731
+    _print(rows, as_json, ("name", "classes", "images", "fingerprint"), line)
 
 
 @data.command()

@@ -1,6 +1,6 @@
 """One-line errors, the only kind a user of the package should ever meet."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -14,6 +14,16 @@ class DiskError(UserError):
 
 class RefusedError(UserError):
     """Some trials of a study ask for what is not there; the others were run."""
+
+
+def line(e: BaseException) -> str:
+    """Return what an exception says, with its kind, in a line."""
+    return " ".join(f"{type(e).__name__}: {e}".split())[:200]
+
+
+def few(names: Sequence[str], shown: int = 3) -> str:
+    """Return the first few of some names."""
+    return ", ".join(names[:shown]) + (" ..." if len(names) > shown else "")
 
 
 def suggest(value: object, legal: Iterable[str]) -> str:

@@ -235,15 +235,12 @@ class Lab:
         """Return the rows of trials that are all on record; one whose search failed has the status of the search."""
         rows = []
         for trial in trials_of(trials):
-            found = self.resolve(trial)
-            if found is None:
-                failed = next(r for t in trial.searches() if (r := self.record(t)) is not None and not settled(r))
-                rows.append(
-                    trial.columns() | {"status": f"{failed['status']} (in the search)", "seconds": failed["seconds"], "key": trial.key}
-                )
-                continue
-            record = self.record(found)
-            measured = {"status": record["status"], **record["metrics"], "seconds": record["seconds"], "key": found.key}
+            if found := self.resolve(trial):
+                record, status = self.record(found), "{}"
+            else:
+                record = next(r for t in trial.searches() if (r := self.record(t)) is not None and not settled(r))
+                found, status = trial, "{} (in the search)"
+            measured = {"status": status.format(record["status"]), **record["metrics"], "seconds": record["seconds"], "key": found.key}
             rows.append(found.columns() | measured)
         return pd.DataFrame(rows)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from .errors import check, choose
 from .recipes import Recipe
-from .serial import Spec, positive
+from .serial import Spec, above_zero, flags, positive
 
 
 @dataclass(frozen=True)
@@ -112,13 +112,10 @@ class FineTune(Spec, kind="fine-tune", version=1):
     blocks: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        check(self.head_lr > 0, "head_lr", self.head_lr, "must be above 0")
-        for name in ("l2_sp", "lwf"):
-            value = getattr(self, name)
-            check(value is None or value > 0, name, value, "must be above 0")
+        above_zero(self, "head_lr", "l2_sp", "lwf")
+        flags(self, "examine")
         check(not (self.l2_sp and self.lwf), "lwf", self.lwf, "goes without l2_sp")
         check(not (self.lwf and self.freeze), "lwf", self.lwf, "keeps answers of a network all layers of which learn; leave freeze out")
-        check(self.examine in (None, True), "examine", self.examine, "must be True or left out")
         check(not (self.first and self.examine), "examine", self.examine, "compares with the source; leave it out of a chain")
 
 
@@ -186,15 +183,10 @@ class Grow(Spec, kind="grow", version=1):
             positive("units", units)
         if self.norm is not None and choose("norm", self.norm, NORMS) == "l2":
             object.__setattr__(self, "norm", None)
-        check(self.scale is None or self.scale > 0, "scale", self.scale, "must be above 0")
-        check(self.copy in (None, True), "copy", self.copy, "must be True or left out")
+        above_zero(self, "scale", "new_lr", "unit_lr", "spread")
+        flags(self, "copy", "watch", "examine")
         if self.scope is not None and choose("scope", self.scope, SCOPES) == "all":
             object.__setattr__(self, "scope", None)
-        check(self.new_lr > 0, "new_lr", self.new_lr, "must be above 0")
-        check(self.unit_lr is None or self.unit_lr > 0, "unit_lr", self.unit_lr, "must be above 0")
-        check(self.spread is None or self.spread > 0, "spread", self.spread, "must be above 0")
         check(self.spread is None or (self.how == "widen" and not self.copy), "spread", self.spread, "is that of random units beside FC7")
-        for name in ("watch", "examine"):
-            check(getattr(self, name) in (None, True), name, getattr(self, name), "must be True or left out")
         check(not (self.first and (self.watch or self.examine)), "first", "a chain", "is neither watched nor examined")
         check(not self.watch or self.how == "widen", "watch", self.watch, f"looks at units beside others; {self.how} adds none")

@@ -106,3 +106,16 @@ def positive(name: str, value: object) -> None:
         If it is not a whole number above 0.
     """
     check(isinstance(value, int) and not isinstance(value, bool) and value > 0, name, value, "must be a whole number above 0")
+
+
+def above_zero(spec: Spec, *names: str) -> None:
+    """Check that fields, where they are given, are numbers above 0."""
+    for name in names:
+        value = getattr(spec, name)
+        check(value is None or value > 0, name, value, "must be above 0")
+
+
+def flags(spec: Spec, *names: str) -> None:
+    """Check that fields are ``True`` or left out, so that there is one way to say no."""
+    for name in names:
+        check(getattr(spec, name) in (None, True), name, getattr(spec, name), "must be True or left out")

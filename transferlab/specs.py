@@ -16,7 +16,7 @@ from .data.catalog import pinned
 from .errors import check, choose
 from .method_specs import LOOKS, Concepts, FineTune, Grow, Neighbours, Probe, Scratch, SourceTask
 from .recipes import Recipe
-from .serial import Spec, digest, positive
+from .serial import Spec, digest, flags, positive
 
 SEARCH_SEEDS = (0, 1)
 """The seeds whose mean validation accuracy chooses a learning rate, once per (target, arm)."""
@@ -79,16 +79,14 @@ class Subset(Spec, kind="subset", version=1):
     def __post_init__(self) -> None:
         if isinstance(self.classes, int):
             check(self.classes > 1, "classes", self.classes, "must be at least 2")
-        if self.per_class is not None:
-            positive("per_class", self.per_class)
+        for name in ("per_class", "images", "lift"):
+            if getattr(self, name) is not None:
+                positive(name, getattr(self, name))
         if self.depth is not None:
             check(isinstance(self.depth, int) and self.depth >= 0, "depth", self.depth, "must be a whole number, 0 or more")
             check(self.lift is None, "lift", self.lift, "labels are merged by depth or by lift, not by both")
         if self.images is not None:
-            positive("images", self.images)
             check(self.per_class is None, "images", self.images, "a budget is images or per_class, not both")
-        if self.lift is not None:
-            positive("lift", self.lift)
 
     @property
     def label(self) -> str:
@@ -162,12 +160,8 @@ class Step(Spec, kind="step"):
     method: FineTune | Grow
 
     def __post_init__(self) -> None:
-        check(
-            isinstance(self.method, FineTune | Grow),
-            "method",
-            getattr(self.method, "kind", self.method),
-            "of a step must be fine-tune or grow",
-        )
+        kind = getattr(self.method, "kind", self.method)
+        check(kind in ("fine-tune", "grow"), "method", kind, "of a step must be fine-tune or grow")
         check(len(self.method.recipe.rates) == 1, "lr", self.method.recipe.lr, "of a step must be a single rate")
 
 
@@ -196,7 +190,7 @@ class Source(_OnImages, Spec, kind="source"):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(len(self.recipe.rates) == 1, "source lr", self.recipe.lr, "must be a single rate")
-        check(self.grey in (None, True), "grey", self.grey, "must be True or left out")
+        flags(self, "grey")
 
 
 @dataclass(frozen=True)
@@ -331,11 +325,8 @@ class Trial(Spec, kind="trial"):
         subset = getattr(self.source, "subset", EVERYTHING)
         return {
             "source": self.source.label if isinstance(self.source, Weights) else self.source and self.source.images.name,
-            "source_per_class": subset.per_class,
             "source_classes": subset.classes if isinstance(subset.classes, int | None) else len(subset.classes),
-            "source_images": subset.images,
-            "source_depth": subset.depth,
-            "source_lift": subset.lift,
+            **{f"source_{name}": getattr(subset, name) for name in ("per_class", "images", "depth", "lift")},
             "source_part": subset.label,
             "source_grey": getattr(self.source, "grey", None),
             "source_steps": self.source.recipe.steps if isinstance(self.source, Source) else None,

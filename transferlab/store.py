@@ -92,15 +92,8 @@ class Store:
         provenance : dict
             Commit, versions, device: what may differ between equal trials.
         """
-        record = {
-            "key": trial.key,
-            "label": trial.label,
-            "trial": trial.to_dict(),
-            "status": status,
-            "metrics": metrics,
-            "seconds": round(seconds, 2),
-            "provenance": provenance,
-        }
+        record = {"key": trial.key, "label": trial.label, "trial": trial.to_dict(), "status": status}
+        record |= {"metrics": metrics, "seconds": round(seconds, 2), "provenance": provenance}
         write_atomically(self.path(trial.key), json.dumps(record, indent=1) + "\n")
         return record
 

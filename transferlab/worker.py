@@ -28,7 +28,7 @@ from torch import nn
 from . import __version__, methods
 from .data.images import load
 from .engine import BUSY, Job
-from .errors import DiskError, UserError
+from .errors import DiskError, UserError, line
 from .methods import probe
 from .methods.feature_cache import FeatureCache
 from .methods.scratch import prepare_source
@@ -206,7 +206,7 @@ def attempt(action: Callable[[], Any]) -> tuple[Any, str]:
     except Exception as e:
         if processes.count() > 1:
             raise  # the others wait for this one
-        return None, f"{FAILED}: {type(e).__name__}: {' '.join(str(e).split())[:200]}"
+        return None, f"{FAILED}: {line(e)}"
 
 
 def carry_out(jobs: list[Job], store: Store, where: torch.device, tune: bool) -> dict[Job, str]:

@@ -19,4 +19,4 @@ def small_world():
 
 def shrink_world(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(synthetic, "PER_CLASS", WORLD)
-    patch.setattr(images, "_synthetic", functools.cache(images.synthetic_set))
+    patch.setattr(images, "synthetic_set", functools.cache(images.synthetic_set.__wrapped__))

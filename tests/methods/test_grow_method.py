@@ -1,5 +1,6 @@
 """Growing as a method: what is trained how fast, and what is seen of old and new units."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -11,9 +12,7 @@ from transferlab.backbones import AlexNet
 from transferlab.data.images import target_sample
 from transferlab.errors import UserError
 from transferlab.methods import grow
-from transferlab.nets.build import build
-from transferlab.nets.grow import only_block
-from transferlab.nets.sites import head_of
+from transferlab.nets.build import build, head_of
 from transferlab.specs import FineTune, Grow, Probe, Recipe, Source, Step, Subset, Target, Trial
 from transferlab.train.checkpoint import Checkpoint
 from transferlab.train.fit import fit_together
@@ -52,15 +51,18 @@ def test_sizes_are_those_that_normalisation_gives():
     assert seen["size_new"][0] == pytest.approx(10 / 12**0.5, rel=1e-3)
 
 
-def test_blocks_alone_are_what_is_left_when_the_head_cannot_see_the_other():
-    asked = trial(scope="new")
+@pytest.mark.parametrize("norm", [None, "none", "batch"])
+def test_blocks_alone_are_what_is_left_when_the_head_cannot_see_the_other(norm):
+    asked = trial(scope="new", norm=norm)
     ready = methods.prepare(asked, network(), CPU)
     (losses,) = fit_together([ready])
     found = methods.measure(ready.trained, asked, losses, CPU)
     read = target_sample(TARGET, "test", 1)
-    for number, name in enumerate(("accuracy_old", "accuracy_new")):
-        alone = predict(only_block(ready.trained, number), read).argmax(1) == read.labels
-        assert found[name] == pytest.approx(alone.double().mean().item(), abs=1e-5)
+    for name, other in (("accuracy_old", slice(24, None)), ("accuracy_new", slice(24))):
+        alone = copy.deepcopy(ready.trained)
+        head_of(alone)[2].weight.data[:, other] = 0
+        right = predict(alone, read).argmax(1) == read.labels
+        assert found[name] == pytest.approx(right.double().mean().item(), abs=1e-5)
 
 
 def test_blocks_of_a_network_that_did_not_grow_are_those_that_are_named():
@@ -117,19 +119,20 @@ def test_only_a_network_with_fc7_can_be_watched():
 @pytest.mark.parametrize("given", [{}, {"how": "widen-twice", "units": (4, 12)}, {"how": "deepen", "units": (9,), "scope": "fc7-new"}])
 def test_killed_and_gone_on_the_bits_are_the_same(given, tmp_path, monkeypatch):
     """Whole networks, and those of which only the last part is trained."""
-    step, left = Alone.step, [7]
+    step, begun = Alone.step, []
 
     def killed(self, losses, factor):
-        left[0] -= 1
-        if left[0] == 0:
+        begun.append(factor)
+        if len(begun) == 7:
             raise KeyboardInterrupt
         step(self, losses, factor)
 
     monkeypatch.setattr(Alone, "step", killed)
     with pytest.raises(KeyboardInterrupt):
         methods.run(trial(**given), network(), CPU, Checkpoint(tmp_path / "c.pt", 0))
-    assert methods.run(trial(**given), network(), CPU, Checkpoint(tmp_path / "c.pt", 0)) == methods.run(trial(**given), network(), CPU)
-    assert left[0] == 7 - 1 - 6 - (RECIPE.steps - 6) - RECIPE.steps, "it went on after the sixth step"
+    gone_on = methods.run(trial(**given), network(), CPU, Checkpoint(tmp_path / "c.pt", 0))
+    assert len(begun) == RECIPE.steps + 1, "every step was taken once, and the seventh begun twice"
+    assert gone_on == methods.run(trial(**given), network(), CPU)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from transferlab.data.augment import normalise
 from transferlab.data.images import target_sample
 from transferlab.errors import UserError
 from transferlab.measure.representation import nearest_neighbours
-from transferlab.nets.build import build
-from transferlab.nets.sites import head_of
+from transferlab.nets.build import build, head_of
 from transferlab.specs import FineTune, Grow, Recipe, Source, Subset, Target, Trial
 from transferlab.train import fit
 from transferlab.train.feed import Batch

@@ -20,7 +20,6 @@ from transferlab.nets.grow import (
     net2wider,
     new_modules,
     normalised,
-    only_block,
     train_only,
     widen,
     widen_and_deepen,
@@ -224,16 +223,6 @@ def test_scopes(how, scope, trained):
     assert all(m.frozen == (scope != "all") for m in norms)
 
 
-@pytest.mark.parametrize(("norm", "block"), [("l2", 0), ("l2", 1), ("none", 1)])
-def test_a_block_alone(norm, block):
-    grown = widen(alexnet(), 7, norm=norm).eval()
-    alone = only_block(grown, block)
-    front = grown.fc7(grown.fc6(torch.ones(2, grown.fc6.linear.in_features)))
-    front[:, 10:] = 0 if block == 0 else front[:, 10:]
-    front[:, :10] = 0 if block == 1 else front[:, :10]
-    torch.testing.assert_close(alone.head(alone.fc7(alone.fc6(torch.ones(2, grown.fc6.linear.in_features)))), grown.head(front))
-
-
 @pytest.mark.parametrize("how", GROW)
 def test_surgery_repeats_by_its_seed(how):
     one, two, other = (GROW[how](alexnet(), seed=seed).state_dict() for seed in (1, 1, 2))
@@ -289,8 +278,6 @@ def test_onnx_gives_the_same_for_any_number_of_images(net, how, tmp_path):
         (lambda net: widen(deepen(net, 4), 4), r"layer \(=fc7\): lies below a layer that was put on top"),
         (lambda net: widen_twice(deepen(net, 4), (4, 4)), r"layer \(=fc7\): lies below a layer that was put on top"),
         (lambda net: net2wider(widen(net, 4), 4), r"layer \(=fc7\): has grown already"),
-        (lambda net: only_block(net, 0), r"network \(=AlexNetModule\): its head does not read a widened layer"),
-        (lambda net: only_block(widen(net, 4), 2), r"block \(=2\): must be 0 to 1"),
         (lambda net: train_only(widen(net, 4), "fc8-new"), r"scope \(=fc8-new\): must be one of new, fc7-new, fc6-new, all"),
         (lambda net: widen(nn.Sequential(nn.ReLU()), 4), r"network \(=Sequential\): has no linear or convolutional layer"),
     ],

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..errors import UserError, check
+from ..errors import UserError, check, few
 from ..paths import cache_root, file_fingerprint, weights_file, writable, write_atomically
 from ..specs import ImageSet, Source, Subset, Target
 from . import catalog, synthetic
@@ -124,9 +124,8 @@ def pin(name: str, skip_unreadable: bool = False) -> dict:
     opened = open_set(name)
     bad = unreadable(opened)
     if bad and not skip_unreadable:
-        shown = ", ".join(bad[:3]) + (" ..." if len(bad) > 3 else "")
         many = f"{len(bad)} unreadable image{'s' * (len(bad) > 1)}"
-        raise UserError(f"data set (={name}): {many} ({shown}); leave out with --skip-unreadable")
+        raise UserError(f"data set (={name}): {many} ({few(bad)}); leave out with --skip-unreadable")
     entry = describe(opened.without(set(bad))) | ({"skipped": bad} if bad else {})
     catalog.pin(name, entry)
     return entry
@@ -156,15 +155,11 @@ def load(images: ImageSet, size: int) -> Decoded:
     if images.name.startswith("synthetic:"):
         here = catalog.SYNTHETIC_FINGERPRINT
         check(images.fingerprint == here, f"{images.name} fingerprint", images.fingerprint, f"this package draws {here}")
-        return _synthetic(images.name, size)
+        return synthetic_set(images.name, size)
     return _decoded(images.name, images.fingerprint, size)
 
 
 @lru_cache(maxsize=8)
-def _synthetic(name: str, size: int) -> Decoded:
-    return synthetic_set(name, size)
-
-
 def synthetic_set(name: str, size: int) -> Decoded:
     """Draw a set of the synthetic world at `size` px."""
     world = synthetic.World(catalog.synthetic_distance(name))

@@ -1,22 +1,15 @@
 """Which classes of the source a target contains too. Nothing here imports torch."""
 
 from functools import cache
-from pathlib import Path
 
-LIST = Path(__file__).with_name("lists") / "overlap.txt"
+from .rebuild_sets import listed
 
 
 @cache
 def table() -> dict[str, dict[str, tuple[str, ...]]]:
     """Return, for every target that shares classes with tiny-imagenet, nodes of its class tree by class of the target."""
-    found: dict[str, dict[str, tuple[str, ...]]] = {}
-    for line in LIST.read_text().splitlines():
-        if line.startswith("["):
-            part = found.setdefault(line.strip("[]"), {})
-        elif not line.startswith("#"):
-            name, nodes = line.split("\t")
-            part[name] = tuple(nodes.split())
-    return found
+    rows = {target: [line.split("\t") for line in lines] for target, lines in listed("overlap").items()}
+    return {target: {name: tuple(nodes.split()) for name, nodes in found} for target, found in rows.items()}
 
 
 def overlap(target: str) -> tuple[str, ...]:

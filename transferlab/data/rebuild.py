@@ -9,7 +9,6 @@ neither resized nor compressed with loss.
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
@@ -20,11 +19,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..errors import UserError, check, choose
+from ..errors import UserError, check, choose, few, line
 from ..paths import data_root, writable, write_atomically
 from . import catalog, images
 from .readers import open_parquet
-from .rebuild_sets import ORIGINALS, Box, Entry, Found, Original, Steps, wordnet_json
+from .rebuild_sets import FINDERS, ORIGINALS, Box, Entry, Found, Original, wordnet_json
 
 ROWS = 4096  # rows of a Parquet row group, so that a reader need not hold a whole file
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -109,15 +108,14 @@ def _base(name: str, original: Original, folder: Path) -> Path:
 def _found(name: str, original: Original, base: Path) -> Found:
     """Return the classes and the entries in canonical order, all of which are there."""
     try:
-        classes, entries = original.find(base)
+        classes, entries = FINDERS[original.find](name, base)
     except UserError:
         raise
     except Exception as e:  # a damaged file shows up as whatever its parser trips over: scipy, numpy, gzip, XML ...
-        reason = " ".join(f"{type(e).__name__}: {e}".split())[:200]
-        raise UserError(f"originals (={base}): cannot be read as {name} ({reason}); wanted: {original.layout}") from e
+        raise UserError(f"originals (={base}): cannot be read as {name} ({line(e)}); wanted: {original.layout}") from e
     check(bool(entries), "originals", base, f"lists no images of {name}; wanted: {original.layout}")
     missing = [_shown(e, base) for e in entries if e.source is None or (isinstance(e.source, Path) and not e.source.is_file())]
-    rule = f"{len(missing):,} of {len(entries):,} images are missing ({_few(missing)}); wanted: {original.layout}"
+    rule = f"{len(missing):,} of {len(entries):,} images are missing ({few(missing)}); wanted: {original.layout}"
     check(not missing, "originals", base, rule)
     counts, wanted = Counter(e.split for e in entries), catalog.packaged().get(name, {}).get("splits", {})
     for split, number in wanted.items():
@@ -129,10 +127,6 @@ def _shown(entry: Entry, base: Path) -> str:
     return entry.source.relative_to(base).as_posix() if isinstance(entry.source, Path) else entry.path
 
 
-def _few(names: Sequence[str], shown: int = 3) -> str:
-    return ", ".join(names[:shown]) + (" ..." if len(names) > shown else "")
-
-
 def _write(name: str, original: Original, classes: tuple[str, ...], entries: list[Entry], folder: Path) -> None:
     """Write ``SPLIT-00000-of-00001.parquet`` for every split, and the class tree if there is one."""
     columns = _columns(classes, entries[0])
@@ -142,11 +136,11 @@ def _write(name: str, original: Original, classes: tuple[str, ...], entries: lis
     with ThreadPoolExecutor() as pool, tqdm(total=len(entries), desc=f"building {name}", unit=" images", disable=None, leave=False) as bar:
         for split in dict.fromkeys(e.split for e in entries):
             part, rows = [e for e in entries if e.split == split], []
-            for row in pool.map(partial(_row, steps=original.steps, classes=classes), part):
+            for row in pool.map(partial(_row, original=original, classes=classes), part):
                 rows.append(row)
                 bar.update()
             broken = [e.path for e, row in zip(part, rows, strict=True) if row is None]
-            check(not broken, "originals", name, f"{len(broken):,} unreadable image{'s' * (len(broken) > 1)} in {split} ({_few(broken)})")
+            check(not broken, "originals", name, f"{len(broken):,} unreadable image{'s' * (len(broken) > 1)} in {split} ({few(broken)})")
             content = pa.BufferOutputStream()
             pq.write_table(pa.Table.from_pylist(rows, schema), content, row_group_size=ROWS, compression="zstd")
             write_atomically(folder / f"{split}-00000-of-00001.parquet", content.getvalue().to_pybytes())
@@ -171,17 +165,17 @@ def _columns(classes: tuple[str, ...], sample: Entry) -> dict[str, tuple[pa.Data
     return {"label": (pa.int64(), label)} | (corners if sample.boxes else {})
 
 
-def _row(entry: Entry, steps: Steps, classes: tuple[str, ...]) -> dict | None:
+def _row(entry: Entry, original: Original, classes: tuple[str, ...]) -> dict | None:
     """Return an entry as it is stored, or ``None`` if its image is unreadable."""
     try:
         given = entry.source.read_bytes() if isinstance(entry.source, Path) else entry.source
         before = Image.open(BytesIO(given)) if isinstance(given, bytes) else given
-        after = steps.apply(before)
+        after = original.apply(before)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
     file = BytesIO()
-    if steps.save:
-        after.save(file, **steps.save)
+    if original.save:
+        after.save(file, **original.save)
     row = {"image": {"bytes": file.getvalue() or given, "path": entry.path}}
     if entry.label is None:
         return row | {"objects": _scaled(entry.boxes, classes, before.size, after.size)}

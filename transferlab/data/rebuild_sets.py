@@ -1,14 +1,15 @@
 """What the project's Parquet sets are made of: where each public original keeps its images, and which of them are taken.
 
-A choice that no rule can say is a committed list of names below ``lists``. Every set has one row in `ORIGINALS`.
+A choice that no rule can say is a committed list of names below ``lists``. Every set has a part in ``originals.toml``.
 """
 
 import gzip
 import json
 import pickle
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache, partial
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -21,9 +22,6 @@ from ..errors import check, choose
 from .tree import ClassTree
 
 LISTS = Path(__file__).with_name("lists")
-VOC = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep sofa train tvmonitor"
-)
 
 Box = tuple[str, bool, float, float, float, float]
 
@@ -54,50 +52,41 @@ Found = tuple[tuple[str, ...], list[Entry]]
 
 
 @dataclass(frozen=True)
-class Steps:
-    """What happens to every image of a set.
-
-    Parameters
-    ----------
-    fit : callable, optional
-        `PIL.ImageOps.fit` (short side resized, centre crop) or `PIL.ImageOps.contain` (long side resized), with a Lanczos filter.
-    side : int
-        In pixels.
-    save : dict, optional
-        How Pillow encodes it; without it the original's bytes are kept.
-    mode : str
-    """
-
-    fit: Callable | None = None
-    side: int = 0
-    save: dict | None = None
-    mode: str = "RGB"
-
-    def apply(self, picture: Image.Image) -> Image.Image:
-        """Return the picture as it is stored."""
-        picture = picture.convert(self.mode)
-        return self.fit(picture, (self.side, self.side), Image.Resampling.LANCZOS) if self.fit else picture
-
-
-@dataclass(frozen=True)
 class Original:
-    """Where a set comes from.
+    """Where a set comes from, and what happens to every image of it.
 
     Parameters
     ----------
     layout : str
         What lies where in the public original.
-    markers : tuple of str
+    markers : list of str
         Patterns of files that only the original's own folder has; one of them must be there.
-    find : callable
-        Folder in, class names and entries out.
-    steps : Steps
+    find : str
+        Which of `FINDERS` lists its images.
+    fit : str, optional
+        ``fit`` (short side resized, centre crop) or ``contain`` (long side resized) of `PIL.ImageOps`, with a Lanczos filter.
+    side : int
+        In pixels.
+    save : dict, optional
+        How Pillow encodes it; without it the original's bytes are kept.
+    mode : str
+    classes : list of str
+        Where the original does not say them.
     """
 
     layout: str
-    markers: tuple[str, ...]
-    find: Callable[[Path], Found]
-    steps: Steps
+    markers: list[str]
+    find: str
+    fit: str = ""
+    side: int = 0
+    save: dict | None = None
+    mode: str = "RGB"
+    classes: list[str] = field(default_factory=list)
+
+    def apply(self, picture: Image.Image) -> Image.Image:
+        """Return the picture as it is stored."""
+        picture = picture.convert(self.mode)
+        return getattr(ImageOps, self.fit)(picture, (self.side, self.side), Image.Resampling.LANCZOS) if self.fit else picture
 
 
 def listed(name: str) -> dict[str, list[str]]:
@@ -139,8 +128,9 @@ def _by_list(name: str, find: Callable[[str, str], Path | Image.Image | None]) -
     return classes, [Entry(s, path, label[path.split("/")[0]], find(s, path)) for s, paths in names.items() for path in paths]
 
 
-def _folders(name: str, base: Path, below: str = "") -> Found:
-    return _by_list(name, lambda _, path: base / below / path)
+def _folders(name: str, base: Path) -> Found:
+    below = base / name.partition("/")[2]  # PACS has a folder for each domain
+    return _by_list(name, lambda _, path: below / path)
 
 
 # 15-Scene goes round under the class names of its authors and, halved into train and test, under those that we use.
@@ -151,17 +141,17 @@ SCENES = {
 }
 
 
-def _scene15(base: Path) -> Found:
+def _scene15(name: str, base: Path) -> Found:
     def find(_: str, path: str) -> Path:
         cls, file = path.split("/")
         theirs = SCENES.get(cls, f"MIT{cls.lower()}")
         places = [base / folder / file for folder in (cls, f"train/{cls}", f"test/{cls}", theirs)]
         return next(filter(Path.is_file, places), places[0])
 
-    return _by_list("scene15", find)
+    return _by_list(name, find)
 
 
-def _cifar100(base: Path) -> Found:
+def _cifar100(name: str, base: Path) -> Found:
     from torchvision.datasets import CIFAR100
     from torchvision.datasets.utils import check_integrity
 
@@ -182,10 +172,10 @@ def _cifar100(base: Path) -> Found:
         row = pictures.get((split, path))
         return None if row is None else Image.fromarray(np.ascontiguousarray(row.reshape(3, 32, 32).transpose(1, 2, 0)))
 
-    return _by_list("cifar100", find)
+    return _by_list(name, find)
 
 
-def _mnist(base: Path) -> Found:
+def _mnist(name: str, base: Path) -> Found:
     def read(kind: str) -> np.ndarray:
         (path, *_) = sorted(base.glob(f"{kind}-ubyte*")) or [base / f"{kind}-ubyte".replace("?", "-")]
         content = path.read_bytes()
@@ -196,10 +186,10 @@ def _mnist(base: Path) -> Found:
     images = np.concatenate([read("train-images?idx3"), read("t10k-images?idx3")])
     labels = np.concatenate([read("train-labels?idx1"), read("t10k-labels?idx1")])
     number = {f"{label}/{i}.png": i for i, label in enumerate(labels)}
-    return _by_list("mnist", lambda _, path: Image.fromarray(images[number[path]]) if path in number else None)
+    return _by_list(name, lambda _, path: Image.fromarray(images[number[path]]) if path in number else None)
 
 
-def _flowers102(base: Path) -> Found:
+def _flowers102(name: str, base: Path) -> Found:
     from scipy.io import loadmat
 
     ids, labels = (loadmat(BytesIO((base / file).read_bytes()), squeeze_me=True) for file in ("setid.mat", "imagelabels.mat"))
@@ -212,7 +202,7 @@ def _flowers102(base: Path) -> Found:
     return tuple(str(i) for i in range(1, int(labels.max()) + 1)), entries
 
 
-def _tiny_imagenet(base: Path) -> Found:
+def _tiny_imagenet(name: str, base: Path) -> Found:
     label = {wnid: i for i, wnid in enumerate(sorted(class_tree()))}
     entries = []
     for wnid in label:
@@ -227,13 +217,13 @@ def _tiny_imagenet(base: Path) -> Found:
     return tuple(label), entries
 
 
-def _imagenet_samples(base: Path) -> Found:
+def _imagenet_samples(name: str, base: Path) -> Found:
     files = sorted(f for f in base.iterdir() if f.suffix == ".JPEG")
     classes = tuple(dict.fromkeys(f.name.split("_")[0] for f in files))
     return classes, [Entry("validation", f.name, classes.index(f.name.split("_")[0]), f) for f in files]
 
 
-def _objects(xml: Path, classes: tuple[str, ...]) -> list[Box]:
+def _objects(xml: Path, classes: Sequence[str]) -> list[Box]:
     boxes = []
     for thing in ElementTree.parse(xml).iterfind("object"):
         corners = [float(thing.find(f"bndbox/{side}").text) for side in ("xmin", "ymin", "xmax", "ymax")]
@@ -241,19 +231,16 @@ def _objects(xml: Path, classes: tuple[str, ...]) -> list[Box]:
     return boxes
 
 
-def _voc(splits: Callable[[Path], dict[str, list[str]]], classes: tuple[str, ...], base: Path) -> Found:
-    entries = []
-    for split, stems in splits(base).items():
-        for stem in stems:
+def _voc(name: str, base: Path) -> Found:
+    entries, classes = [], ORIGINALS[name].classes
+    stems = sorted(f.stem for f in (base / "Annotations").glob("*.xml"))
+    splits = listed(name) if (LISTS / f"{name}.txt").is_file() else {"train": stems[::2], "test": stems[1::2]}
+    for split, chosen in splits.items():
+        for stem in chosen:
             xml, image = base / "Annotations" / f"{stem}.xml", base / "JPEGImages" / f"{stem}.jpg"
             whole = xml.is_file()
             entries.append(Entry(split, f"{stem}.webp", None, image if whole else xml, _objects(xml, classes) if whole else None))
-    return classes, entries
-
-
-def _alternate(base: Path) -> dict[str, list[str]]:
-    stems = sorted(f.stem for f in (base / "Annotations").glob("*.xml"))
-    return {"train": stems[::2], "test": stems[1::2]}
+    return tuple(classes), entries
 
 
 def wordnet_json() -> str:
@@ -261,60 +248,5 @@ def wordnet_json() -> str:
     return json.dumps(class_tree(), indent=0, ensure_ascii=False)
 
 
-def _webp(quality: int) -> dict:
-    return {"format": "WEBP", "quality": quality, "method": 6}
-
-
-SQUARE = Steps(ImageOps.fit, 128, _webp(82))
-
-ORIGINALS = {
-    "tiny-imagenet": Original(
-        "tiny-imagenet-200/ with train/WNID/images/, train/WNID/WNID_boxes.txt, val/images/ and val/val_annotations.txt",
-        ("val/val_annotations.txt",),
-        _tiny_imagenet,
-        Steps(),
-    ),
-    "flowers102": Original(
-        "jpg/image_00001.jpg, imagelabels.mat and setid.mat",
-        ("setid.mat",),
-        _flowers102,
-        Steps(ImageOps.fit, 64, {"format": "JPEG", "quality": 75}),
-    ),
-    "caltech101": Original("101_ObjectCategories/CLASS/image_0001.jpg", ("accordion",), partial(_folders, "caltech101"), SQUARE),
-    "cifar100": Original(
-        "cifar-100-python/ with the pickles meta, train and test", ("meta",), _cifar100, Steps(save=_webp(100) | {"lossless": True})
-    ),
-    "mnist": Original(
-        "train-images-idx3-ubyte, train-labels-idx1-ubyte and the same of t10k, gzipped or not",
-        ("train-labels?idx1-ubyte*",),
-        _mnist,
-        Steps(save={"format": "PNG"}, mode="L"),
-    ),
-    **{
-        f"pacs/{domain}": Original(
-            f"kfold/{domain}/CLASS/FILE", (f"{domain}/elephant",), partial(_folders, f"pacs/{domain}", below=domain), SQUARE
-        )
-        for domain in ("photo", "art_painting", "cartoon", "sketch")
-    },
-    "scene15": Original(
-        "CLASS/image_0001.jpg, or CLASS below train/ and test/, for the classes Bedroom (bedroom), Coast (MITcoast) ...",
-        ("[Bb]edroom", "train/Bedroom"),
-        _scene15,
-        SQUARE,
-    ),
-    "imagenet-samples": Original(
-        "n01440764_tench.JPEG and so on, one image a class", ("n01440764_*.JPEG",), _imagenet_samples, Steps(ImageOps.fit, 128, _webp(80))
-    ),
-    "voc2007": Original(
-        "VOCdevkit/VOC2007/ of the test set with JPEGImages/000001.jpg and Annotations/000001.xml",
-        ("JPEGImages",),
-        partial(_voc, lambda _: listed("voc2007"), tuple(VOC.split())),
-        Steps(ImageOps.contain, 256, _webp(72)),
-    ),
-    "bccd": Original(
-        "BCCD/ with JPEGImages/BloodImage_00000.jpg and Annotations/BloodImage_00000.xml",
-        ("JPEGImages",),
-        partial(_voc, _alternate, ("RBC", "WBC", "Platelets")),
-        Steps(ImageOps.contain, 256, _webp(80)),
-    ),
-}
+FINDERS = {f.__name__[1:]: f for f in (_folders, _scene15, _cifar100, _mnist, _flowers102, _tiny_imagenet, _imagenet_samples, _voc)}
+ORIGINALS = {name: Original(**about) for name, about in tomllib.loads(Path(__file__).with_name("originals.toml").read_text()).items()}

@@ -7,6 +7,7 @@ rotation, size, colours, the phase of the pattern, clutter, light, noise. Image 
 other proportions, rotated hues, colour fading to grey, heavier clutter.
 """
 
+import itertools
 import math
 from collections.abc import Iterable
 
@@ -15,7 +16,7 @@ import torch
 
 from .tree import ClassTree
 
-FAMILIES, KINDS, SORTS = 4, 5, 5
+KINDS, SORTS = 5, 5
 FAMILY_NAMES = ("lobed", "boxy", "ring", "bars")
 PER_CLASS = {"source": {"train": 100, "validation": 10, "test": 20}, "target": {"train": 40, "validation": 10, "test": 20}}
 FIRST_INDEX = {"train": 0, "validation": 1 << 20, "test": 1 << 21}
@@ -67,11 +68,9 @@ class World:
         self.role = "source" if distance is None else "target"
         self.seed = 2 * seed + (distance is not None)
         paths = {}
-        for f in range(FAMILIES):
-            for k in range(KINDS):
-                for s in range(SORTS):
-                    leaf = f"{FAMILY_NAMES[f]}-{k}-{s}"
-                    paths[leaf] = ("world", FAMILY_NAMES[f], f"{FAMILY_NAMES[f]}-{k}", leaf)
+        for family, k, s in itertools.product(FAMILY_NAMES, range(KINDS), range(SORTS)):
+            leaf = f"{family}-{k}-{s}"
+            paths[leaf] = ("world", family, f"{family}-{k}", leaf)
         self.tree, self.classes = ClassTree(paths), tuple(paths)
 
     def draw(self, split: str, size: int) -> tuple[torch.Tensor, np.ndarray]:

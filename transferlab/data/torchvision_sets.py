@@ -2,13 +2,14 @@
 
 import sys
 import tarfile
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import UserError, check, choose
+from ..errors import UserError, check, choose, line
 from ..paths import data_root, writable
 from .readers import Item, Opened, _checked, split_off_test
 
@@ -35,45 +36,8 @@ class Row(NamedTuple):
     file: str = ""
 
 
-def _by(**splits: str) -> dict[str, dict]:
-    return {ours: {"split": theirs} for ours, theirs in splits.items()}
-
-
-FLAGGED = {"train": {"train": True}, "test": {"train": False}}
-UNSPLIT = {"train": {}}
-TWO = _by(train="train", test="test")
-THREE = _by(train="train", validation="val", test="test")
-HELD_OUT = _by(train="train", validation="val")
-
-SETS = {
-    "CIFAR10": Row(FLAGGED, "cifar-10-batches-py/"),
-    "CIFAR100": Row(FLAGGED, "cifar-100-python/"),
-    "Caltech101": Row(UNSPLIT, "caltech101/101_ObjectCategories/", file="101_ObjectCategories/{category}/image_{number:04d}.jpg"),
-    "Caltech256": Row(UNSPLIT, "caltech256/256_ObjectCategories/", file="256_ObjectCategories/{category}/{label:03d}_{number:04d}.jpg"),
-    "Country211": Row(_by(train="train", validation="valid", test="test"), "country211/"),
-    "DTD": Row(THREE, "dtd/dtd/"),
-    "EuroSAT": Row(UNSPLIT, "eurosat/2750/"),
-    "FGVCAircraft": Row(THREE, "fgvc-aircraft-2013b/"),
-    "FashionMNIST": Row(FLAGGED, "FashionMNIST/raw/"),
-    "Flowers102": Row(THREE, "flowers-102/"),
-    "Food101": Row(TWO, "food-101/"),
-    "GTSRB": Row(TWO, "gtsrb/"),
-    "ImageNet": Row(HELD_OUT, "ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar", downloads=False),
-    "Imagenette": Row(HELD_OUT, "imagenette2/"),
-    "KMNIST": Row(FLAGGED, "KMNIST/raw/"),
-    "MNIST": Row(FLAGGED, "MNIST/raw/"),
-    "OxfordIIITPet": Row(_by(train="trainval", test="test"), "oxford-iiit-pet/"),
-    "Places365": Row(
-        {"train": {"split": "train-standard", "small": True}, "validation": {"split": "val", "small": True}},
-        "categories_places365.txt, places365_train_standard.txt, places365_val.txt, data_256_standard/ and val_256/",
-    ),
-    "RenderedSST2": Row(THREE, "rendered-sst2/"),
-    "STL10": Row(TWO, "stl10_binary/"),
-    "SUN397": Row(UNSPLIT, "SUN397/"),
-    "SVHN": Row(TWO, "train_32x32.mat and test_32x32.mat"),
-    "StanfordCars": Row(TWO, "stanford_cars/", downloads=False),
-    "USPS": Row(FLAGGED, "usps.bz2 and usps.t.bz2"),
-}
+ABOUT = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+SETS = {name: Row(**row | {"splits": ABOUT["splits"][row["splits"]]}) for name, row in ABOUT["sets"].items()}
 
 
 def open_torchvision(name: str) -> Opened:
@@ -94,7 +58,7 @@ def open_torchvision(name: str) -> Opened:
     made = {split: _make(name, arguments, root) for split, arguments in row.splits.items()}
     classes = _classes(f"torchvision:{name}", made)
     splits = {split: _items(dataset, root, row.file) for split, dataset in made.items()}
-    return _checked(f"torchvision:{name}", classes, split_off_test(splits["train"]) if row.splits is UNSPLIT else splits)
+    return _checked(f"torchvision:{name}", classes, split_off_test(splits["train"]) if row.splits.keys() == {"train"} else splits)
 
 
 def _make(name: str, arguments: dict, root: Path):
@@ -110,9 +74,9 @@ def _make(name: str, arguments: dict, root: Path):
             return dataset
         reason = f"no {first[0].name}"
     except (RuntimeError, OSError) as e:  # this is how torchvision says that files are absent, or not those that it knows
-        reason = _line(e)
+        reason = line(e)
     except Exception as e:  # half a file shows up as whatever its parser trips over: pickle, scipy, numpy, csv ...
-        raise UserError(f"data set (={title}): damaged ({_line(e)}); put {row.wants} afresh into {root}") from e
+        raise UserError(f"data set (={title}): damaged ({line(e)}); put {row.wants} afresh into {root}") from e
     check(
         row.downloads,
         "data set",
@@ -124,8 +88,8 @@ def _make(name: str, arguments: dict, root: Path):
         with _old_tarfile():
             return construct(download=True)
     except Exception as e:
-        same = _line(e) == reason  # then torchvision found all that it looks for, and fetched nothing
-        trouble = f"damaged ({reason})" if same else f"not there or not whole, and the download failed ({_line(e)})"
+        same = line(e) == reason  # then torchvision found all that it looks for, and fetched nothing
+        trouble = f"damaged ({reason})" if same else f"not there or not whole, and the download failed ({line(e)})"
         raise UserError(f"data set (={title}): {trouble}; put {row.wants} {'afresh ' * same}into {root}") from e
 
 
@@ -141,10 +105,6 @@ def _old_tarfile() -> Iterator[None]:
         yield
     finally:
         tarfile.TarFile.extractall = extract
-
-
-def _line(e: Exception) -> str:
-    return " ".join(f"{type(e).__name__}: {e}".split())[:200]
 
 
 def _classes(title: str, made: dict[str, object]) -> tuple[str, ...]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -12,16 +11,19 @@ from torch import nn
 from ..data.images import target_sample
 from ..errors import check
 from ..measure.metrics import accuracy
-from ..nets.build import new_head
+from ..nets.build import head_of, new_head
 from ..nets.grow import deepen, net2deeper, net2wider, new_modules, normalised, train_only, widen, widen_and_deepen, widen_twice
-from ..nets.sites import head_of, read_by_head, sites
+from ..nets.sites import read_by_head, sites
 from ..seeds import stream
 from ..specs import Grow, Recipe, Trial
 from ..train.feed import Batch
 from ..train.fit import cross_entropy
+from ..train.frozen import kept_inputs
 from ..train.pack import Trainee
 from . import scratch
 
+WAYS = {"widen": widen, "widen-twice": widen_twice, "deepen": deepen, "widen-and-deepen": widen_and_deepen}
+WAYS |= {"normalise": normalised, "net2wider": net2wider, "net2deeper": net2deeper}  # controls
 LOOKS = 21  # at old and new units while they are trained
 
 
@@ -38,21 +40,10 @@ def prepare(trial: Trial, network: nn.Module, device: torch.device) -> Trainee:
 
 def surgery(network: nn.Module, method: Grow, classes: int, seed: int) -> nn.Module:
     """Return the grown network that a method describes, with a new head."""
-    scaling = {"scale": method.scale} if method.scale else {}
-    given = {"classes": classes, "seed": seed} | scaling
-    norm = {"norm": method.norm} if method.norm else {}
-    beside = given | norm | ({"init": "copy"} if method.copy else {})
-    drawn = {"spread": method.spread} if method.spread else {}
-    acts: dict[str, Callable[[], nn.Module]] = {
-        "widen": lambda: widen(network, *method.units, **beside | drawn),
-        "widen-twice": lambda: widen_twice(network, method.units, **beside),
-        "deepen": lambda: deepen(network, *method.units, **given | norm),
-        "widen-and-deepen": lambda: widen_and_deepen(network, method.units, **beside),
-        "normalise": lambda: normalised(network, **given),
-        "net2wider": lambda: net2wider(network, *method.units, seed=seed),
-        "net2deeper": lambda: net2deeper(network),
-    }
-    grown = acts[method.how]()
+    options = {"norm": method.norm, "scale": method.scale, "init": method.copy and "copy", "spread": method.spread, "classes": classes}
+    way, units = WAYS[method.how], (method.units,) if len(method.units) > 1 else method.units
+    takes = signature(way).parameters
+    grown = way(network, *units, **{k: v for k, v in (options | {"seed": seed}).items() if k in takes and v is not None})
     if method.how.startswith("net2"):  # they keep the old head, whose classes are the source's
         new_head(grown, classes, seed)
     return grown
@@ -84,20 +75,10 @@ def measure(net: nn.Module, trial: Trial, losses: torch.Tensor, device: torch.de
     return found | alone
 
 
-@contextmanager
-def kept_inputs(module: nn.Module, keep: Callable[[torch.Tensor], None]) -> Iterator[None]:
-    """Hand on what a module is given, without gradients."""
-    handle = module.register_forward_pre_hook(lambda _, inputs: keep(inputs[0].detach().float()))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 @torch.no_grad()
 def said(head: nn.Linear, inputs: torch.Tensor, blocks: list[int]) -> list[torch.Tensor]:
     """Return what each block that the head reads adds to the logits, shape (N, classes) each."""
-    return [x @ w.T for x, w in zip(inputs.split(blocks, 1), head.weight.float().split(blocks, 1), strict=True)]
+    return [x @ w.T for x, w in zip(inputs.float().split(blocks, 1), head.weight.float().split(blocks, 1), strict=True)]
 
 
 class Watch:
@@ -146,6 +127,7 @@ class Watch:
     @torch.no_grad()
     def look(self, inputs: torch.Tensor) -> None:
         """Note how large the blocks are, what they add, and how far their weights have gone since."""
+        inputs = inputs.float()
         words = said(self.head, inputs, self.blocks)
         steps = self.step - self.at[self.at.index(self.step) - 1]
         for (name, weight), x, logits in zip(self.weights.items(), inputs.split(self.blocks, 1), words, strict=True):

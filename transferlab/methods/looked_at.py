@@ -10,13 +10,14 @@ from ..data.images import Sample, target_sample
 from ..errors import check
 from ..measure.metrics import accuracy
 from ..measure.representation import cka, nearest_neighbours, selectivity, silhouette
-from ..nets.sites import head_of, read_by_head, sites
+from ..nets.build import head_of
+from ..nets.sites import read_by_head, sites
 from ..specs import FineTune, Recipe, Trial
 from ..train.feed import Batch
 from ..train.fit import cross_entropy
+from ..train.frozen import activations, kept_inputs
 from ..train.pack import Loss, Trainee
-from ..train.predict import predict
-from .grow import Watch, kept_inputs
+from .grow import Watch
 
 TEMPERATURE = 2.0  # of answers that are to be kept (Li and Hoiem 2016, sec. 3)
 
@@ -90,11 +91,8 @@ class SameAnswers:
 
     def __call__(self, net: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
         read: list[torch.Tensor] = []
-        handle = self.head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-        try:
+        with kept_inputs(self.head, read.append):
             loss = cross_entropy(net, batch, recipe)
-        finally:
-            handle.remove()
         with torch.no_grad():
             then = F.log_softmax(self.before(batch.images) / TEMPERATURE, 1)
         now = F.log_softmax(self.old_head(read[0]) / TEMPERATURE, 1)
@@ -122,7 +120,7 @@ def examined(net: nn.Module, before: nn.Module, trial: Trial, device: torch.devi
     known, asked = (target_sample(target, split, trial.seed).to(device) for split in ("train", trial.split))
     found: dict[str, float] = {}
     for when, network in (("before", before), ("after", net)):
-        near, far = (inputs_of(network, sample) for sample in (known, asked))
+        near, far = (activations(network, head_of(network)[2], sample) for sample in (known, asked))
         found[f"near_{when}"] = nearest_neighbours(near, known.labels, far, asked.labels)
         found[f"silhouette_{when}"] = silhouette(far, asked.labels)
         units = selectivity(far, asked.labels)
@@ -138,22 +136,8 @@ def examined(net: nn.Module, before: nn.Module, trial: Trial, device: torch.devi
     return {name: round(value, 5) for name, value in found.items()}
 
 
-def inputs_of(net: nn.Module, sample: Sample) -> torch.Tensor:
-    """Return what the head reads of a sample, shape (N, units)."""
-    parts: list[torch.Tensor] = []
-    with kept_inputs(head_of(net)[2], parts.append):
-        predict(net, sample)
-    return torch.cat(parts)
-
-
 def old_units(net: nn.Module, sample: Sample, before: nn.Module) -> torch.Tensor:
     """Return the activations of those units of FC7 that the source network had, before they are brought to any scale."""
     behind = sites(net)["fc7"].behind
     relu = behind.relu if isinstance(behind, nn.Sequential) else behind
-    parts: list[torch.Tensor] = []
-    handle = relu.register_forward_hook(lambda _, inputs, output: parts.append(output.detach().float().clone()))
-    try:
-        predict(net, sample)
-    finally:
-        handle.remove()
-    return torch.cat(parts)[:, : head_of(before)[2].weight.shape[1]]
+    return activations(net, relu, sample).relu()[:, : head_of(before)[2].weight.shape[1]]

@@ -11,6 +11,7 @@ from ..errors import UserError, check, choose
 from ..paths import file_fingerprint, weights_file
 from ..specs import Weights
 from .alexnet import AlexNetModule
+from .blocks import drawn, like
 
 HEAD_STD = 0.01
 
@@ -60,20 +61,29 @@ def head_name(net: nn.Module) -> str:
     return layers[-1][0]
 
 
-def new_head(net: nn.Module, classes: int, seed: int) -> nn.Module:
-    """Put a fresh head in place, weights drawn from N(0, 0.01^2), bias zero, and return the head."""
-    name = head_name(net)
-    parent, _, leaf = name.rpartition(".")
-    old = net.get_submodule(name)
-    if isinstance(old, nn.Conv2d):
-        head = nn.Conv2d(old.in_channels, classes, old.kernel_size)
-    else:
-        head = nn.Linear(old.in_features, classes)
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        head.weight.normal_(0, HEAD_STD, generator=draw)
-        head.bias.zero_()
-    setattr(net.get_submodule(parent), leaf, head.to(old.weight.device))
+def head_of(net: nn.Module) -> tuple[nn.Module, str, nn.Module]:
+    """Return the head's holder, its name there, and the head."""
+    parent, _, leaf = head_name(net).rpartition(".")
+    holder = net.get_submodule(parent)
+    return holder, leaf, holder.get_submodule(leaf)
+
+
+def new_head(net: nn.Module, classes: int, seed: int | torch.Generator, before: int | None = None) -> nn.Module:
+    """Put a fresh head in place, weights drawn from N(0, 0.01^2), bias zero, and return the head.
+
+    Parameters
+    ----------
+    net : Module
+    classes : int
+    seed : int or Generator
+        Of the weights, or what they are drawn from.
+    before : int, optional
+        Units that it reads; by default those that the old one did.
+    """
+    holder, leaf, old = head_of(net)
+    draw = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
+    head = drawn(like(old, before or old.weight.shape[1], classes), draw, HEAD_STD)
+    setattr(holder, leaf, head)
     return head
 
 

@@ -20,10 +20,11 @@ from ..errors import check, choose
 from ..method_specs import SCOPES
 from ..serial import positive
 from .blocks import SCALE, Branch, WideLinear, blocks_of, copied, drawn, like, normalisation
-from .build import HEAD_STD
-from .sites import REPRESENTATION, Site, deepened, head_of, in_front, place, read_by_head, sites
+from .build import head_of, new_head
+from .sites import REPRESENTATION, Site, deepened, in_front, place, sites
 
 INITS = ("random", "copy")
+Norm = tuple[str, float]  # its name, and what gains start from
 
 
 def widen(
@@ -75,11 +76,10 @@ def widen(
     check(not deepened(grown), "layer", layer, "lies below a layer that was put on top; widen first, then deepen")
     check(spread > 0, "spread", spread, "must be above 0")
     if layer == REPRESENTATION:
-        blocks = _widen_representation(grown, units, norm, scale, init, draw, spread)
+        blocks = _widen_representation(grown, units, init, draw, (norm, scale), spread)
     else:
-        blocks = _widen_hidden(grown, layer, units, norm, scale, init, draw, spread)
-    _fresh_head(grown, sum(blocks), classes, draw)
-    return grown
+        blocks = _widen_hidden(grown, layer, units, init, draw, (norm, scale), spread)
+    return _finish(grown, sum(blocks), classes, draw)
 
 
 def widen_twice(
@@ -109,9 +109,8 @@ def widen_twice(
     grown, draw = copy.deepcopy(net), torch.Generator().manual_seed(seed)
     check(not deepened(grown), "layer", "fc7", "lies below a layer that was put on top; widen first, then deepen")
     for layer, count in zip(("fc6", "fc7"), units, strict=True):
-        blocks = _widen_hidden(grown, place(grown, layer, ("fc6", "fc7")), count, norm, scale, init, draw)
-    _fresh_head(grown, sum(blocks), classes, draw)
-    return grown
+        blocks = _widen_hidden(grown, place(grown, layer, ("fc6", "fc7")), count, init, draw, (norm, scale))
+    return _finish(grown, sum(blocks), classes, draw)
 
 
 def deepen(net: nn.Module, units: int, *, norm: str = "l2", scale: float = SCALE, classes: int | None = None, seed: int = 0) -> nn.Module:
@@ -135,8 +134,7 @@ def deepen(net: nn.Module, units: int, *, norm: str = "l2", scale: float = SCALE
     layer = drawn(like(head, head.weight.shape[1], units), draw)
     parts = {"new": nn.Sequential(OrderedDict(linear=layer, relu=nn.ReLU()))}
     _before_head(grown, parts | normalisation(head, [units], norm, scale))
-    _fresh_head(grown, units, classes, draw)
-    return grown
+    return _finish(grown, units, classes, draw)
 
 
 def widen_and_deepen(
@@ -183,9 +181,8 @@ def normalised(net: nn.Module, layer: str | None = None, *, scale: float = SCALE
     if layer == REPRESENTATION:
         _before_head(grown, normalisation(head, [width], "l2", scale))
     else:
-        _set_norm(sites(grown)[layer], [width], "l2", scale)
-    _fresh_head(grown, width, classes, draw)
-    return grown
+        _set_norm(sites(grown)[layer], [width], ("l2", scale))
+    return _finish(grown, width, classes, draw)
 
 
 # ---------------------------------------------------------------------------------------- controls that keep the function
@@ -281,26 +278,6 @@ def train_only(net: nn.Module, scope: str) -> None:
         module.frozen = bool(own) and not any(p.requires_grad for p in own)
 
 
-@torch.no_grad()
-def only_block(net: nn.Module, block: int) -> nn.Module:
-    """Return a network whose head sees one block of a widened layer only: 0 is the old one, 1 the first new one (figure 6).
-
-    Raises
-    ------
-    UserError
-        If what the head reads was not widened, or has no such block.
-    """
-    left = copy.deepcopy(net)
-    blocks = read_by_head(left)
-    check(len(blocks) > 1, "network", type(net).__name__, "its head does not read a widened layer")
-    check(0 <= block < len(blocks), "block", block, f"must be 0 to {len(blocks) - 1}")
-    _, _, head = head_of(left)
-    for number, columns in enumerate(torch.arange(sum(blocks)).split(blocks)):
-        if number != block:
-            head.weight[:, columns] = 0
-    return left
-
-
 # ------------------------------------------------------------------------------------------------------------ the scalpel
 
 
@@ -311,9 +288,7 @@ def _wide(site: Site) -> WideLinear:
     return site.layer
 
 
-def _widen_hidden(
-    net: nn.Module, layer: str, units: int, norm: str, scale: float, init: str, draw: torch.Generator, spread: float = 1.0
-) -> list[int]:
+def _widen_hidden(net: nn.Module, layer: str, units: int, init: str, draw: torch.Generator, norm: Norm, spread: float = 1.0) -> list[int]:
     """Add units to FC6 or FC7, which read all units of the layer before, and return the layer's blocks."""
     positive("units", units)
     choose("init", init, INITS)
@@ -322,13 +297,11 @@ def _widen_hidden(
     before = sum(blocks_of(places["fc6"].layer)) if layer == "fc7" else wide.in_features
     new = like(wide, before, units)
     wide.new.append(copied(new, wide, draw) if init == "copy" else drawn(new, draw, spread=spread))
-    _set_norm(places[layer], wide.blocks, norm, scale)
+    _set_norm(places[layer], wide.blocks, norm)
     return wide.blocks
 
 
-def _widen_representation(
-    net: nn.Module, units: int, norm: str, scale: float, init: str, draw: torch.Generator, spread: float
-) -> list[int]:
+def _widen_representation(net: nn.Module, units: int, init: str, draw: torch.Generator, norm: Norm, spread: float) -> list[int]:
     """Add units beside what the head reads, and return the blocks."""
     positive("units", units)
     check(choose("init", init, INITS) == "random", "init", init, "a representation has no units of its own to copy; take random")
@@ -338,21 +311,17 @@ def _widen_representation(
         _before_head(net, {"units": Branch(head.weight.shape[1])})
         front = in_front(net)
     front.units.new.append(drawn(like(head, front.units.before, units), draw, spread=spread))
-    parts = (
-        {"units": front.units}
-        | normalisation(head, front.units.blocks, norm, scale, getattr(front, "new_norm", None))
-        | {"head": front.head}
-    )
-    front._modules = dict(parts)
+    between = normalisation(head, front.units.blocks, *norm, getattr(front, "new_norm", None))
+    front._modules = {"units": front.units, **between, "head": front.head}
     return front.units.blocks
 
 
-def _set_norm(site: Site, blocks: list[int], norm: str, scale: float) -> None:
+def _set_norm(site: Site, blocks: list[int], norm: Norm) -> None:
     """Put a normalisation behind a site's ReLU, keeping gains that were learned."""
     behind = site.behind
     before = getattr(behind, "new_norm", None)
     relu = behind.relu if isinstance(behind, nn.Sequential) else behind
-    found = normalisation(site.layer, blocks, norm, scale, before)
+    found = normalisation(site.layer, blocks, *norm, before)
     setattr(site.holder, site.relu, nn.Sequential(OrderedDict(relu=relu) | OrderedDict(found)) if found else relu)
 
 
@@ -362,8 +331,8 @@ def _before_head(net: nn.Module, parts: dict[str, nn.Module]) -> None:
     setattr(holder, leaf, nn.Sequential(OrderedDict(parts) | OrderedDict(head=head)))
 
 
-def _fresh_head(net: nn.Module, before: int, classes: int | None, draw: torch.Generator) -> None:
-    """Put a new head in place that reads `before` units: weights from N(0, 0.01^2), bias zero."""
-    holder, leaf, head = head_of(net)
+def _finish(net: nn.Module, before: int, classes: int | None, draw: torch.Generator) -> nn.Module:
+    """Put a new head in place that reads `before` units, and return the network."""
     check(classes is None or classes > 1, "classes", classes, "must be at least 2")
-    setattr(holder, leaf, drawn(like(head, before, classes or len(head.weight)), draw, HEAD_STD))
+    new_head(net, classes or len(head_of(net)[2].weight), draw, before)
+    return net

@@ -10,7 +10,7 @@ from torch import nn
 from ..errors import check, choose
 from .alexnet import AlexNetModule
 from .blocks import blocks_of
-from .build import head_name
+from .build import head_of
 
 REPRESENTATION = "representation"
 
@@ -51,13 +51,6 @@ def place(net: nn.Module, layer: str | None, allowed: Sequence[str]) -> str:
     known = [name for name in allowed if name in here]
     check(bool(known), "layer", layer or allowed[-1], f"this network has none of {', '.join(allowed)}; it can grow at {', '.join(here)}")
     return choose("layer", layer or known[0], known)
-
-
-def head_of(net: nn.Module) -> tuple[nn.Module, str, nn.Module]:
-    """Return the head's holder, its name there, and the head."""
-    parent, _, leaf = head_name(net).rpartition(".")
-    holder = net.get_submodule(parent)
-    return holder, leaf, holder.get_submodule(leaf)
 
 
 def in_front(net: nn.Module) -> nn.Module | None:

@@ -8,6 +8,7 @@ from torch import nn
 from ..errors import choose
 from .alexnet import AlexNetModule
 from .build import head_name
+from .sites import sites
 
 SOFTMAX = "softmax"
 
@@ -31,10 +32,7 @@ def taps(net: nn.Module) -> dict[str, str]:
     stages = [n for n, _ in net.named_children() if n not in ("features", "classifier", "fc", "heads", "head")]
     inner = [f"features.{n}" for n, _ in net.features.named_children()] if isinstance(getattr(net, "features", None), nn.Module) else []
     head = head_name(net)
-    linear = [n for n, m in net.named_modules() if n.startswith("classifier.") and isinstance(m, nn.Linear)]
-    hidden = {}
-    if len(linear) == 3:  # AlexNet's and VGG's classifier: behind FC6 and FC7 stands their ReLU
-        hidden = {f"fc{i}": f"classifier.{int(n.split('.')[1]) + 1}" for i, n in enumerate(linear[:2], start=6)}
+    hidden = {name: f"classifier.{site.relu}" for name, site in sites(net).items()}
     last = ("head", SOFTMAX) if isinstance(net.get_submodule(head), nn.Linear) else ("head",)
     return {n: n for n in (*inner, *stages)} | hidden | dict.fromkeys(last, head)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -59,10 +61,17 @@ def activations(net: nn.Module, entrance: nn.Module, sample: Sample) -> torch.Te
     """Return what a module of a network is given for a sample's images, not augmented: float32, one row an image."""
     net.to(memory_format=torch.channels_last).eval()
     parts: list[torch.Tensor] = []
-    handle = entrance.register_forward_pre_hook(lambda module, inputs: parts.append(inputs[0].float()))
-    try:
+    with kept_inputs(entrance, parts.append):
         for rows in sample.rows.split(BATCH):
             net(normalise(sample.pixels[rows]))
+    return torch.cat(parts).float()
+
+
+@contextmanager
+def kept_inputs(module: nn.Module, keep: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    """Hand on what a module is given, each time that its network runs."""
+    handle = module.register_forward_pre_hook(lambda _, inputs: keep(inputs[0]))
+    try:
+        yield
     finally:
         handle.remove()
-    return torch.cat(parts)
