@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 import tokenize
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,9 @@ def test_reading_judging_and_building_import_no_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, check=False).returncode == 0
+
+
+def test_what_the_package_reads_is_installed_with_it():
+    patterns = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["transferlab"]
+    beside = {p for p in ROOT.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert beside == {p for pattern in patterns for p in ROOT.glob(pattern)}

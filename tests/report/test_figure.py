@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 
 from transferlab.errors import UserError
+from transferlab.report.cards import effects_table
 from transferlab.report.controls import Control, Explorer
 from transferlab.report.figure import BOOK, Figure, Table, csv_link, in_book, table_html
+from transferlab.report.stats import effect
 
 RECORDS = pd.DataFrame({"target": ["a", 'say "b", c'], "gain": [1.5, -0.25], "seeds": [8, 1000]})
 NASTY = "</script><script>alert(1)</script> <b>&\"'"
@@ -265,3 +267,15 @@ def test_html_escape_is_undone_by_the_page():
     """The parser of these tests reads HTML as a browser does."""
     assert page(f"<p>{html.escape(NASTY)}</p>").text == NASTY
     assert page("<script>a<b</script>").scripts == ["a<b"]
+
+
+def test_a_table_of_effects_prints_intervals_and_leaves_rows_without_an_effect_blank():
+    known = effect([1.0, 2.0, 3.0])
+    rows = [{"arm": "fixed", "level": 61.26, "units": 64, "effect": None}, {"arm": "wider", "level": 63.0, "units": 128, "effect": known}]
+    table = effects_table(rows, {"arm": "grown", "level": "accuracy, %", "units": "new units"}, "What growing adds.", "gains", unit="%")
+    head, fixed, wider = (re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in table.markup.split("<tr")[1:])
+    assert head == ["grown", "accuracy, %", "new units", "%", "from", "to", "p (t)", "p (sign)"]
+    assert fixed == ["fixed", "61.3", "64", "", "", "", "", ""]
+    assert wider == ["wider", "63.0", "128", "+2.0", "−0.5", "+4.5", ".074", ".250"]
+    assert {"n", "mean", "low"} < set(table.records)
+    assert effects_table([], {"arm": "grown"}, "", "none").records.empty
