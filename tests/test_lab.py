@@ -14,7 +14,7 @@ from transferlab import scales, worker
 from transferlab.engine import duration
 from transferlab.errors import UserError
 from transferlab.lab import Lab
-from transferlab.specs import FineTune, Probe, Recipe, Subset, Trial
+from transferlab.specs import FineTune, Probe, Recipe, Step, Subset, Trial
 from transferlab.store import Store
 
 S = scales.scale("smoke")
@@ -92,6 +92,15 @@ def test_plan_counts_without_running(tmp_path, counted):
     assert plan.text(2).startswith("2 sources to pretrain, 6 runs to make, 0 on record; about ")
     assert counted == []
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_plan_knows_what_late_layers_and_chains_cost(tmp_path):
+    whole = FineTune(replace(QUICK, steps=1000, augment="none"))
+    late, chain = replace(whole, freeze="fc6"), replace(whole, first=Step(S.target("synthetic:0.3"), whole))
+    one, less, twice = (Lab(tmp_path)._seconds(replace(fine_tune(), method=method)) for method in (whole, late, chain))
+    assert less < one / 5
+    assert 1.5 * one < twice < 2 * one
+    assert Lab(tmp_path)._seconds(replace(fine_tune(), method=replace(late, recipe=replace(late.recipe, augment="crop-flip")))) == one
 
 
 def test_never_names_what_is_missing(tmp_path):

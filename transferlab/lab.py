@@ -187,8 +187,10 @@ class Lab:
         return isinstance(trial.source, Source) and self.store.lacks(source_key(trial))
 
     def _seconds(self, trial: Trial) -> float:
-        each = trial.backbone.multiply_adds(trial.target.size) / PACE
-        trained = trial.recipe.images if trial.recipe else 0
+        each, recipe = trial.backbone.multiply_adds(trial.target.size) / PACE, trial.recipe
+        frozen = any(getattr(trial.method, name, None) for name in ("freeze", "scope"))
+        once = frozen and recipe.augment == "none"  # activations of frozen layers are computed once
+        trained = recipe.images * len(trial.targets) if recipe and not once else 0
         return each * (trained + IMAGES_READ * FORWARD_SHARE)
 
     def _source_seconds(self, trial: Trial) -> float:

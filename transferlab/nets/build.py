@@ -1,5 +1,7 @@
 """Networks from their specs: fresh, with a new head, or with weights from a file or from torchvision."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import torch

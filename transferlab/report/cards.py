@@ -24,8 +24,8 @@ def number(value: float, digits: int = 1) -> str:
 
 
 def more(points: float, unit: str = "points") -> str:
-    """Return a difference in words: ``3 points more``, ``1 point less``."""
-    size = f"{abs(points):.0f}"
+    """Return a difference in words: ``3 points more``, ``1 point less``, ``0.4 points more``."""
+    size = f"{abs(points):.{abs(points) < 0.95:d}f}"
     return f"{size} {unit.removesuffix('s') if size == '1' else unit} {'less' if points < 0 else 'more'}"
 
 
