@@ -33,7 +33,7 @@ def p_value(p: float | None) -> str:
     """Return a p value as it is printed."""
     if p is None or math.isnan(p):
         return ""
-    return "< .001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"
+    return "<\u00a0.001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"
 
 
 def interval(effect: Effect, unit: str) -> str:
