@@ -335,6 +335,7 @@ class Trial(Spec, kind="trial"):
             "method": self.method.kind,
             **settings(self.method),
             "target": self.target.images.name,
+            "size": self.target.size,
             "lr": self.recipe.lr if self.recipe and len(self.recipe.rates) == 1 else None,
             "seed": self.seed,
             "split": self.split,
