@@ -152,7 +152,7 @@ def explorers(page):
 
 def seen(explorer) -> tuple[str, str, str]:
     """What an explorer shows: sentence, interval, and the chart's drawing."""
-    svg = explorer.locator(".tl-chart svg").evaluate("e => e.outerHTML")
+    svg = explorer.locator(".tl-chart svg").evaluate_all("all => all.map(e => e.outerHTML).join()")
     return explorer.locator(".tl-sentence").inner_text(), explorer.locator(".tl-interval").inner_text(), svg
 
 
