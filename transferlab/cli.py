@@ -205,8 +205,8 @@ def list_sets(as_json: bool) -> None:
 
     rows = [{"name": n, **catalog.pinned(n)} for n in catalog.names() if not n.startswith("file:")]
     images = lambda r: ", ".join(f"{split} {n:,}" for split, n in r["splits"].items())  # noqa: E731
-    line = lambda r: (r["name"], r["classes"], images(r), r["fingerprint"])  # noqa: E731
-    _print(rows, as_json, ("name", "classes", "images", "fingerprint"), line)
+    head = ("name", "classes", "images", "fingerprint")
+    _print(rows, as_json, head, lambda r: (r["name"], r["classes"], images(r), r["fingerprint"]))
 
 
 @data.command()

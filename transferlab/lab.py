@@ -188,8 +188,8 @@ class Lab:
 
     def _seconds(self, trial: Trial) -> float:
         each, recipe = trial.backbone.multiply_adds(trial.target.size) / PACE, trial.recipe
-        frozen = any(getattr(trial.method, name, None) for name in ("freeze", "scope"))
-        once = frozen and recipe.augment == "none"  # activations of frozen layers are computed once
+        # activations of frozen layers are computed once
+        once = recipe and recipe.augment == "none" and any(getattr(trial.method, name, None) for name in ("freeze", "scope"))
         trained = recipe.images * len(trial.targets) if recipe and not once else 0
         return each * (trained + IMAGES_READ * FORWARD_SHARE)
 

@@ -1,5 +1,6 @@
 """What ``smoke``, ``cpu``, ``gpu`` and ``paper`` mean: images, sizes, networks, recipes. Nothing here imports torch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from .backbones import AlexNet, Backbone, Torchvision
@@ -90,6 +91,11 @@ class Scale:
         """Return a way to grow, rate searched; its gains start from `gain` unless `scale` is given."""
         start = {"scale": self.gain} if norm == "l2" and not how.startswith("net2") else {}
         return Grow(self.growth, how, units, norm, **start | given)
+
+    def trained(self, pairs: Iterable[tuple[object, object]]) -> list[str]:
+        """Return which of `scopes` records are, by their columns ``scope`` (of grown networks) and ``freeze`` (of fixed ones)."""
+        frozen = {layer: scope for scope, layer in self.scopes.items()}
+        return [scope if isinstance(scope, str) else frozen[kept if isinstance(kept, str) else None] for scope, kept in pairs]
 
     def fixed(self, scope: str = "all") -> FineTune:
         """Return what growing is compared with: the network as it is, new head, rate searched among the same ones."""

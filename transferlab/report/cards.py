@@ -43,9 +43,7 @@ def interval(effect: Effect, unit: str) -> str:
     return f"{number(effect.mean)} {unit}, 95% interval {number(effect.low)} to {number(effect.high)}, n = {effect.n} seeds"
 
 
-def effects_table(
-    rows: Iterable[Mapping[str, object]], columns: Mapping[str, str], caption: str, name: str, unit: str = "points", digits: int = 1
-) -> Table:
+def effects_table(rows: Iterable[Mapping[str, object]], columns: Mapping[str, str], caption: str, name: str, unit: str = "points") -> Table:
     """Return a table with an effect in each row, its interval and its p values.
 
     Parameters
@@ -53,7 +51,7 @@ def effects_table(
     rows : iterable of mapping
         ``effect``: an `Effect`, or ``None`` for a row without one; beside it the columns that are shown.
     columns : mapping of str to str
-        These columns and their headings. Numbers in them are printed with `digits` decimals if they are not whole.
+        These columns and their headings. Numbers in them that are not whole are printed with one decimal.
     caption, name
         As in `Table`.
     unit : str
@@ -61,7 +59,7 @@ def effects_table(
     """
     flat = [{**row, **(asdict(row["effect"]) if row["effect"] else {})} for row in rows]
     frame = pd.DataFrame(flat, columns=[*columns, *(field.name for field in fields(Effect))])
-    decimals = {c: f"{{:.{digits}f}}".format for c in columns if pd.api.types.is_float_dtype(frame[c])}
+    decimals = {c: "{:.1f}".format for c in columns if pd.api.types.is_float_dtype(frame[c])}
     headings = {"mean": unit, "low": "from", "high": "to", "p": "p (t)", "p_sign": "p (sign)"}
     written = decimals | dict.fromkeys(headings, number) | dict.fromkeys(("p", "p_sign"), p_value)
     return Table(frame, caption, name, {**columns, **headings}, written)
