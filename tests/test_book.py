@@ -30,9 +30,17 @@ in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not insta
 
 
 @pytest.fixture(scope="session")
-def book() -> Path:
+def smoke_store(tmp_path_factory) -> Path:
+    """A store that all pages share, as they do on a person's machine: a source is trained once."""
+    return tmp_path_factory.mktemp("smoke")
+
+
+@pytest.fixture(scope="session")
+def book(smoke_store) -> Path:
     """The folder of the built book."""
-    return build.build(lambda line: None).parent.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRANSFERLAB_STORE", str(smoke_store))
+        return build.build(lambda line: None).parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -221,15 +229,9 @@ def test_the_scorecard_has_every_claim_and_every_verdict(book):
         assert row["effect"] == pytest.approx(verdict.judgement.effect.mean)
 
 
-@pytest.fixture(scope="session")
-def smoke_store(tmp_path_factory) -> Path:
-    """A store that all chapters share, as they do on a person's machine: sources are trained once."""
-    return tmp_path_factory.mktemp("smoke")
-
-
 @pytest.mark.parametrize("name", list(chapters.chapters()))
 def test_every_chapter_runs_at_smoke_through_papermill(name, smoke_store, tmp_path, monkeypatch):
-    """From nothing, on drawn images: it trains, judges and draws."""
+    """On drawn images, with what its own live part and other chapters trained: it trains the rest, judges and draws."""
     monkeypatch.setenv("TRANSFERLAB_STORE", str(smoke_store))
     monkeypatch.delenv(BOOK, raising=False)  # as a person would see it, with widgets
     target = tmp_path / f"{name}.ipynb"

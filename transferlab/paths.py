@@ -51,11 +51,6 @@ def store_root() -> Path:
     return Path(os.environ.get("TRANSFERLAB_STORE") or project() / "store").expanduser()
 
 
-def live_store(name: str) -> Path:
-    """Return the store of a chapter's live part: below ``_build``, never published."""
-    return project() / "_build" / "live" / name
-
-
 def cache_root() -> Path:
     """Return the folder of decoded images: ``$TRANSFERLAB_CACHE``, or ``~/.cache/transferlab``."""
     return Path(os.environ.get("TRANSFERLAB_CACHE") or "~/.cache/transferlab").expanduser()
