@@ -1,5 +1,7 @@
 """What every test starts from: folders of its own, one thread, no machine's data."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -9,12 +11,25 @@ from transferlab.data import images
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=50, database=None)
 settings.load_profile("tests")
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: their threads would wait for each other's cores
+
+
+FOLDERS = ("data", "cache", "store", "weights")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_folders_of_this_machine(tmp_path_factory):
+    """What is made for several tests at once has folders of this session."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FOLDERS:
+            patch.setenv(f"TRANSFERLAB_{name.upper()}", str(tmp_path_factory.mktemp(name)))
+        yield
 
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path, monkeypatch):
     """Image sets, cache, store and weights of this test alone; the book is not being built."""
-    for name in ("data", "cache", "store", "weights"):
+    for name in FOLDERS:
         monkeypatch.setenv(f"TRANSFERLAB_{name.upper()}", str(tmp_path / name))
     monkeypatch.delenv("TRANSFERLAB_BOOK", raising=False)
     images._decoded.cache_clear()  # it maps files of the last test's folder; the synthetic world is the same for all

@@ -12,8 +12,15 @@ FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(p for p in FOLDER.glob("*.py") if p.stem not in ("common", "report"))
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    """A cache for all of them: the synthetic world is drawn once."""
+    return tmp_path_factory.mktemp("drawn")
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
-def test_every_benchmark_runs(tmp_path, script):
+def test_every_benchmark_runs(tmp_path, script, drawn, monkeypatch):
+    monkeypatch.setenv("TRANSFERLAB_CACHE", str(drawn))
     out = tmp_path / "out.json"
     words = [sys.executable, str(script), "--quick", "--device", "cpu", "--out", str(out)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)

@@ -30,16 +30,17 @@ in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not insta
 
 
 @pytest.fixture(scope="session")
-def smoke_store(tmp_path_factory) -> Path:
-    """A store that all pages share, as they do on a person's machine: a source is trained once."""
-    return tmp_path_factory.mktemp("smoke")
+def shared(tmp_path_factory) -> dict[str, str]:
+    """Folders that all pages share, as they do on a person's machine: a source is trained once, the synthetic world drawn once."""
+    return {f"TRANSFERLAB_{name}": str(tmp_path_factory.mktemp(name)) for name in ("STORE", "CACHE")}
 
 
 @pytest.fixture(scope="session")
-def book(smoke_store) -> Path:
+def book(shared) -> Path:
     """The folder of the built book."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRANSFERLAB_STORE", str(smoke_store))
+        for name, folder in shared.items():
+            patch.setenv(name, folder)
         return build.build(lambda line: None).parent.parent
 
 
@@ -230,16 +231,17 @@ def test_the_scorecard_has_every_claim_and_every_verdict(book):
 
 
 @pytest.mark.parametrize("name", list(chapters.chapters()))
-def test_every_chapter_runs_at_smoke_through_papermill(name, smoke_store, tmp_path, monkeypatch):
+def test_every_chapter_runs_at_smoke_through_papermill(name, shared, tmp_path, monkeypatch):
     """On drawn images, with what its own live part and other chapters trained: it trains the rest, judges and draws."""
-    monkeypatch.setenv("TRANSFERLAB_STORE", str(smoke_store))
+    for folder in shared.items():
+        monkeypatch.setenv(*folder)
     monkeypatch.delenv(BOOK, raising=False)  # as a person would see it, with widgets
     target = tmp_path / f"{name}.ipynb"
     build.execute(chapters.chapter(name).path, target, {"scale": "smoke", "seeds": 2, "run": "missing", "live": False})
     text = target.read_text()
     assert '"status": "completed"' in text
     assert "application/vnd.jupyter.widget-view+json" in text
-    assert Lab(smoke_store).missing(chapters.chapter(name).design("smoke", [0, 1])) == []
+    assert Lab().missing(chapters.chapter(name).design("smoke", [0, 1])) == []
 
 
 def test_a_failing_page_is_named(tmp_path):

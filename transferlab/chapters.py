@@ -144,10 +144,6 @@ class Chapter:
     def _designed(self) -> dict[str, Any]:
         return self._executed("design")
 
-    @cached_property
-    def _judged(self) -> dict[str, Any]:
-        return self._executed("design", "claims")
-
     def _executed(self, *tags: str) -> dict[str, Any]:
         """Return what tagged cells define, executed one after another in a namespace of their own."""
         space: dict[str, Any] = {"__name__": f"transferlab.chapter.{self.name}"}
@@ -168,7 +164,7 @@ class Chapter:
 
     def judge(self, records: pd.DataFrame, scale: str) -> list[Verdict]:
         """Return the verdicts on the chapter's claims that records support."""
-        return self._judged["judge"](records, scale)
+        return self._executed("design", "claims")["judge"](records, scale)
 
     def basis(self, lab: Lab, trials: list[Trial], scale: str) -> list[tuple[str, str]]:
         """Return what the chapter's page rests on, as pairs of what and how much."""

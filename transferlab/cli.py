@@ -48,7 +48,7 @@ def run(chapter, scale, seeds, parameters, plan, device, workers, threads, pack,
     Stop it with Ctrl-C at any time: the same command goes on.
     """
     from . import build, chapters, scales
-    from .engine import cluster_slots, connected
+    from .engine import cluster_slots, connected, cpu_workers
     from .errors import RefusedError
     from .lab import Lab
     from .store import Published
@@ -61,7 +61,7 @@ def run(chapter, scale, seeds, parameters, plan, device, workers, threads, pack,
     trials = subject.design(scale, chosen)
     with connected(cluster) as client:
         lab = Lab(device=device, workers=workers, threads=threads, published=Published(), client=client, pack=pack)
-        count = cluster_slots(client) if client else workers or _cores(threads)
+        count = cluster_slots(client) if client else workers or cpu_workers(threads)
         click.echo(f"{chapter} at scale {scale}, seeds {','.join(map(str, chosen))}: {lab.plan(trials).text(count)}", err=not plan)
         if plan:
             return
@@ -105,12 +105,6 @@ def pretrain(chapter, scale, seeds, device, threads) -> None:
     store = Store()
     store.prepare()
     run_layer().pretrain(trials, store, device, threads, lambda line: click.echo(line, err=True))
-
-
-def _cores(threads: int) -> int:
-    import os
-
-    return max(1, (os.cpu_count() or 1) // threads)
 
 
 @cli.command()

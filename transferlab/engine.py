@@ -264,6 +264,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def cpu_workers(threads: int) -> int:
+    """Return how many processes of so many threads the cores that are ours can run at once."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // threads)
+
+
 def _interactive_notebook() -> bool:
     """Whether a person looks at a notebook's output as it comes (and no book is being built from it)."""
     return "ipykernel" in sys.modules and "TRANSFERLAB_BOOK" not in os.environ

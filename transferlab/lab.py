@@ -278,10 +278,9 @@ class Lab:
 
     def _slots(self, seconds: float) -> int:
         """Return how many jobs to run at once, for so much work."""
-        worker = run_layer()
         if self.client is not None:
             return cluster_slots(self.client)
-        return self.workers or (1 if seconds < WORTH_A_POOL else worker.default_workers(self.device, self.threads))
+        return self.workers or (1 if seconds < WORTH_A_POOL else run_layer().default_workers(self.device, self.threads))
 
     def _alive(self) -> bool:
         return self.client is None or self.client.status == "running"

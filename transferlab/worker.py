@@ -27,7 +27,7 @@ from torch import nn
 
 from . import __version__, methods
 from .data.images import load
-from .engine import BUSY, Job
+from .engine import BUSY, Job, cpu_workers
 from .errors import DiskError, UserError, line
 from .methods import probe
 from .methods.feature_cache import FeatureCache
@@ -356,7 +356,4 @@ def gpus(device: str) -> int:
 
 def default_workers(device: str, threads: int) -> int:
     """Return how many trials to run at once: one on each GPU, or one for every `threads` cores of a CPU."""
-    if pick_device(device).type == "cuda":
-        return max(1, gpus(device))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // threads)
+    return max(1, gpus(device)) if pick_device(device).type == "cuda" else cpu_workers(threads)

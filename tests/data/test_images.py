@@ -10,7 +10,7 @@ from flat_images import encoded, paint, write
 from parquet_sets import row, rows, write_set
 from PIL import Image
 
-from transferlab.data import catalog, images
+from transferlab.data import catalog, images, synthetic
 from transferlab.data.images import Sample, load, pin, shrink, source_sample, target_sample
 from transferlab.errors import UserError
 from transferlab.paths import cache_root, data_root, weights_root
@@ -85,6 +85,21 @@ def test_a_set_is_decoded_once(bugs, openings):
         assert torch.equal(again.splits[split].pixels, first.splits[split].pixels)
         assert np.array_equal(again.splits[split].labels, first.splits[split].labels)
         assert again.splits[split].names == first.splits[split].names
+
+
+def test_a_synthetic_set_is_drawn_once(monkeypatch):
+    monkeypatch.setattr(synthetic, "PER_CLASS", {"source": {"train": 2, "validation": 1, "test": 1}})
+    world, drawn = synthetic.World(None), []
+    monkeypatch.setattr(images, "synthetic_set", images.synthetic_set.__wrapped__)  # every time as in another process
+    wanted = {split: world.draw(split, SIZE) for split in ("train", "validation", "test")}
+    monkeypatch.setattr(synthetic.World, "draw", lambda self, split, size: (drawn.append(split), wanted[split])[1])
+    for _ in range(2):
+        found = load(ImageSet("synthetic:source"), SIZE)
+        assert (found.classes, found.tree.paths, list(found.splits)) == (world.classes, world.tree.paths, list(wanted))
+        for split, (pixels, labels) in wanted.items():
+            assert torch.equal(found.splits[split].pixels, pixels)
+            assert np.array_equal(found.splits[split].labels, labels)
+        assert drawn == list(wanted)
 
 
 def test_pixels_are_those_of_the_named_images(bugs):

@@ -1,6 +1,7 @@
 """The synthetic world with a few images a class, for tests that look at values and not at how well a network does."""
 
 import functools
+import tempfile
 
 import pytest
 
@@ -12,7 +13,8 @@ WORLD = {"source": {"train": 4, "validation": 1, "test": 2}, "target": {"train":
 @pytest.fixture(scope="module", autouse=True)
 def small_world():
     """Every test of the module that imports this fixture sees the small world."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setenv("TRANSFERLAB_CACHE", folder)  # where the whole world is not kept
         shrink_world(patch)
         yield
 

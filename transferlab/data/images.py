@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -161,13 +162,16 @@ def load(images: ImageSet, size: int) -> Decoded:
 
 @lru_cache(maxsize=8)
 def synthetic_set(name: str, size: int) -> Decoded:
-    """Draw a set of the synthetic world at `size` px."""
-    world = synthetic.World(catalog.synthetic_distance(name))
-    splits = {}
-    for split in ("train", "validation", "test"):
-        pixels, labels = world.draw(split, size)
-        splits[split] = Split(pixels, labels, [str(i) for i in range(len(labels))])
-    return Decoded(world.classes, world.tree, splits)
+    """Return a set of the synthetic world at `size` px, from the cache if it was drawn before."""
+    distance = catalog.synthetic_distance(name)
+    folder = cache_root() / "drawn" / f"{catalog.SYNTHETIC_FINGERPRINT}-{'source' if distance is None else distance}-{size}"
+    if not (folder / "classes.json").is_file():
+        world, splits = synthetic.World(distance), ("train", "validation", "test")
+        for split in splits:
+            pixels, labels = world.draw(split, size)
+            _keep(folder, split, pixels.numpy(), labels, [str(i) for i in range(len(labels))])
+        _keep_classes(folder, world.classes, splits, world.tree)
+    return _kept(folder)
 
 
 @lru_cache(maxsize=16)
@@ -175,6 +179,10 @@ def _decoded(name: str, fingerprint: str, size: int) -> Decoded:
     folder = cache_root() / "decoded" / f"{fingerprint}-{size}"
     if not (folder / "classes.json").is_file():
         _decode(name, fingerprint, size, folder)
+    return _kept(folder)
+
+
+def _kept(folder: Path) -> Decoded:
     about = json.loads((folder / "classes.json").read_text())
     splits = {}
     for split in about["splits"]:
@@ -185,8 +193,21 @@ def _decoded(name: str, fingerprint: str, size: int) -> Decoded:
     return Decoded(tuple(about["classes"]), tree, splits)
 
 
+def _keep(folder: Path, split: str, pixels: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
+    for name, array in ((split, pixels), (f"{split}-labels", labels)):
+        temporary = writable("cache", folder) / f".{name}.{os.getpid()}.npy"
+        np.save(temporary, array)
+        os.replace(temporary, folder / f"{name}.npy")
+    write_atomically(folder / f"{split}.json", json.dumps(names))
+
+
+def _keep_classes(folder: Path, classes: tuple[str, ...], splits: Iterable[str], tree: ClassTree | None) -> None:
+    """Write the file that comes last, and says that all is there."""
+    write_atomically(folder / "classes.json", json.dumps({"classes": classes, "splits": list(splits), "tree": tree and tree.paths}))
+
+
 def _decode(name: str, fingerprint: str, size: int, folder: Path) -> None:
-    """Decode every split of a set into `folder`; the file ``classes.json`` comes last and says that all is there."""
+    """Decode every split of a set into `folder`."""
     opened = open_set(name).without(set(catalog.pinned(name).get("skipped", ())))
     found = opened.fingerprint()
     rule = f"the trials name {fingerprint}; if this set is meant: transferlab data pin {name}"
@@ -202,14 +223,9 @@ def _decode(name: str, fingerprint: str, size: int, folder: Path) -> None:
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(place, range(len(items))))
-        temporary = folder / f".{split}.{os.getpid()}.npy"
-        np.save(temporary, pixels)
-        os.replace(temporary, folder / f"{split}.npy")
-        np.save(folder / f"{split}-labels.npy", np.array([i.label for i in items], dtype=np.int64))
-        write_atomically(folder / f"{split}.json", json.dumps([i.path for i in items]))
+        _keep(folder, split, pixels, np.array([i.label for i in items], dtype=np.int64), [i.path for i in items])
     bar.close()
-    about = {"classes": opened.classes, "splits": list(opened.splits), "tree": opened.tree and opened.tree.paths}
-    write_atomically(folder / "classes.json", json.dumps(about))
+    _keep_classes(folder, opened.classes, opened.splits, opened.tree)
 
 
 def source_sample(source: Source, seed: int) -> Sample:

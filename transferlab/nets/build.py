@@ -102,7 +102,8 @@ def pretrained(weights: Weights, backbone: Backbone, size: int) -> nn.Module:
     if kind == "torchvision":
         check(isinstance(backbone, Torchvision | ResNet), "weights", weights.name, "belong to torchvision's own networks")
         arch = backbone.name if isinstance(backbone, Torchvision) else f"resnet{backbone.depth}"
-        return torchvision.models.get_model(arch, weights=choose("weights", name, _enum_names(arch)))
+        known = [w.name for w in torchvision.models.get_model_weights(arch)]
+        return torchvision.models.get_model(arch, weights=choose("weights", name, known))
     path = weights_file(weights.name)
     found = file_fingerprint(path)
     check(found == weights.fingerprint, f"{weights.name} fingerprint", found, f"the trials name {weights.fingerprint}")
@@ -113,10 +114,6 @@ def pretrained(weights: Weights, backbone: Backbone, size: int) -> nn.Module:
         new_head(net, len(state[head]), seed=0)
     fit_state(net, state, weights.name)
     return net
-
-
-def _enum_names(arch: str) -> list[str]:
-    return [w.name for w in torchvision.models.get_model_weights(arch)]
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
