@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -169,7 +170,9 @@ def test_ctrl_c_and_going_on(tmp_path, workers):
     script = tmp_path / "study.py"
     script.write_text(INTERRUPTED)
     env = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
-    process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "store"), str(workers)], env=env, stderr=subprocess.PIPE)
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores Ctrl-C
+    words = [sys.executable, str(script), str(tmp_path / "store"), str(workers)]
+    process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE, preexec_fn=listen)
     records = tmp_path / "store" / "records"
     deadline = time.monotonic() + 120
     while len(list(records.rglob("*.json"))) < 4 and time.monotonic() < deadline and process.poll() is None:
