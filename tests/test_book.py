@@ -237,7 +237,7 @@ def test_every_chapter_runs_at_smoke_through_papermill(name, shared, tmp_path, m
         monkeypatch.setenv(*folder)
     monkeypatch.delenv(BOOK, raising=False)  # as a person would see it, with widgets
     target = tmp_path / f"{name}.ipynb"
-    build.execute(chapters.chapter(name).path, target, {"scale": "smoke", "seeds": 2, "run": "missing", "live": False})
+    build.execute(chapters.chapter(name).path, target, {"scale": "smoke", "seeds": 2, "run": "missing", "live": False} | build.ONE_WORKER)
     text = target.read_text()
     assert '"status": "completed"' in text
     assert "application/vnd.jupyter.widget-view+json" in text

@@ -59,7 +59,9 @@ def test_designs_are_paired_and_fair(name, scale):
     assert arms[0] == arms[1] == arms[2]
     s = scales.scale(scale)
     quick = (name, scale) == ("more_data", "smoke")  # whose eleven sources must each be quick, and what follows them
-    (recipe,) = {t.recipe for t in trials if t.recipe}
+    (recipe,) = {t.recipe for t in trials if t.recipe and t.target.images.name != s.source}
+    longer = replace(s.growth, steps=s.pretrain.steps // 4, batch=s.pretrain.batch)  # on the source itself, where it was trained long
+    assert {t.recipe for t in trials if t.recipe and t.target.images.name == s.source} <= {recipe, longer}
     elsewhere = isinstance(trials[0].source, Weights)  # trained by others: such networks want rates of their own
     assert (replace(recipe, lr=s.growth.lr) if elsewhere else recipe) in (replace(s.train, steps=40) if quick else s.train, s.growth)
     if elsewhere:

@@ -29,6 +29,7 @@ PAGE_TIMEOUT = 900  # seconds, of a cell
 START_TIMEOUT = 180  # seconds, of a kernel on a busy machine
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 COPIED = ("_config.yml", "_toc.yml", "book", "transferlab")
+ONE_WORKER = {"workers": 1}  # for a page's live part: pages are executed two at a time
 IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".ipynb_checkpoints")
 
 
@@ -69,8 +70,8 @@ def page_parameters(name: str) -> dict[str, Any]:
         if Published().path(scale, subject.name).is_file():
             found = chapters.status(subject, scale)
             if found.seeds:
-                return {"scale": scale, "seeds": ",".join(map(str, found.seeds)), "run": "never"}
-    return {"scale": "smoke", "seeds": "0,1", "run": "missing"}
+                return {"scale": scale, "seeds": ",".join(map(str, found.seeds)), "run": "never"} | ONE_WORKER
+    return {"scale": "smoke", "seeds": "0,1", "run": "missing"} | ONE_WORKER
 
 
 def execute(source: Path, target: Path, parameters: dict[str, Any], timeout: int = PAGE_TIMEOUT) -> float:
