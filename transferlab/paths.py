@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from .errors import DiskError, UserError, check
 
@@ -73,8 +75,14 @@ def writable(name: str, folder: Path) -> Path:
     return folder
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str | Callable[[IO[bytes]], object]) -> None:
     """Write a file so that at any moment it is either absent, old or whole.
+
+    Parameters
+    ----------
+    path : Path
+    data : bytes, str or callable
+        What to write, or what writes it into an open file.
 
     Raises
     ------
@@ -85,7 +93,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            data(file) if callable(data) else file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -1,5 +1,6 @@
 """Decoding once, pinning, and the samples that trials read."""
 
+import errno
 import json
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from transferlab.data import catalog, images, synthetic
 from transferlab.data.images import Sample, load, pin, shrink, source_sample, target_sample
-from transferlab.errors import UserError
+from transferlab.errors import DiskError, UserError
 from transferlab.paths import cache_root, data_root, weights_root
 from transferlab.specs import ImageSet, Recipe, Source, Subset, Target
 
@@ -162,6 +163,24 @@ def test_a_cache_that_cannot_be_written(bugs):
     write(cache_root(), "a file is in the way")
     with pytest.raises(UserError, match=r"cache \(=.*\): cannot be written"):
         load(wanted, SIZE)
+
+
+@pytest.mark.parametrize("name", ["bugs", "synthetic:source"])
+def test_a_disk_that_fills_up_halfway(bugs, monkeypatch, name):
+    monkeypatch.setattr(images, "synthetic_set", images.synthetic_set.__wrapped__)
+    monkeypatch.setattr(synthetic, "PER_CLASS", {"source": {"train": 2, "validation": 1, "test": 1}})
+    wanted = ImageSet(name) if name.startswith("synthetic") else pinned_set(bugs, train=2, test=1)
+
+    def full(file, arr):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        with pytest.raises(DiskError, match=r"file \(=.*train.npy\): cannot be written \(No space left on device\); free the disk"):
+            load(wanted, SIZE)
+    assert [p for p in cache_root().rglob("*") if p.suffix == ".npy" or p.name == "classes.json"] == []
+    assert len(load(wanted, SIZE).splits["test"].labels) > 0  # and goes on when there is space
 
 
 # ------------------------------------------------------------------------------------------------------------ pin

@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +163,8 @@ def load(images: ImageSet, size: int) -> Decoded:
 def synthetic_set(name: str, size: int) -> Decoded:
     """Return a set of the synthetic world at `size` px, from the cache if it was drawn before."""
     distance = catalog.synthetic_distance(name)
-    folder = cache_root() / "drawn" / f"{catalog.SYNTHETIC_FINGERPRINT}-{'source' if distance is None else distance}-{size}"
+    drawn_by = file_fingerprint(Path(synthetic.__file__))
+    folder = cache_root() / "drawn" / f"{drawn_by}-{'source' if distance is None else distance}-{size}"
     if not (folder / "classes.json").is_file():
         world, splits = synthetic.World(distance), ("train", "validation", "test")
         for split in splits:
@@ -195,9 +195,7 @@ def _kept(folder: Path) -> Decoded:
 
 def _keep(folder: Path, split: str, pixels: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
     for name, array in ((split, pixels), (f"{split}-labels", labels)):
-        temporary = writable("cache", folder) / f".{name}.{os.getpid()}.npy"
-        np.save(temporary, array)
-        os.replace(temporary, folder / f"{name}.npy")
+        write_atomically(folder / f"{name}.npy", partial(np.save, arr=array))
     write_atomically(folder / f"{split}.json", json.dumps(names))
 
 
