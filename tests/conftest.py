@@ -14,7 +14,13 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: their threads would wait for each other's cores
 
 
+LONG = ("test_book", "test_benchmarks", "test_interruptions", "test_cluster", "test_checkpoint", "test_lab", "test_world", "test_processes")
 FOLDERS = ("data", "cache", "store", "weights")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that two processes end at about the same time."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -170,16 +170,16 @@ class Chapter:
         """Return what the chapter's page rests on, as pairs of what and how much."""
         s, targets = scales.scale(scale), dict.fromkeys(t.target.images.name for t in trials if t.method.kind != "source-task")
         seeds, sources = {t.seed for t in trials}, {source_key(t): t.source.recipe for t in trials if isinstance(t.source, Source)}
-        steps = " or ".join(f"{n:,}" for n in sorted({r.steps for r in sources.values()}))
-        recipes = dict.fromkeys(t.recipe for t in trials if t.recipe)
-        batches = " or ".join(str(n) for n in sorted({r.batch for r in sources.values()}))
+        pretrained = [f"{steps:,} steps of {batch} images" for steps, batch in sorted({(r.steps, r.batch) for r in sources.values()})]
+        recipes = {t.recipe: "the source" if t.target.images.name == s.source else "a target" for t in reversed(trials) if t.recipe}
+        rates = {r: ", ".join(f"{x:f}".rstrip("0").rstrip(".") for x in r.rates) for r in recipes}
         return [
             ("targets", ", ".join(names(t) for t in targets if t != s.source)),
             ("network", f"{s.backbone.kind}, {s.backbone.multiply_adds(s.size) / 1e6:.1f} million multiply-adds an image"),
-            ("pretraining", f"{steps} steps of {batches} images{', the same for every source' * (' or ' not in steps + batches)}"),
-            *(("on a target", f"{r.steps} steps of {r.batch}; learning rates {', '.join(f'{x:g}' for x in r.rates)}") for r in recipes),
+            ("pretraining", " or ".join(pretrained) + ", the same for every source" * (len(pretrained) == 1)),
+            *((f"on {at}", f"{r.steps} steps of {r.batch}; learning rates {rates[r]}") for r, at in reversed(recipes.items())),
             ("seeds", f"{len(seeds)}: each with its own images, initialisation and order"),
-            ("in all", f"{len(sources)} sources, {len(lab.closure(trials))} runs"),
+            ("in all", f"{len(sources)} sources, " * bool(sources) + f"{len(lab.closure(trials))} runs"),
         ]
 
     def again(self, lab: Lab, trials: list[Trial], scale: str) -> str:
@@ -187,10 +187,10 @@ class Chapter:
         found = {t: r for t in lab.closure(trials) if (r := lab.record(t))}
         spent = sum(r["seconds"] for r in found.values())
         pretraining = sum(r["metrics"].get("source_seconds", 0.0) for r in found.values())
-        sources = len({source_key(t) for t in trials if t.source})
+        sources = len({source_key(t) for t in trials if isinstance(t.source, Source)})
         notebook = f"papermill _build/notebooks/{self.name}.ipynb out.ipynb \\\n    -p scale {scale} -p run missing"
         made = f"{duration(pretraining)} for {sources} sources, " if pretraining else ""
-        kept = "" if pretraining else f" The {sources} sources are published, or were made for another chapter."
+        kept = "" if pretraining or not sources else f" The {sources} sources are published, or were made for another chapter."
         return (
             f"```bash\n{self.command(scale)}\nmake notebooks\n{notebook}\n```\n\nThese records took {duration(spent + pretraining)} of one "
             f"worker: {made}{duration(spent)} for {len(found)} runs on targets.{kept} What is on record is not "
