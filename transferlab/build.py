@@ -138,8 +138,8 @@ def execute_pages(say: Callable[[str], None]) -> dict[str, Path]:
         for name, future in futures.items():
             seconds = future.result()
             write_atomically(jobs[name][3], jobs[name][4])
-            with_what = " ".join(f"{k}={v}" for k, v in jobs[name][2].items())
-            say(f"executed {name} {with_what}({seconds:.0f} s)" if not with_what else f"executed {name} with {with_what} ({seconds:.0f} s)")
+            values = " ".join(f"{k}={v}" for k, v in jobs[name][2].items())
+            say(f"executed {name}{' with ' * bool(values)}{values} ({seconds:.0f} s)")
     return done
 
 

@@ -19,6 +19,7 @@ from transferlab.report.stats import (
     by_group,
     effect,
     equivalence,
+    every,
     holm,
     judge,
     judge_equal,
@@ -225,7 +226,8 @@ NOISY = effect([5.0, -4.0, 1.0, 9.0])
     ],
 )
 def test_judge(found, relevant, direction, verdict, why):
-    assert judge(found, relevant, direction) == Judgement(verdict, why, found)
+    against = pytest.approx(found.p) if verdict == "contradicted" else 1.0  # for a bound of zero the opposite's p is the effect's
+    assert judge(found, relevant, direction) == Judgement(verdict, why, found, against)
 
 
 def test_a_clear_sign_is_not_enough_when_the_interval_is_too_wide():
@@ -338,9 +340,56 @@ def test_groups_are_summarised_one_by_one():
     assert by_group(records[:0], ["target"], "accuracy").empty
 
 
-def test_of_many_readings_all_must_agree():
-    yes, no, open_one = (Judgement(v, "why", effect([1.0, 2.0])) for v in ("supported", "contradicted", "inconclusive"))
-    assert both(yes) is yes
-    assert both(yes, yes, yes) is yes
-    found = both(yes, no, yes, open_one)
-    assert found == Judgement("inconclusive", "of its readings 2 are supported, 1 is contradicted, 1 is inconclusive", yes.effect)
+# ------------------------------------------------------------------------------------------------- claims of several parts
+
+
+def contradicted(p: float, why: str = "why contradicted") -> Judgement:
+    return replace(NO, against=p, why=why)
+
+
+@pytest.mark.parametrize("one", [YES, contradicted(0.2), OPEN])
+def test_parts_that_agree(one):
+    assert every({"alone": one}) is one
+    assert every({"first": one, "second": replace(one, why="another reason"), "third": one}) is one
+
+
+def test_one_part_that_does_not_hold_contradicts_the_claim():
+    no = contradicted(0.01)
+    for parts in ({"this": YES, "that": no}, {"that": no, "this": YES}):
+        found = every(parts)
+        assert (found.verdict, found.effect) == ("contradicted", no.effect)
+        assert found.why == "supported: this; contradicted: that; the effect is that of: that"
+        assert found.against == pytest.approx(0.02)  # Holm: the smallest of two
+
+
+def test_contradictions_are_corrected_for_the_number_of_parts():
+    """One part in ten lies on the wrong side at 1% by chance far too often."""
+    parts = {f"part {i}": YES for i in range(9)} | {"tenth": contradicted(0.01)}
+    found = every(parts)
+    assert (found.verdict, found.effect) == ("inconclusive", YES.effect)
+    assert found.why.endswith("; contradicted: tenth")
+    assert every(parts | {"tenth": contradicted(0.004)}).verdict == "contradicted"
+
+
+def test_of_several_contradictions_the_surest_is_shown():
+    sure = replace(contradicted(0.001), effect=SMALL)
+    found = every({"a": YES, "b": contradicted(0.01), "c": sure, "d": OPEN})
+    assert (found.verdict, found.effect) == ("contradicted", SMALL)
+    assert found.why == "supported: a; contradicted: b, c; inconclusive: d (why inconclusive); the effect is that of: c"
+
+
+def test_parts_that_are_open_leave_the_claim_open():
+    found = every({"a": YES, "b": OPEN, "c": OPEN})
+    assert found == Judgement("inconclusive", "supported: a; inconclusive: b, c", YES.effect)
+    found = every({"a": OPEN, "b": YES})
+    assert found == Judgement("inconclusive", "supported: b; inconclusive: a (why inconclusive)", OPEN.effect)
+
+
+@pytest.mark.parametrize(
+    ("judgement", "bound"),
+    [(judge(CLEAR, 1.0, -1), 0.0), (judge_equal(CLEAR, 1.0), 1.0), (judge_not_worse(effect([-3.1, -2.9, -3.3]), 1.0), -1.0)],
+)
+def test_the_p_of_a_contradiction_is_that_of_a_t_test_against_the_bound(judgement, bound):
+    values = {CLEAR.mean: [2.0, 2.2, 1.8, 2.1]}.get(judgement.effect.mean, [-3.1, -2.9, -3.3])
+    assert judgement.verdict == "contradicted"
+    assert judgement.against == pytest.approx(stats.ttest_1samp(values, bound).pvalue)

@@ -134,12 +134,8 @@ def scorecard(verdicts: Iterable[Verdict]) -> pd.DataFrame:
 
 def as_objects(card: pd.DataFrame) -> list[dict]:
     """Return a scorecard as plain data: claim, paper, scale, verdict, effect, interval [low, high], p, n."""
-
-    def plain(value: object) -> object:
-        missing = value is None or (isinstance(value, float) and not math.isfinite(value)) or value is pd.NA
-        return None if missing else value.item() if hasattr(value, "item") else value
-
-    rows = [{k: plain(v) for k, v in r.items()} for r in card.astype(object).where(card.notna(), None).to_dict("records")]
+    finite = card.astype(object).where(card.notna() & ~card.isin([math.inf, -math.inf]), None)
+    rows = finite.to_dict("records")
     return [
         {k: r[k] for k in ("claim", "paper", "scale", "verdict", "effect")}
         | {"interval": None if r["low"] is None else [r["low"], r["high"]], "p": r["p"], "n": r["n"] and int(r["n"])}

@@ -47,12 +47,8 @@ def write_vega(app: Sphinx) -> None:
 
 def drop_scripts(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
     """Take out what asks the network or is twice on the page."""
-    kept = []
-    for script in context.get("script_files", []):
-        text = str(getattr(script, "filename", "") or "") + str(getattr(script, "attributes", {}))
-        if not any(word in text for word in UNWANTED):
-            kept.append(script)
-    context["script_files"] = kept
+    told = lambda script: f"{getattr(script, 'filename', '')}{getattr(script, 'attributes', '')}"  # noqa: E731
+    context["script_files"] = [s for s in context.get("script_files", []) if not any(word in told(s) for word in UNWANTED)]
 
 
 def setup(app: Sphinx) -> dict:

@@ -2,8 +2,7 @@
 
 import itertools
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,6 +47,11 @@ class Effect:
         """Half the width of the interval."""
         return (self.high - self.low) / 2
 
+    @property
+    def error(self) -> float:
+        """Standard error of the mean."""
+        return self.deviation / math.sqrt(self.n)
+
 
 def effect(differences: Sequence[float]) -> Effect:
     """Estimate the mean of paired differences, one number a seed.
@@ -74,8 +78,13 @@ def effect(differences: Sequence[float]) -> Effect:
     deviation = float(values.std(ddof=1))
     error = deviation / math.sqrt(n)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error > 0 else float(mean == 0)
+    p = min(1.0, 2 * _tail(abs(mean), error, n))
     return Effect(mean, mean - half, mean + half, p, sign_flip(values), n, deviation)
+
+
+def _tail(distance: float, error: float, n: int) -> float:
+    """Return the one-sided p of a mean over n seeds that lies so far on one side of a bound."""
+    return float(stats.t.sf(distance / error, n - 1)) if error > 0 else float(distance <= 0)
 
 
 def by_group(records: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
@@ -123,12 +132,7 @@ def equivalence(found: Effect, margin: float) -> float:
     check(margin > 0, "margin", margin, "must be above 0")
     if found.n < 2:
         return 1.0
-    error = found.deviation / math.sqrt(found.n)
-    if error == 0:
-        return float(abs(found.mean) >= margin)
-    below = stats.t.sf((margin - found.mean) / error, found.n - 1)
-    above = stats.t.sf((margin + found.mean) / error, found.n - 1)
-    return float(max(below, above))
+    return max(_tail(margin + side * found.mean, found.error, found.n) for side in (1, -1))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -159,11 +163,14 @@ class Judgement:
     why : str
         Half a sentence.
     effect : Effect
+    against : float
+        Two-sided p of the claim's opposite where the verdict is contradicted; else 1.
     """
 
     verdict: str
     why: str
     effect: Effect
+    against: float = 1.0
 
 
 def _noisy(found: Effect, half_width: float) -> str:
@@ -198,7 +205,8 @@ def _by_side(found: Effect, half_width: float, interval: Sequence[float], words:
     if not found.half_width <= half_width:
         return Judgement("inconclusive", _noisy(found, half_width), found)
     side = 0 if interval[0] > 0 else 1 if interval[1] < 0 else 2
-    return Judgement(VERDICTS[side], f"the interval {words[side]}", found)
+    against = 2 * _tail(-sum(interval) / 2, found.error, found.n) if side == 1 else 1.0
+    return Judgement(VERDICTS[side], f"the interval {words[side]}", found, against)
 
 
 def judge_equal(found: Effect, margin: float) -> Judgement:
@@ -216,7 +224,8 @@ def judge_equal(found: Effect, margin: float) -> Judgement:
     if not found.half_width <= margin:
         return Judgement("inconclusive", _noisy(found, margin), shown)
     if found.low > margin or found.high < -margin:
-        return Judgement("contradicted", f"the interval lies more than {margin:g} from zero", shown)
+        against = 2 * _tail(abs(found.mean) - margin, found.error, found.n)
+        return Judgement("contradicted", f"the interval lies more than {margin:g} from zero", shown, against)
     return Judgement("inconclusive", f"the interval reaches beyond {margin:g}", shown)
 
 
@@ -230,15 +239,37 @@ def judge_not_worse(found: Effect, margin: float) -> Judgement:
     return _by_side(found, margin, (found.low + margin, found.high + margin), words)
 
 
-def both(first: Judgement, *others: Judgement) -> Judgement:
-    """Judge a claim by several statistics: the first one decides only if all the others agree."""
-    readings = (first, *others)
-    if len({j.verdict for j in readings}) == 1:
+def both(first: Judgement, second: Judgement) -> Judgement:
+    """Judge a claim by two readings of it: the first one decides only if the second one agrees."""
+    if first.verdict == second.verdict:
         return first
-    if len(readings) == 2:
-        open_one = next((j for j in readings if j.verdict == "inconclusive"), None)
-        why = f"one reading is {first.verdict}, the other {others[0].verdict}" + (f" ({open_one.why})" if open_one else "")
-    else:
-        counts = Counter(j.verdict for j in readings)
-        why = "of its readings " + ", ".join(f"{counts[v]} {'are' if counts[v] > 1 else 'is'} {v}" for v in VERDICTS if counts[v])
+    reason = next((f" ({j.why})" for j in (first, second) if j.verdict == "inconclusive"), "")
+    return Judgement("inconclusive", f"one reading is {first.verdict}, the other {second.verdict}{reason}", first.effect)
+
+
+def every(parts: Mapping[str, Judgement]) -> Judgement:
+    """Judge a claim that says several things at once.
+
+    Parameters
+    ----------
+    parts : mapping of str to Judgement
+        By a few words that name the part.
+
+    Returns
+    -------
+    Judgement
+        Supported if every part is. Contradicted if some part is, at 5% after Holm's correction over the parts: then the effect
+        is that of the part that is contradicted most surely. Otherwise the effect is that of the first part.
+    """
+    first, *others = parts.values()
+    if all(j.verdict == first.verdict for j in others):
+        return first
+    said = {v: [name for name, j in parts.items() if j.verdict == v] for v in VERDICTS}
+    why = "; ".join(f"{v}: {', '.join(names)}" for v, names in said.items() if names)
+    if len(said["inconclusive"]) == 1:
+        why += f" ({parts[said['inconclusive'][0]].why})"
+    against = dict(zip(parts, holm([j.against for j in parts.values()]), strict=True))
+    worst = min(against, key=against.get)
+    if against[worst] < 1 - CONFIDENCE:
+        return Judgement("contradicted", f"{why}; the effect is that of: {worst}", parts[worst].effect, against[worst])
     return Judgement("inconclusive", why, first.effect)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -79,8 +80,4 @@ def _joined(parts) -> torch.Tensor:
 
 
 def _starts(lengths) -> list[int]:
-    starts, at = [], 0
-    for length in lengths:
-        starts.append(at)
-        at += length
-    return starts
+    return list(accumulate(lengths, initial=0))[:-1]
