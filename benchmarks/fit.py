@@ -12,7 +12,8 @@ schedule, label smoothing and number of steps, and is timed from the decoded ima
   workers (tried first), ``.item()`` at each step;
 - ``lightning``: the same data through a LightningModule and a Trainer, logging at each step.
 
-Both are also run in channels_last layout, which neither does by itself. Each run is a process of its own; rounds go
+Both are also run in channels_last layout, which neither does by itself, and ours is also run through ``torch.compile``, whose warm-up
+is told apart from its pace. Each run is a process of its own; rounds go
 ours, reference, lightning, ours ... so that a machine that slows down slows down for all. Expected on two cores: at least 2.5
 times the reference and 2 times Lightning in float32, at least 1.5 times both in bf16 where the processor has it; on a GPU 8
 and 4 times. Lightning takes part where it is installed.
@@ -35,6 +36,7 @@ TARGETS = {
     (True, "float32"): {"reference": "8", "lightning": "4"},
     (True, "bf16"): {"reference": "8", "lightning": "4"},
 }
+COMPILED = "ours compiled"
 PEERS = ("reference", "reference channels_last", "lightning", "lightning channels_last")
 
 
@@ -56,15 +58,17 @@ def network(seed: int):
     return build(scales.scale("cpu").backbone, SIZE, CLASSES, seed)
 
 
-def ours(train, seed: int, steps: int, precision: str, device: str, **_):
+def ours(train, seed: int, steps: int, precision: str, device: str, compiled: bool, **_):
     """Train with `fit`."""
     import torch
 
     from transferlab.specs import Recipe
-    from transferlab.train.fit import fit
+    from transferlab.train.fit import cross_entropy, fit
 
-    net = network(seed).to(device)
-    fit(net, train.to(torch.device(device)), Recipe(steps=steps, batch=BATCH, lr=RATE, precision=precision), seed)
+    net = network(seed).to(device).to(memory_format=torch.channels_last)
+    model = torch.compile(net) if compiled else net
+    recipe = Recipe(steps=steps, batch=BATCH, lr=RATE, precision=precision)
+    fit(net, train.to(torch.device(device)), recipe, seed, loss=lambda _, batch, recipe: cross_entropy(model, batch, recipe))
     return net
 
 
@@ -108,7 +112,9 @@ def sgd(net, steps: int, rate: float = RATE):
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
 
 
-def reference(train, seed: int, steps: int, precision: str, workers: int, channels_last: bool, rate: float = RATE, device: str = "cpu"):
+def reference(
+    train, seed: int, steps: int, precision: str, workers: int, channels_last: bool, rate: float = RATE, device: str = "cpu", **_
+):
     """Train as torchvision's reference script does: one step after another, loss and accuracy read at each."""
     import torch
 
@@ -134,7 +140,7 @@ def reference(train, seed: int, steps: int, precision: str, workers: int, channe
     return net
 
 
-def lightning(train, seed: int, steps: int, precision: str, workers: int, channels_last: bool, device: str):
+def lightning(train, seed: int, steps: int, precision: str, workers: int, channels_last: bool, device: str, **_):
     """Train the same through Lightning."""
     import logging
     import warnings
@@ -185,17 +191,21 @@ def contest(who: str, seed: int, steps: int, precision: str, workers: int, devic
     from transferlab.train.predict import predict
 
     train, test = images()
-    name, _, layout = who.partition(" ")
+    name, _, how = who.partition(" ")
     run = {"ours": ours, "reference": reference, "lightning": lightning}[name]
     torch.manual_seed(seed)
-    given = {"train": train, "precision": precision, "workers": workers, "channels_last": layout == "channels_last", "device": device}
-    run(seed=seed, steps=3, **given)  # warm up
+    given = {"train": train, "precision": precision, "workers": workers, "device": device}
+    given |= {"channels_last": how == "channels_last", "compiled": how == "compiled"}
+    began = time.perf_counter()
+    run(seed=seed, steps=3, **given)
+    warm = time.perf_counter() - began
     began = time.perf_counter()
     net = run(seed=seed, steps=steps, **given)
     seconds = time.perf_counter() - began
     return {
         "who": who,
         "workers": workers,
+        "warm_up": warm,
         "images_per_second": steps * BATCH / seconds,
         "accuracy": accuracy(predict(net.cpu(), test), test.labels)["accuracy"],
     }
@@ -253,17 +263,21 @@ def main() -> None:
     runs, limits = [], []
     for seed in range(rounds):
         limits.append(ask(__file__, contestant="ceiling", **same))
-        for who in ("ours", *peers):
+        for who in ("ours", *(() if given.quick else (COMPILED,)), *peers):
             runs.append(ask(__file__, contestant=who, seed=seed, steps=steps, loaders=best.get(who, 0), **same) | {"seed": seed})
             measured = f"{runs[-1]['images_per_second']:7.0f} images/s, accuracy {100 * runs[-1]['accuracy']:.1f}%"
             print(f"round {seed + 1}/{rounds}: {who:24} {measured}", flush=True)
-    of = {who: [r for r in runs if r["who"] == who] for who in ("ours", *peers)}
+    of = {who: [r for r in runs if r["who"] == who] for who in ("ours", COMPILED, *peers)}
     pace = statistics.median(r["images_per_second"] for r in of["ours"])
     most = statistics.median(r["multiply_adds"] for r in limits)
     arithmetic = 3 * scales.scale("cpu").backbone.multiply_adds(SIZE)  # forward, and twice that backward
     rows = [{"what": "one run", "value": pace, "unit": "images/s"}]
     what = f"its arithmetic, of what this device does in products of large matrices ({2e-9 * most:.0f} GFLOP/s)"
     rows.append({"what": what, "value": 100 * pace * arithmetic / most, "unit": "%"})
+    if of[COMPILED]:
+        gain = ratio(*([r["images_per_second"] for r in of[who]] for who in (COMPILED, "ours")))
+        warm = statistics.median(r["warm_up"] for r in of[COMPILED])
+        rows.append({"what": f"one run compiled, after {warm:.0f} s of warm-up, against one that is not", "value": gain, "unit": "times"})
     for peer in peers:
         pairs = zip(of["ours"], of[peer], strict=True)
         ahead = effect([100 * (a["accuracy"] - b["accuracy"]) for a, b in pairs])
