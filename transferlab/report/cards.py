@@ -118,14 +118,14 @@ def _row(row: dict, links: dict[str, str]) -> str:
     c = claims()[row["claim"]]
     mark = ' <span class="tl-hypothesis">hypothesis</span>' if c.kind == "hypothesis" else ""
     reported = f'<span class="tl-reported">Reported: {html.escape(c.reported)}.</span>' if c.reported else ""
-    claimed = f"{html.escape(c.sentence)}{mark}{reported}"
-    first = f'<tr id="{c.id}"><th scope="row">{c.id}</th><td>{claimed}</td>'
+    first = f'<tr id="{c.id}"><th scope="row">{c.id}</th><td>{html.escape(c.sentence)}{mark}{reported}'
     if row["verdict"] == "not tested":
-        return f"{first}<td>{badge('not tested')}</td><td></td></tr>"
+        return f"{first}</td><td>{badge('not tested')}</td><td></td></tr>"
     where = f'<a href="{links[row["chapter"]]}">scale {row["scale"]}</a>' if row["chapter"] in links else f"scale {row['scale']}"
     shown = f"{number(row['effect'])} [{number(row['low'])}, {number(row['high'])}] {row['unit']}"
     return (
-        f'{first}<td>{badge(row["verdict"])}<span class="tl-why">{where}: {html.escape(row["why"])}</span></td>'
+        f'{first}<span class="tl-why">Here: {html.escape(row["why"])}.</span></td>'
+        f'<td>{badge(row["verdict"])}<span class="tl-why">{where}</span></td>'
         f'<td>{shown}<span class="tl-why">p {p_value(row["p_holm"])}, n = {int(row["n"])} seeds</span></td></tr>'
     )
 
