@@ -67,6 +67,16 @@ def test_published_records_come_back(tmp_path):
     assert {b["chapter"] for b in published.batches()} == {"chapter"}
 
 
+def test_only_a_status_that_is_not_ok_is_written(tmp_path):
+    store, published = Store(tmp_path / "store"), Published(tmp_path / "results")
+    diverged = put(store, 1) | {"status": "diverged: by step 50", "metrics": {}}
+    path = published.write("cpu", "chapter", [put(store, 0), diverged])
+    found = published.read("cpu", "chapter")
+    assert sorted(r["status"] for r in found.values()) == ["diverged: by step 50", "ok"]
+    assert found[diverged["key"]]["metrics"] == {}
+    assert path.read_text().count("status") == 1
+
+
 def test_publishing_twice_changes_nothing(tmp_path):
     store, published = Store(tmp_path / "store"), Published(tmp_path / "results")
     before = published.write("cpu", "c", [put(store, s) for s in range(3)]).read_text()

@@ -19,7 +19,8 @@ from .serial import canonical
 from .specs import Trial
 
 Record = dict[str, Any]
-DIVERGED, REFUSED, FAILED = "diverged", "refused", "failed"  # how a status begins that is not ok
+OK, DIVERGED, REFUSED, FAILED = "ok", "diverged", "refused", "failed"  # how a status begins
+HEAD = ("key", "label", "status", "seconds")  # of a published record; then its metrics, and its batch
 LEFTOVER = 86_400  # seconds after which half-written files of the dead are removed
 OPEN = (REFUSED, FAILED)  # those that another attempt may change
 
@@ -158,7 +159,7 @@ class Published:
     """The records in ``results/``: read by the book, written when a study is done.
 
     A file ``results/SCALE/CHAPTER.jsonl`` has one line a batch (provenance, number of records, seconds), then one line a
-    record, sorted by key.
+    record, sorted by key. A record without a status is ok.
 
     Parameters
     ----------
@@ -204,11 +205,11 @@ class Published:
             batch = batches[canonical(record["provenance"])]
             batch["records"] += 1
             batch["seconds"] = round(batch["seconds"] + record["seconds"], 2)
-            head = {k: record[k] for k in ("key", "label", "status", "seconds")}
+            head = {k: record[k] for k in HEAD if (k, record[k]) != ("status", OK)}
             rows.append({**head, **record["metrics"], "batch": batch["batch"]})
         path = self.path(scale, chapter)
         writable("results", path.parent)
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in [*batches.values(), *rows]))
+        write_atomically(path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in [*batches.values(), *rows]))
         return path
 
 
@@ -225,6 +226,6 @@ def _read(path: Path, modified: int) -> dict[str, Record]:
             batches[row["batch"]] = {k: v for k, v in row.items() if k not in ("batch", "records", "seconds")}
             continue
         check(row["batch"] in batches, "published records", path, f"line {number} names a batch that is not there")
-        head = {k: row.pop(k) for k in ("key", "label", "status", "seconds")}
+        head = {"status": OK} | {k: row.pop(k) for k in HEAD if k in row}
         found[head["key"]] = head | {"provenance": batches[row.pop("batch")], "metrics": row}
     return found

@@ -3,7 +3,7 @@
 import html
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 
 import pandas as pd
 
@@ -65,11 +65,11 @@ def effects_table(rows: Iterable[Mapping[str, object]], columns: Mapping[str, st
     return Table(frame, caption, name, {**columns, **headings}, written)
 
 
+@dataclass(frozen=True)
 class VerdictCard:
     """A verdict for the page: the claim, what came out, and how sure that is."""
 
-    def __init__(self, verdict: Verdict) -> None:
-        self.verdict = verdict
+    verdict: Verdict
 
     def _repr_html_(self) -> str:
         v, c = self.verdict, claim(self.verdict.claim)
@@ -101,8 +101,7 @@ def scorecard_table(card: pd.DataFrame, links: dict[str, str]) -> Table:
         rows = "".join(_row(r, links) for r in card[card["paper"] == paper.key].to_dict("records"))
         title = f"{html.escape(paper.authors)}: <em>{html.escape(paper.title)}</em>"
         parts.append(f'<tbody><tr class="tl-paper"><th colspan="4" scope="rowgroup">{title}</th></tr>{rows}</tbody>')
-    columns = ("Claim", "What is claimed", "Verdict", "Effect [95% interval], p, n")
-    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
+    head = "".join(f'<th scope="col">{c}</th>' for c in ("Claim", "What is claimed", "Verdict", "Effect [95% interval], p, n"))
     markup = (
         '<div class="tl-scroll" tabindex="0" role="region" aria-label="scorecard">'
         f'<table class="tl-table tl-scorecard"><thead><tr>{head}</tr></thead>{"".join(parts)}</table></div>'
