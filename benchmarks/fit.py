@@ -77,8 +77,11 @@ def ours(train, seed: int, steps: int, precision: str, device: str, compiled: bo
     from transferlab.specs import Recipe
     from transferlab.train.fit import cross_entropy, fit
 
-    net, model = compiled_once(device) if compiled else (network(seed).to(device),) * 2
-    net.load_state_dict(network(seed).state_dict())
+    if compiled:
+        net, model = compiled_once(device)
+        net.load_state_dict(network(seed).state_dict())
+    else:
+        net = model = network(seed).to(device)
     recipe = Recipe(steps=steps, batch=BATCH, lr=RATE, precision=precision)
     fit(net, train.to(torch.device(device)), recipe, seed, loss=lambda _, batch, recipe: cross_entropy(model, batch, recipe))
     return net

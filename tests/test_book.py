@@ -230,6 +230,15 @@ def test_the_scorecard_has_every_claim_and_every_verdict(book):
         assert row["effect"] == pytest.approx(verdict.judgement.effect.mean)
 
 
+def test_the_first_page_names_every_chapter_and_its_verdicts(book):
+    text = (book / "book" / "index.html").read_text()
+    found = text[text.index('class="tl-found"') :]
+    for name in CHAPTERS:
+        assert f'href="../notebooks/{name}.html"' in found
+    latest = {v.claim: v.judgement.verdict for v in reversed(chapters.verdicts())}
+    assert dict(re.findall(r'href="scorecard.html#(\w+)" title="\1: ([a-z ]+)"', found)) == latest
+
+
 @pytest.mark.parametrize("name", list(chapters.chapters()))
 def test_every_chapter_runs_at_smoke_through_papermill(name, shared, tmp_path, monkeypatch):
     """On drawn images, with what its own live part and other chapters trained: it trains the rest, judges and draws."""

@@ -287,6 +287,12 @@ def test_two_readings_that_agree(one):
     assert both(one, other) is one
 
 
+def test_two_readings_that_contradict_are_as_sure_as_the_less_sure_one():
+    sure, less = replace(NO, against=0.001), replace(NO, against=0.04)
+    assert both(sure, less) == both(less, sure) == less
+    assert every({"a": both(sure, less), "b": YES}).verdict == "inconclusive"  # Holm: 0.08
+
+
 @pytest.mark.parametrize(
     ("first", "second", "why"),
     [

@@ -240,9 +240,9 @@ def judge_not_worse(found: Effect, margin: float) -> Judgement:
 
 
 def both(first: Judgement, second: Judgement) -> Judgement:
-    """Judge a claim by two readings of it: the first one decides only if the second one agrees."""
+    """Judge a claim by two readings of it: the first one decides only if the second one agrees, and is no surer than that."""
     if first.verdict == second.verdict:
-        return first
+        return first if first.against >= second.against else replace(first, against=second.against)
     reason = next((f" ({j.why})" for j in (first, second) if j.verdict == "inconclusive"), "")
     return Judgement("inconclusive", f"one reading is {first.verdict}, the other {second.verdict}{reason}", first.effect)
 
@@ -259,7 +259,7 @@ def every(parts: Mapping[str, Judgement]) -> Judgement:
     -------
     Judgement
         Supported if every part is. Contradicted if some part is, at 5% after Holm's correction over the parts: then the effect
-        is that of the part that is contradicted most surely. Otherwise the effect is that of the first part.
+        is that of the part that is contradicted most surely. Otherwise, and where all parts agree, the effect is that of the first.
     """
     first, *others = parts.values()
     if all(j.verdict == first.verdict for j in others):
