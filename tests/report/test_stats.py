@@ -235,7 +235,8 @@ def test_a_clear_sign_is_not_enough_when_the_interval_is_too_wide():
     assert CLEAR.low > 0
     got = judge(CLEAR, CLEAR.half_width * 0.99)
     needed = seeds_needed(CLEAR.deviation, CLEAR.half_width * 0.99)
-    assert (got.verdict, got.why) == ("inconclusive", f"too few or too noisy: n = 4; about {needed} seeds would do")
+    assert got.verdict == "inconclusive"
+    assert got.why == f"too few or too noisy, though the interval lies on the claimed side of zero: n = 4; about {needed} seeds would do"
     assert judge(CLEAR, CLEAR.half_width * 1.01).verdict == "supported"
 
 
@@ -269,7 +270,8 @@ def test_judge_refuses(relevant, direction, message):
 def test_judge_equal(found, margin, verdict, why):
     got = judge_equal(found, margin)
     assert (got.verdict, got.why) == (verdict, why)
-    assert got.effect == replace(found, p=equivalence(found, margin))
+    assert got.effect == replace(found, p=equivalence(found, margin), p_sign=math.nan)  # signs would say something of zero
+    assert got.test == f"equal within {margin:g}"
 
 
 def test_no_difference_is_not_the_same_as_equal():
@@ -323,6 +325,13 @@ def test_as_good_or_better(shift, verdict, why):
     noise = np.array([0.3, -0.3, 0.2, -0.2, 0.1, -0.1, 0.4, -0.4])
     got = judge_not_worse(effect(noise + shift), 1.0)
     assert (got.verdict, got.why) == (verdict, why)
+    assert got.effect.p == pytest.approx(stats.ttest_1samp(noise + shift, -1.0).pvalue)
+    assert got.test == "t, against -1"
+    assert math.isnan(got.effect.p_sign)
+
+
+def test_one_seed_has_no_p_against_a_margin():
+    assert judge_not_worse(effect([0.5]), 1.0).effect.p == 1
 
 
 def test_as_good_or_better_with_too_few_seeds_says_how_many_it_takes():

@@ -24,9 +24,8 @@ def number(value: float, digits: int = 1) -> str:
 
 
 def more(points: float, unit: str = "points") -> str:
-    """Return a difference in words: ``3 points more``, ``1 point less``, ``0.4 points more``."""
-    size = f"{abs(points):.{abs(points) < 0.95:d}f}"
-    return f"{size} {unit.removesuffix('s') if size == '1' else unit} {'less' if points < 0 else 'more'}"
+    """Return a difference in words: ``12 points more``, ``0.4 points less``."""
+    return f"{abs(points):.{abs(points) < 9.95:d}f} {unit} {'less' if points < 0 else 'more'}"
 
 
 def p_value(p: float | None) -> str:
@@ -36,11 +35,17 @@ def p_value(p: float | None) -> str:
     return "<\u00a0.001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"
 
 
+def digits(unit: str) -> int:
+    """Return how many decimals are printed of an effect: one, but two of a correlation."""
+    return 2 if "correlation" in unit else 1
+
+
 def interval(effect: Effect, unit: str) -> str:
     """Return an effect with its interval and n, in words."""
+    mean, low, high = (number(x, digits(unit)) for x in (effect.mean, effect.low, effect.high))
     if not math.isfinite(effect.low):
-        return f"{number(effect.mean)} {unit}; one seed has no interval"
-    return f"{number(effect.mean)} {unit}, 95% interval {number(effect.low)} to {number(effect.high)}, n = {effect.n} seeds"
+        return f"{mean} {unit}; one seed has no interval"
+    return f"{mean} {unit}, 95% interval {low} to {high}, n = {effect.n} seeds"
 
 
 def effects_table(rows: Iterable[Mapping[str, object]], columns: Mapping[str, str], caption: str, name: str, unit: str = "points") -> Table:
@@ -75,14 +80,13 @@ class VerdictCard:
         v, c = self.verdict, claim(self.verdict.claim)
         j = v.judgement
         reported = f'<p class="tl-reported">The paper: {html.escape(c.reported)}.</p>' if c.reported else ""
+        ps = ", ".join(f"{p_value(p)} ({of})" for p, of in ((j.effect.p, j.test), (j.effect.p_sign, "sign flip")) if p_value(p))
         return (
             f'<div class="tl-verdict" style="--tone:{VERDICT[j.verdict]}"><p class="tl-verdict-head"><span class="tl-id">{c.id}</span> '
             f"{badge(j.verdict)} <span>at scale <code>{v.scale}</code>: {html.escape(j.why)}</span></p>"
             f'<p class="tl-claim">{html.escape(c.sentence)}</p>'
             f"<p>{html.escape(v.sentence)}</p>"
-            f'<p class="tl-interval">{html.escape(interval(j.effect, v.unit))}; '
-            f"p {p_value(j.effect.p)} (t), {p_value(j.effect.p_sign)} (sign flip)</p>"
-            f"{reported}</div>"
+            f'<p class="tl-interval">{html.escape(interval(j.effect, v.unit))}; p {html.escape(ps)}</p>{reported}</div>'
         )
 
 
@@ -107,8 +111,8 @@ def scorecard_table(card: pd.DataFrame, links: dict[str, str]) -> Table:
         f'<table class="tl-table tl-scorecard"><thead><tr>{head}</tr></thead>{"".join(parts)}</table></div>'
     )
     caption = (
-        "Every claim of the five papers. Effects are paired over seeds; p is corrected by Holm's method within a paper and "
-        "scale. A hypothesis is ours: the paper names the factor, but its numbers could not be read."
+        "Every claim of the five papers. Effects are paired over seeds. Verdicts and intervals are those of each claim alone; p, of the test that "
+        "decides, is corrected by Holm's method within a paper and scale. A hypothesis is ours: about a factor that the paper names, or a reading of its figures."
     )
     return Table(card, caption, "scorecard", markup=markup)
 
@@ -121,7 +125,8 @@ def _row(row: dict, links: dict[str, str]) -> str:
     if row["verdict"] == "not tested":
         return f"{first}</td><td>{badge('not tested')}</td><td></td></tr>"
     where = f'<a href="{links[row["chapter"]]}">scale {row["scale"]}</a>' if row["chapter"] in links else f"scale {row['scale']}"
-    shown = f"{number(row['effect'])} [{number(row['low'])}, {number(row['high'])}] {row['unit']}"
+    mean, low, high = (number(row[c], digits(row["unit"])) for c in ("effect", "low", "high"))
+    shown = f"{mean} [{low}, {high}] {row['unit']}"
     return (
         f'{first}<span class="tl-why">Here: {html.escape(row["why"])}.</span></td>'
         f'<td>{badge(row["verdict"])}<span class="tl-why">{where}</span></td>'

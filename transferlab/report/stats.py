@@ -25,9 +25,10 @@ class Effect:
     mean, low, high : float
         The mean of the paired differences and its 95% interval by Student's t.
     p : float
-        Two-sided p of the paired t test against no effect.
+        Two-sided p of the paired t test against no effect; in a judgement, that of the test which decides.
     p_sign : float
-        Two-sided p of the sign-flip test, which assumes no distribution; with n seeds it cannot go below 2 / 2^n.
+        Two-sided p of the sign-flip test, which assumes symmetry about zero; with n seeds it cannot go below 2 / 2^n. NaN where
+        the test that decides is not against zero.
     n : int
         Independent seeds.
     deviation : float
@@ -78,13 +79,18 @@ def effect(differences: Sequence[float]) -> Effect:
     deviation = float(values.std(ddof=1))
     error = deviation / math.sqrt(n)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
-    p = min(1.0, 2 * _tail(abs(mean), error, n))
-    return Effect(mean, mean - half, mean + half, p, sign_flip(values), n, deviation)
+    found = Effect(mean, mean - half, mean + half, 1.0, sign_flip(values), n, deviation)
+    return replace(found, p=_two_sided(found, 0.0))
 
 
 def _tail(distance: float, error: float, n: int) -> float:
     """Return the one-sided p of a mean over n seeds that lies so far on one side of a bound."""
     return float(stats.t.sf(distance / error, n - 1)) if error > 0 else float(distance <= 0)
+
+
+def _two_sided(found: Effect, bound: float) -> float:
+    """Return the two-sided p of the t test of a mean against a bound."""
+    return min(1.0, 2 * _tail(abs(found.mean - bound), found.error, found.n)) if found.n > 1 else 1.0
 
 
 def by_group(records: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
@@ -165,17 +171,20 @@ class Judgement:
     effect : Effect
     against : float
         Two-sided p of the claim's opposite where the verdict is contradicted; else 1.
+    test : str
+        What the effect's p is of.
     """
 
     verdict: str
     why: str
     effect: Effect
     against: float = 1.0
+    test: str = "t"
 
 
-def _noisy(found: Effect, half_width: float) -> str:
+def _noisy(found: Effect, half_width: float, though: str = "") -> str:
     need = f"; about {seeds_needed(found.deviation, half_width)} seeds would do" if found.n > 1 else ""
-    return f"too few or too noisy: n = {found.n}{need}"
+    return f"too few or too noisy{though}: n = {found.n}{need}"
 
 
 def judge(found: Effect, relevant: float, direction: int = 1) -> Judgement:
@@ -202,9 +211,10 @@ def judge(found: Effect, relevant: float, direction: int = 1) -> Judgement:
 
 def _by_side(found: Effect, half_width: float, interval: Sequence[float], words: Sequence[str]) -> Judgement:
     """Judge by the side of zero on which an interval lies, if the effect is known to within a half-width; `words` say what it does."""
-    if not found.half_width <= half_width:
-        return Judgement("inconclusive", _noisy(found, half_width), found)
     side = 0 if interval[0] > 0 else 1 if interval[1] < 0 else 2
+    if not found.half_width <= half_width:
+        though = f", though the interval {words[side]}" if side < 2 else ""
+        return Judgement("inconclusive", _noisy(found, half_width, though), found)
     against = 2 * _tail(-sum(interval) / 2, found.error, found.n) if side == 1 else 1.0
     return Judgement(VERDICTS[side], f"the interval {words[side]}", found, against)
 
@@ -218,15 +228,15 @@ def judge_equal(found: Effect, margin: float) -> Judgement:
         Supported if the effect is shown to lie within +-margin, contradicted if its interval lies outside.
     """
     p = equivalence(found, margin)
-    shown = replace(found, p=p)
+    shown, test = replace(found, p=p, p_sign=math.nan), f"equal within {margin:g}"
     if p < 1 - CONFIDENCE:
-        return Judgement("supported", f"the effect lies within {margin:g} of zero", shown)
+        return Judgement("supported", f"the effect lies within {margin:g} of zero", shown, test=test)
     if not found.half_width <= margin:
-        return Judgement("inconclusive", _noisy(found, margin), shown)
+        return Judgement("inconclusive", _noisy(found, margin), shown, test=test)
     if found.low > margin or found.high < -margin:
         against = 2 * _tail(abs(found.mean) - margin, found.error, found.n)
-        return Judgement("contradicted", f"the interval lies more than {margin:g} from zero", shown, against)
-    return Judgement("inconclusive", f"the interval reaches beyond {margin:g}", shown)
+        return Judgement("contradicted", f"the interval lies more than {margin:g} from zero", shown, against, test)
+    return Judgement("inconclusive", f"the interval reaches beyond {margin:g}", shown, test=test)
 
 
 def judge_not_worse(found: Effect, margin: float) -> Judgement:
@@ -236,7 +246,8 @@ def judge_not_worse(found: Effect, margin: float) -> Judgement:
     """
     check(margin > 0, "margin", margin, "must be above 0")
     words = (f"lies above {-margin:g}", f"lies below {-margin:g}", f"contains {-margin:g}")
-    return _by_side(found, margin, (found.low + margin, found.high + margin), words)
+    shown = replace(found, p=_two_sided(found, -margin), p_sign=math.nan)
+    return replace(_by_side(shown, margin, (found.low + margin, found.high + margin), words), test=f"t, against {-margin:g}")
 
 
 def both(first: Judgement, second: Judgement) -> Judgement:
@@ -244,7 +255,7 @@ def both(first: Judgement, second: Judgement) -> Judgement:
     if first.verdict == second.verdict:
         return first if first.against >= second.against else replace(first, against=second.against)
     reason = next((f" ({j.why})" for j in (first, second) if j.verdict == "inconclusive"), "")
-    return Judgement("inconclusive", f"one reading is {first.verdict}, the other {second.verdict}{reason}", first.effect)
+    return replace(first, verdict="inconclusive", why=f"one reading is {first.verdict}, the other {second.verdict}{reason}", against=1.0)
 
 
 def every(parts: Mapping[str, Judgement]) -> Judgement:
@@ -271,5 +282,5 @@ def every(parts: Mapping[str, Judgement]) -> Judgement:
     against = dict(zip(parts, holm([j.against for j in parts.values()]), strict=True))
     worst = min(against, key=against.get)
     if against[worst] < 1 - CONFIDENCE:
-        return Judgement("contradicted", f"{why}; the effect is that of: {worst}", parts[worst].effect, against[worst])
-    return Judgement("inconclusive", why, first.effect)
+        return replace(parts[worst], why=f"{why}; the effect is that of: {worst}", against=against[worst])
+    return replace(first, verdict="inconclusive", why=why, against=1.0)
