@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 import pandas as pd
@@ -68,6 +68,25 @@ def effects_table(rows: Iterable[Mapping[str, object]], columns: Mapping[str, st
     headings = {"mean": unit, "low": "from", "high": "to", "p": "p (t)", "p_sign": "p (sign)"}
     written = decimals | dict.fromkeys(headings, number) | dict.fromkeys(("p", "p_sign"), p_value)
     return Table(frame, caption, name, {**columns, **headings}, written)
+
+
+def at_the_ends(chosen: pd.DataFrame, arm: str, rates: Sequence[float]) -> str:
+    """Say how often a search chose an end of its grid of rates, and which arms chose nothing else.
+
+    Parameters
+    ----------
+    chosen : DataFrame
+        A row for each choice: the column `arm`, and ``lr``.
+    arm : str
+    rates : sequence of float
+        The grid; for a single rate there is nothing to say.
+    """
+    if len(rates) < 2:
+        return ""
+    low, high = chosen["lr"] == min(rates), chosen["lr"] == max(rates)
+    always = (low | high).groupby(chosen[arm], sort=False).all()
+    words = f"Of {len(chosen)} choices of a rate, {low.sum()} fell on the smallest and {high.sum()} on the largest of {len(rates)}: a rate beyond might have suited these better"
+    return f"{words}; {', '.join(always.index[always])} chose nothing else." if always.any() else f"{words}."
 
 
 @dataclass(frozen=True)
