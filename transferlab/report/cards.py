@@ -86,7 +86,7 @@ def at_the_ends(chosen: pd.DataFrame, arm: str, rates: Sequence[float]) -> str:
     low, high = chosen["lr"] == min(rates), chosen["lr"] == max(rates)
     always = (low | high).groupby(chosen[arm], sort=False).all()
     words = f"Of {len(chosen)} choices of a rate, {low.sum()} fell on the smallest and {high.sum()} on the largest of {len(rates)}: a rate beyond might have suited these better"
-    return f"{words}; {', '.join(always.index[always])} chose nothing else." if always.any() else f"{words}."
+    return f"{words}; nothing else was chosen by: {'; '.join(always.index[always])}." if always.any() else f"{words}."
 
 
 @dataclass(frozen=True)
