@@ -30,7 +30,7 @@ def transferlab(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
         ("run images_per_class --seeds 3-1", "seeds (=3-1): must be a number of seeds"),
         ("run images_per_class --seeds 0,0", "seeds (=0,0): names a seed twice"),
         ("run images_per_class --seeds 0-99999999999", "seeds (=0-99999999999): must be 1000 at most"),
-        ("run images_per_class -p run=sometimes", "run (=sometimes): must be one of missing, never"),
+        ("run images_per_class --scale smoke --no-page -p run=sometimes", "run (=sometimes): must be one of missing, never"),
         ("pretrain images_per_class --scale smoke --device gpu", "device (=gpu): must be one of auto, cpu, cuda, mps; did you mean cpu?"),
         ("run images_per_class --workers none", "Invalid value for '--workers'"),
         (
