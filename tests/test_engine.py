@@ -140,9 +140,9 @@ class Deadly(Here):
 def outcome(queue: Queue, slots: int, limit: int, *culprits: Trial, cluster: bool = False) -> dict[int, str]:
     """Run a queue, with new processes when they were killed, and return what came of each seed."""
     Deadly.made, done = 0, {}
+    work = lambda jobs: ["ok"] * len(jobs)  # noqa: E731
     while queue:
         with suppress(BrokenProcessPool):
-            work = lambda jobs: ["ok"] * len(jobs)  # noqa: E731
             pool = Deadly(*culprits, cluster=cluster)
             run_jobs(queue, pool, slots, limit, lambda jobs: (work, jobs), lambda j, status: done.update({j.trial.seed: status}))
     return done
