@@ -10,8 +10,10 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pandas as pd
+import papermill
 import pytest
 import yaml
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from transferlab import build, chapters
 from transferlab.lab import Lab
@@ -261,6 +263,22 @@ def test_a_failing_page_is_named(tmp_path):
     ):
         build.execute(page, tmp_path / "out.ipynb", {})
     assert not (tmp_path / "out.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (CellTimeoutError.error_from_timeout_and_cell("slow", 900, None), "A cell timed out .* after 900 seconds."),
+        (DeadKernelError("Kernel died"), "Kernel died"),
+    ],
+)
+def test_a_page_whose_kernel_does_not_answer_is_named(tmp_path, monkeypatch, error, message):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(papermill, "execute_notebook", fails)
+    with pytest.raises(build.UserError, match=rf"^page \(=made.md\): {message}; see .*$"):
+        build.execute(ROOT / "book" / "made.md", tmp_path / "out.ipynb", {})
 
 
 def test_published_results_are_small():

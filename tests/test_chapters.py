@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from interruptions import HEADER
+from test_cli import transferlab
 
 from transferlab import chapters, scales
 from transferlab.errors import UserError
@@ -132,6 +133,23 @@ def test_a_block_of_seeds_is_added_to_what_is_published(project, tmp_path):
         lab.run(subject.design("cpu", seeds))
         chapters.publish(subject, "cpu", lab)
     assert chapters.status(subject, "cpu").seeds == [0, 1, 2]
+
+
+def test_what_others_published_meanwhile_stays(project, tmp_path):
+    subject = chapters.chapter("question")
+    labs = [Lab(tmp_path / store, workers=1, published=Published()) for store in ("here", "elsewhere")]
+    for seed, lab in enumerate(labs):
+        lab.run(subject.design("cpu", [seed]))
+    for lab in labs:
+        chapters.publish(subject, "cpu", lab)
+    assert chapters.status(subject, "cpu").seeds == [0, 1]
+
+
+def test_seeds_that_the_scale_does_not_publish_are_named(project, monkeypatch, capsys):
+    code, _, err = transferlab(monkeypatch, capsys, "run", "question", "--seeds", "2-4", "--workers", "1", "--no-page")
+    assert code == 0
+    assert err.splitlines()[-1] == "not published: seeds 3,4; cpu has 3, from 0"
+    assert chapters.status(chapters.chapter("question"), "cpu").seeds == [2]
 
 
 def test_verdicts_come_from_published_records(project, tmp_path):

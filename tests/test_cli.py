@@ -28,6 +28,10 @@ def transferlab(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
         ("run images_per_class -p seeds=", "seeds (=): must be a number of seeds (8), a block (0-3) or a list (0,2,5)"),
         ("run images_per_class -p live=2", "live (=2): must be bool"),
         ("run images_per_class --seeds 3-1", "seeds (=3-1): must be a number of seeds"),
+        ("run images_per_class --seeds 0,0", "seeds (=0,0): names a seed twice"),
+        ("run images_per_class --seeds 0-99999999999", "seeds (=0-99999999999): must be 1000 at most"),
+        ("run images_per_class --scale smoke --no-page -p run=sometimes", "run (=sometimes): must be one of missing, never"),
+        ("pretrain images_per_class --scale smoke --device gpu", "device (=gpu): must be one of auto, cpu, cuda, mps; did you mean cpu?"),
         ("run images_per_class --workers none", "Invalid value for '--workers'"),
         (
             "run images_per_class --device cpuu --scale smoke --no-page",
@@ -42,8 +46,10 @@ def transferlab(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
         ),
         ("data pin nonsense", "data set (=nonsense): no Parquet files under"),
         ("data pin folder:/no/such", "data set (=folder:/no/such): there is no such folder"),
+        ("data pin folder:", "data set (=folder:): must name a folder: folder:PATH"),
         ("data pin torchvision:CIFAR", "torchvision set (=CIFAR): must be one of"),
         ("data build flower --from .", "data set (=flower): must be one of"),
+        ("data", "command (=none): must be one of list, pin, build"),
         ("data bild", "command (=bild): must be one of list, pin, build; did you mean build?"),
     ],
 )
@@ -53,6 +59,20 @@ def test_bad_words(monkeypatch, capsys, words, message):
     assert message in err
     assert err.count("\n") == 1
     assert out == ""
+
+
+def test_without_words_it_says_what_there_is(monkeypatch, capsys):
+    code, out, err = transferlab(monkeypatch, capsys)
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) > 10
+
+
+def test_never_runs_nothing(monkeypatch, capsys):
+    code, _, err = transferlab(
+        monkeypatch, capsys, "run", "images_per_class", "--scale", "smoke", "--seeds", "0", "--no-page", "-p", "run=never"
+    )
+    assert code == 2
+    assert err.endswith("none published and run is never\n")
 
 
 def test_a_store_that_cannot_be_written(monkeypatch, capsys, tmp_path):

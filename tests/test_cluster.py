@@ -133,3 +133,15 @@ def test_a_gpu_has_one_pack_at_a_time():
     assert engine.cluster_slots(Fake({}, {})) == 2
     with pytest.raises(UserError, match=r"cluster \(=tcp://x\): has no workers"):
         engine.cluster_slots(Fake())
+
+
+@pytest.mark.parametrize("scheduler", [SimpleNamespace(address="tcp://x"), None])  # first it is looked for, then given up
+@pytest.mark.parametrize("ask", [engine.cluster_slots, engine.cluster_executor])
+def test_a_scheduler_that_went_between_two_rounds_is_told(ask, scheduler):
+    client = Fake()
+    client.scheduler, client.status = scheduler, "closed"
+    client.scheduler_info = lambda n_workers: {}  # what Dask says then
+    with pytest.raises(
+        UserError, match=r"cluster \(=(tcp://x|closed)\): the scheduler is gone; what is on record stays, and the same command goes on"
+    ):
+        ask(client)

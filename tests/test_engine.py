@@ -4,6 +4,7 @@ import sys
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,10 @@ S = scales.scale("smoke")
 def trial(seed: int, probe: bool = False) -> Trial:
     source = Trial.of_source(S.source_of(), S.backbone, seed)
     return replace(source, method=Probe()) if probe else source
+
+
+def scratch(seed: int) -> Trial:
+    return Trial(S.target("synthetic:0"), S.scratch, S.backbone, seed)
 
 
 def both(seed: int) -> list[Trial]:
@@ -66,6 +71,20 @@ def test_a_failure_is_a_status_and_the_rest_goes_on():
     assert [d[2] for d in done] == ["failed: MemoryError: 1 TB", "ok", "ok"]
 
 
+def test_sources_that_train_together_keep_the_order_of_seeds():
+    queue = Queue([*both(0), *both(1)], lambda t: True)
+    sources = queue.take(8)
+    assert [j.trial.seed for j in sources] == [0, 1]
+    queue.finish(sources)
+    assert [j.trial for j in queue.ready] == [*both(0), *both(1)]
+
+
+@pytest.mark.parametrize(("ready", "limit", "slots", "packs"), [(8, 64, 4, [2, 2, 2, 2]), (9, 64, 4, [3, 2, 2, 2]), (9, 2, 2, [2, 2])])
+def test_jobs_are_shared_out_over_free_slots(ready, limit, slots, packs):
+    queue = Queue([scratch(s) for s in range(ready)], lambda t: False)
+    assert [len(queue.take(limit, slots - i)) for i in range(slots)] == packs
+
+
 class Dying(Here):
     """Loses its processes with the third job."""
 
@@ -84,7 +103,7 @@ class Dying(Here):
 @pytest.mark.parametrize(
     ("error", "raised", "message"),
     [
-        (BrokenProcessPool("gone"), UserError, r"workers \(=2\): one was killed, for lack of memory perhaps; the same command goes on"),
+        (BrokenProcessPool("gone"), BrokenProcessPool, "gone"),
         (UserError("file (=x): cannot be written"), UserError, r"file \(=x\): cannot be written"),
         (KeyError("a bug"), KeyError, "a bug"),
     ],
@@ -92,6 +111,62 @@ class Dying(Here):
 def test_an_executor_that_fails_stops_the_loop(error, raised, message):
     with pytest.raises(raised, match=message):
         started(Queue([trial(s) for s in range(5)], lambda t: False), Dying(error), slots=2)
+
+
+class KilledWorker(Exception):
+    """As Dask's is called."""
+
+
+class Deadly(Here):
+    """Its processes are all killed by some jobs, while those beside these are at work; or, on a cluster, only the one at work."""
+
+    made = 0
+
+    def __init__(self, *culprits: Trial, cluster: bool = False) -> None:
+        Deadly.made += 1
+        self.culprits, self.cluster, self.running, self.broken = culprits, cluster, [], False
+
+    def submit(self, function, jobs, /, *more) -> Future:
+        if self.broken:
+            raise BrokenProcessPool
+        if not any(job.trial in self.culprits for job in jobs):
+            return super().submit(function, jobs, *more)
+        future: Future = Future()
+        future.set_exception(KilledWorker() if self.cluster else BrokenProcessPool())
+        self.broken = not self.cluster
+        return future
+
+
+def outcome(queue: Queue, slots: int, limit: int, *culprits: Trial, cluster: bool = False) -> dict[int, str]:
+    """Run a queue, with new processes when they were killed, and return what came of each seed."""
+    Deadly.made, done = 0, {}
+    work = lambda jobs: ["ok"] * len(jobs)  # noqa: E731
+    while queue:
+        with suppress(BrokenProcessPool):
+            pool = Deadly(*culprits, cluster=cluster)
+            run_jobs(queue, pool, slots, limit, lambda jobs: (work, jobs), lambda j, status: done.update({j.trial.seed: status}))
+    return done
+
+
+@pytest.mark.parametrize("limit", [1, 4])
+def test_a_job_that_kills_its_worker_is_given_up_and_the_rest_goes_on(limit):
+    found = outcome(Queue([scratch(s) for s in range(6)], lambda t: False), 2, limit, scratch(1))
+    assert found == {s: engine.KILLED if s == 1 else "ok" for s in range(6)}
+    assert Deadly.made == 1 + engine.KILLS
+
+
+def test_a_job_that_kills_the_workers_of_a_cluster_is_given_up():
+    found = outcome(Queue([scratch(s) for s in range(6)], lambda t: False), 2, 4, scratch(1), cluster=True)
+    assert found == {s: engine.KILLED if s == 1 else "ok" for s in range(6)}
+    assert Deadly.made == 1
+
+
+def test_when_all_are_killed_the_study_stops():
+    with pytest.raises(
+        UserError, match=r"workers \(=2\): one after another was killed, for lack of memory perhaps; the same command goes on"
+    ):
+        outcome(Queue([scratch(s) for s in range(40)], lambda t: False), 2, 1, *map(scratch, range(40)))
+    assert Deadly.made == 6
 
 
 def test_no_jobs():

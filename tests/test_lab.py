@@ -1,15 +1,18 @@
 """The door: what is on record is not run again, what changed is, and nothing depends on the number of workers."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from functools import partial
 
 import pytest
+from test_engine import Deadly
 
 from transferlab import scales, worker
 from transferlab.engine import duration
@@ -116,6 +119,47 @@ def test_never_reads_published_records_only(tmp_path):
         Lab(tmp_path, run="never").run([fine_tune()])
     record = made.record(fine_tune())
     assert Lab(tmp_path, run="never", published={record["key"]: record}).run([fine_tune()])["key"][0] == fine_tune().key
+
+
+def test_an_attempt_that_failed_here_hides_no_published_record(tmp_path, counted):
+    Lab(tmp_path / "there", workers=1).run([fine_tune()])
+    record = Lab(tmp_path / "there").record(fine_tune())
+    Store(tmp_path / "here").put(fine_tune(), "failed: OutOfMemoryError", {}, 1.0, {})
+    counted.clear()
+    table = Lab(tmp_path / "here", workers=1, published={record["key"]: record}).run([fine_tune()])
+    assert list(table["status"]) == ["ok"]
+    assert counted == []
+
+
+@pytest.mark.parametrize("asked", [fine_tune(), fine_tune(lr=(0.02, 0.05))])
+def test_records_that_workers_wrote_elsewhere_are_missed(tmp_path, asked):
+    with pytest.raises(UserError, match=r"record \(=.*\): is not in .*; the workers of a cluster must see that folder under the same name"):
+        Lab(tmp_path).table([asked])
+
+
+def test_a_worker_that_is_killed_loses_nothing(tmp_path):
+    trials, killed = some_trials(range(4)), []
+
+    def kill() -> None:
+        while not list((tmp_path / "records").rglob("*.json")):
+            time.sleep(0.02)
+        killed.append(multiprocessing.active_children()[0])
+        killed[0].kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    table = Lab(tmp_path, workers=2).run(trials)
+    killer.join()
+    assert killed[0].exitcode == -signal.SIGKILL
+    assert (table["status"] == "ok").all()
+
+
+def test_a_trial_that_kills_its_worker_is_on_record_and_tried_again(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Lab, "_executor", lambda self, workers: Deadly(fine_tune(1)))
+        table = Lab(tmp_path, workers=1).run([fine_tune(), fine_tune(1)])
+    assert list(table["status"]) == ["ok", "failed: its worker was killed"]
+    assert list(Lab(tmp_path, workers=1).run([fine_tune(1)])["status"]) == ["ok"]
 
 
 def test_seeds_that_are_complete(tmp_path):

@@ -1,6 +1,10 @@
 """Trials that train together: the same results, fewer at once when memory is short, failures on record."""
 
 import json
+import multiprocessing
+import os
+import time
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -124,6 +128,76 @@ def test_the_best_size_is_found_once(tmp_path, packs, monkeypatch):
     Lab(tmp_path, workers=1).run([fine_tune(s, lr=0.01) for s in range(5)])
     assert looked == [5, 5]
     assert list(json.loads((tmp_path / "packs.json").read_text()).values()) == [[2, 5]] * 2
+
+
+def scratch(seeds, **recipe) -> list[Trial]:
+    return [Trial(S.target("synthetic:0"), Scratch(replace(QUICK, **recipe)), S.backbone, s) for s in seeds]
+
+
+def test_what_does_not_fit_beside_others_is_prepared_when_these_are_gone(tmp_path, packs, monkeypatch):
+    start, held = worker.start, []
+
+    def short_of_memory(*a):
+        if sum(net() is not None for net in held) == 2:
+            raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+        ready = start(*a)
+        held.append(weakref.ref(ready.net))
+        return ready
+
+    monkeypatch.setattr(worker, "start", short_of_memory)
+    table = Lab(tmp_path, workers=1, pack=8).run(scratch(range(5)))
+    assert (table["status"] == "ok").all()
+    assert packs == [2, 2, 1]
+
+
+def test_no_more_are_prepared_than_train_together(tmp_path, packs, monkeypatch):
+    start, prepared = worker.start, []
+    monkeypatch.setattr(worker, "start", lambda *a: (prepared.append(len(packs)), start(*a))[1])
+    monkeypatch.setattr(worker, "pack_size", lambda trainees: 2)
+    monkeypatch.setattr("transferlab.lab.PACK_ON", ("cpu",))
+    Lab(tmp_path, workers=1).run(scratch(range(5)))
+    assert prepared == [0] * 5
+    Lab(tmp_path, workers=1).run(scratch(range(5), lr=0.01))
+    assert prepared[5:] == [3, 3, 4, 4, 5]
+
+
+def test_a_size_that_cannot_be_found_out_or_noted_stops_no_trial(tmp_path, packs, monkeypatch):
+    monkeypatch.setattr("transferlab.lab.PACK_ON", ("cpu",))
+    with monkeypatch.context() as broken:
+        broken.setattr(worker, "pack_size", lambda trainees: 1 / 0)
+        table = Lab(tmp_path, workers=1).run(scratch(range(3)))
+    monkeypatch.setattr(worker, "pack_size", lambda trainees: 2)
+    (tmp_path / "packs.json").mkdir()
+    assert [*table["status"], *Lab(tmp_path, workers=1).run(scratch(range(3), lr=0.01))["status"]] == ["ok"] * 6
+    assert packs == [3, 2, 1]
+
+
+def test_an_interrupted_pack_is_found_in_any_order(tmp_path, monkeypatch):
+    names = []
+    monkeypatch.setattr(worker, "fit_together", lambda t, checkpoint: (names.append(checkpoint.path.name), fit_together(t))[1])
+    trials = [scratch([0], lr=lr)[0] for lr in (0.01, 0.02, 0.03)]
+    for order in (trials, trials[::-1]):
+        Lab(tmp_path / str(len(names)), workers=1, pack=3).run(order)
+    assert len(names) == 2
+    assert len(set(names)) == 1
+
+
+def test_seconds_are_those_of_preparing_too(tmp_path, monkeypatch):
+    start = worker.start
+    monkeypatch.setattr(worker, "start", lambda *a: (time.sleep(1), start(*a))[1])
+    table = Lab(tmp_path, workers=1, pack=2).run(scratch(range(2)))
+    assert (table["seconds"] > 1).all()
+
+
+@pytest.mark.parametrize(("ours", "seen"), [("", "010"), ("3, 5", "353"), ("GPU-a,GPU-b", ["GPU-a", "GPU-b", "GPU-a"])])
+def test_each_process_sees_one_of_the_gpus_that_are_ours(monkeypatch, ours, seen):
+    monkeypatch.setattr(worker.signal, "signal", lambda *a: None)
+    monkeypatch.setattr(worker, "end_with_parent", lambda: None)
+    count = multiprocessing.get_context("spawn").Value("i", 0)
+    for wanted in seen:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ours)
+        worker.begin(count, 2)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == wanted
 
 
 def test_a_cpu_trains_one_after_another(tmp_path, packs):

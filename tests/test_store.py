@@ -3,10 +3,13 @@
 import errno
 import json
 import os
+import time
+from types import SimpleNamespace
 
 import pytest
 
 from transferlab import scales
+from transferlab import store as module
 from transferlab.errors import UserError
 from transferlab.specs import Trial
 from transferlab.store import Published, Store
@@ -51,6 +54,34 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         Store(tmp_path / "file" / "store").prepare()
     with pytest.raises(UserError, match=r"results .*: cannot be written"):
         Published(tmp_path / "file").write("cpu", "chapter", [])
+
+
+def test_what_was_half_written_long_ago_is_removed(tmp_path, monkeypatch):
+    """Also where its writer, who was not dead after all, renames it at this moment."""
+    store = Store(tmp_path)
+    halves = [store.root / "networks" / f".a.safetensors.{i}" for i in range(3)]
+    store.prepare()
+    for half in halves:
+        half.write_text("")
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: (halves[1].unlink(missing_ok=True), time.time() + 90_000)[1]))
+    store.prepare()
+    assert not list(store.networks.iterdir())
+
+
+def test_two_writers_of_one_file_never_share_a_temporary_one(tmp_path, monkeypatch):
+    """Processes of two machines may have the same number."""
+    names, replaced = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda source, target: (names.append(source), replaced(source, target)))
+    for _ in range(2):
+        put(Store(tmp_path), 0)
+    assert len(set(names)) == 2
+
+
+def test_a_store_is_the_same_folder_for_workers_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Store("here").root == tmp_path / "here"
+    monkeypatch.setenv("TRANSFERLAB_STORE", "there")
+    assert Store().root == tmp_path / "there"
 
 
 def test_published_records_come_back(tmp_path):

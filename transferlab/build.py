@@ -86,6 +86,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], timeout: int
     """
     import jupytext
     import papermill
+    from nbclient.exceptions import CellTimeoutError
     from papermill.exceptions import PapermillExecutionError
 
     began = time.perf_counter()
@@ -104,6 +105,8 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], timeout: int
             start_timeout=START_TIMEOUT,
             extra_arguments=["--log-level=CRITICAL"],  # the kernel's own remarks; errors of cells come as outputs
         )
+    except (CellTimeoutError, RuntimeError) as e:  # a kernel that died, or did not start
+        raise UserError(f"page (={source.name}): {(str(e).strip() or type(e).__name__).splitlines()[0]}; see {temporary}") from e
     except OSError as e:
         raise UserError(f"page (={target}): cannot be written ({e.strerror or e}); free the disk or name another folder") from e
     except PapermillExecutionError as e:

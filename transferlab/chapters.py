@@ -271,11 +271,12 @@ def status(subject: Chapter, scale: str, published: Published | None = None) -> 
 
 
 def publish(subject: Chapter, scale: str, lab: Lab) -> Path:
-    """Write what the lab knows of a chapter's design into ``results/``, and return the file.
+    """Write what the lab knows of a chapter's design into ``results/``, beside what the file has by now, and return the file.
 
     Records that the present design does not want are left out.
     """
     trials = subject.design(scale)
+    lab.published = {**lab.published, **Published().read(scale, subject.name)}
     records = {t.key: r for t in lab.closure(trials) if (r := lab.record(t))}
     return Published().write(scale, subject.name, records.values())
 

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import click
 
-from .errors import UserError, choose, suggest
+from .errors import UserError, check, choose, suggest
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 
 
 class Group(click.Group):
-    """A group that says what an unknown command may have meant."""
+    """A group that says what an unknown command may have meant, and what there is if none was named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        check(bool(args) or ctx.parent is None, "command", "none", f"must be one of {', '.join(self.commands)}")
+        return super().parse_args(ctx, args or ["--help"])
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
         if args and args[0] not in self.commands:
@@ -57,10 +61,17 @@ def run(chapter, scale, seeds, parameters, plan, device, workers, threads, pack,
     values = subject.values(parameters)
     scale = scales.scale(values.pop("scale", scale)).name
     chosen = scales.seed_list(values.pop("seeds", scales.scale(scale).seeds if seeds is None else seeds))
-    device, workers = values.pop("device", device), values.pop("workers", workers)
+    device, workers, mode = values.pop("device", device), values.pop("workers", workers), values.pop("run", "missing")
     trials = subject.design(scale, chosen)
+
+    def make_public() -> None:
+        if publish and scale != "smoke":
+            click.echo(f"published {chapters.publish(subject, scale, lab)}", err=True)
+            if left := [str(s) for s in chosen if s >= scales.scale(scale).seeds]:
+                click.echo(f"not published: seeds {','.join(left)}; {scale} has {scales.scale(scale).seeds}, from 0", err=True)
+
     with connected(cluster) as client:
-        lab = Lab(device=device, workers=workers, threads=threads, published=Published(), client=client, pack=pack)
+        lab = Lab(run=mode, device=device, workers=workers, threads=threads, published=Published(), client=client, pack=pack)
         count = cluster_slots(client) if client else workers or cpu_workers(threads)
         click.echo(f"{chapter} at scale {scale}, seeds {','.join(map(str, chosen))}: {lab.plan(trials).text(count)}", err=not plan)
         if plan:
@@ -68,19 +79,17 @@ def run(chapter, scale, seeds, parameters, plan, device, workers, threads, pack,
         try:
             table = lab.run(trials)
         except RefusedError:
-            if publish and scale != "smoke":
-                click.echo(f"published {chapters.publish(subject, scale, lab)}", err=True)
+            make_public()
             raise
     bad = table[table["status"] != "ok"]
     if len(bad):
         asked = trials[bad.index[0]]
         first = f"{(lab.resolve(asked) or asked).label}: {bad['status'].iloc[0]}"
         click.echo(f"{len(bad)} of {len(table)} trials have no result; the first: {first}", err=True)
-    if publish and scale != "smoke":
-        click.echo(f"published {chapters.publish(subject, scale, lab)}", err=True)
+    make_public()
     if page:
         target = build.build_folder() / "runs" / scale / f"{chapter}.ipynb"
-        given = values | {"scale": scale, "seeds": ",".join(map(str, chosen)), "run": "missing", "device": device}
+        given = values | {"scale": scale, "seeds": ",".join(map(str, chosen)), "run": mode, "device": device}
         seconds = build.execute(subject.path, target, given | ({"workers": workers} if workers else {}))
         click.echo(f"executed {target} ({seconds:.0f} s)", err=True)
 
@@ -97,12 +106,11 @@ def pretrain(chapter, scale, seeds, device, threads) -> None:
     Under torchrun, each is trained by all processes: torchrun --nproc-per-node 4 -m transferlab pretrain CHAPTER
     """
     from . import chapters, scales
-    from .lab import run_layer
-    from .store import Store
+    from .lab import Lab, run_layer
 
     subject, chosen = chapters.chapter(chapter), scales.scale(scale)
     trials = subject.design(chosen.name, scales.seed_list(chosen.seeds if seeds is None else seeds))
-    store = Store()
+    store = Lab(device=device).store
     store.prepare()
     run_layer().pretrain(trials, store, device, threads, lambda line: click.echo(line, err=True))
 

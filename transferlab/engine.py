@@ -8,8 +8,8 @@ import multiprocessing
 import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -27,6 +27,10 @@ POLL = 0.5  # seconds after which a busy job is asked for again
 PULSE = 2.0  # seconds after which an executor that says nothing is looked at
 CONNECT = 10  # seconds that a scheduler has to answer
 RETRIES = 2  # of a pack whose worker died
+KILLED = "failed: its worker was killed"
+KILLS = 3  # of a job's workers before it is given up; after two it has run alone
+PATIENCE = 5, 20  # times that workers may be killed in a row: before the first job is done, and later
+GONE = "the scheduler is gone; what is on record stays, and the same command goes on"
 GPU = "GPU"  # the resource that a Dask worker declares for each of its GPUs
 
 
@@ -55,6 +59,9 @@ class Queue:
         self.ready: deque[Job] = deque()
         self.waiting: dict[str, list[Job]] = {}
         self.busy: list[Job] = []
+        self.kills: Counter[Job] = Counter()
+        self.alone: set[Job] = set()  # those that may kill what runs beside them
+        self.patience = PATIENCE[0]
         for trial in trials:
             if not lacks_network(trial):
                 self.ready.append(Job(trial))
@@ -67,20 +74,29 @@ class Queue:
     def __bool__(self) -> bool:
         return bool(self.ready or self.busy)
 
-    def take(self, limit: int) -> list[Job]:
-        """Return the next job, and up to `limit` in all of those behind it that have its shape."""
-        pack = [self.ready.popleft()]
-        if limit > 1:
-            behind = [j for j in self.ready if j.shape == pack[0].shape][: limit - 1]
-            pack += behind
-            taken = set(behind)
-            self.ready = deque(j for j in self.ready if j not in taken)
+    def take(self, limit: int, slots: int = 1) -> list[Job]:
+        """Return the next job, and up to `limit` in all of those behind it that have its shape, shared out over free `slots`."""
+        if limit == 1 or self.alone:
+            return [self.ready.popleft()]
+        same = [j for j in self.ready if j.shape == self.ready[0].shape]
+        pack = same[: min(limit, -(-len(same) // slots))]
+        taken = set(pack)
+        self.ready = deque(j for j in self.ready if j not in taken)
         return pack
 
-    def finish(self, job: Job) -> None:
-        """Let the trials that waited for a source go first, so that seeds are completed one after another."""
-        if job.source:
-            self.ready.extendleft(reversed(self.waiting.pop(source_key(job.trial))))
+    def finish(self, jobs: Collection[Job]) -> None:
+        """Let the trials that waited for sources go first, so that seeds are completed one after another."""
+        self.alone.difference_update(jobs)
+        freed = [waiting for job in jobs if job.source for waiting in self.waiting.pop(source_key(job.trial))]
+        self.ready.extendleft(reversed(freed))
+
+    def take_back(self, packs: Iterable[list[Job]], kills: int = 1) -> None:
+        """Let jobs whose worker was killed go first, and alone if that happened to them before."""
+        jobs = [job for pack in packs for job in pack]
+        self.kills.update(jobs * kills)
+        self.alone |= {job for job in jobs if self.kills[job] > 1}
+        self.ready.extendleft(reversed(jobs))
+        self.patience -= 1
 
     def wake(self) -> None:
         """Ask again for what others were doing."""
@@ -133,15 +149,23 @@ def connected(address: str | None) -> Iterator[Any]:
             client.close(timeout=CONNECT)
 
 
+def cluster_workers(client: Any) -> list[dict]:
+    """Return what a cluster's scheduler knows of its workers."""
+    try:
+        return list(client.scheduler_info(n_workers=-1)["workers"].values())
+    except (KeyError, OSError) as e:
+        raise UserError(f"cluster (={getattr(client.scheduler, 'address', client.status)}): {GONE}") from e
+
+
 def cluster_slots(client: Any) -> int:
     """Return how many packs a cluster works on at once: one on each GPU that its workers declare, else one on each worker.
 
     Raises
     ------
     UserError
-        If the cluster has no workers.
+        If the cluster has no workers, or its scheduler is gone.
     """
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    workers = cluster_workers(client)
     if not workers:
         raise UserError(f"cluster (={client.scheduler.address}): has no workers; start some with: dask worker ADDRESS --nthreads 1")
     return int(sum(w["resources"].get(GPU, 0) for w in workers)) or len(workers)
@@ -149,7 +173,7 @@ def cluster_slots(client: Any) -> int:
 
 def cluster_executor(client: Any) -> Executor:
     """Return an executor over a cluster: a pack whose worker dies is run again elsewhere, and a GPU has one pack at a time."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    workers = cluster_workers(client)
     needs = {"resources": {GPU: 1}} if any(GPU in w["resources"] for w in workers) else {}
     return client.get_executor(pure=False, retries=RETRIES, **needs)
 
@@ -182,34 +206,51 @@ def run_jobs(
 
     Raises
     ------
+    BrokenProcessPool
+        If a worker process was killed: the queue has back what ran, and another executor may go on.
     UserError
-        If a worker process was killed, or the scheduler of a cluster is gone.
+        If that happens again and again, or the scheduler of a cluster is gone.
     """
     running: dict[Future, list[Job]] = {}
+    pack: list[Job] = []  # taken and not yet running
     before = set(multiprocessing.active_children())
     try:
         while queue or running:
-            while queue.ready and len(running) < slots:
-                pack = queue.take(limit)
-                running[executor.submit(*do(pack))] = pack
+            while queue.ready and len(running) < (1 if queue.alone else slots):
+                pack = queue.take(limit, slots - len(running))
+                lost = queue.kills[pack[0]] >= KILLS
+                running[Here().submit(lambda: [KILLED]) if lost else executor.submit(*do(pack))] = pack
+                pack = []
             if not running:
                 time.sleep(POLL)
             finished, _ = wait(running, timeout=POLL if queue.busy else PULSE, return_when=FIRST_COMPLETED)
             if not finished and not alive():
                 raise CancelledError
-            for future in finished:
-                for job, status in zip(running.pop(future), future.result(), strict=True):
-                    if status == BUSY:
-                        queue.busy.append(job)
-                        continue
-                    queue.finish(job)
+            for future in sorted(finished, key=lambda f: not f.cancelled() and isinstance(f.exception(), BrokenProcessPool)):
+                try:
+                    found = dict(zip(running[future], future.result(), strict=True))
+                except Exception as e:
+                    if type(e).__name__ != "KilledWorker":  # Dask's, which has tried on several workers
+                        raise
+                    queue.take_back([running.pop(future)], RETRIES)
+                    continue
+                del running[future]
+                queue.busy += [job for job, status in found.items() if status == BUSY]
+                ended = {job: status for job, status in found.items() if status != BUSY}
+                queue.finish(ended)
+                for job, status in ended.items():
+                    queue.patience = queue.patience if status == KILLED else PATIENCE[1]
                     done(job, status)
             if len(running) < slots and not queue.ready and queue.busy and not finished:
                 queue.wake()
     except BrokenProcessPool as e:
-        raise UserError(f"workers (={slots}): one was killed, for lack of memory perhaps; the same command goes on") from e
+        queue.take_back([pack, *running.values()])
+        if queue.patience < 0:
+            why = "one after another was killed, for lack of memory perhaps; the same command goes on"
+            raise UserError(f"workers (={slots}): {why}") from e
+        raise
     except CancelledError as e:
-        raise UserError(f"cluster (={slots} workers): the scheduler is gone; what is on record stays, and the same command goes on") from e
+        raise UserError(f"cluster (={slots} workers): {GONE}") from e
     except BaseException:
         for future in running:
             future.cancel()

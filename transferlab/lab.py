@@ -6,12 +6,14 @@ only then.
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from .engine import Here, Job, Progress, Queue, cluster_executor, cluster_slots, duration, local_pool, run_jobs
+from .engine import KILLED, Here, Job, Progress, Queue, cluster_executor, cluster_slots, duration, local_pool, run_jobs
 from .errors import RefusedError, UserError, check, choose
 from .specs import Source, SourceTask, Trial, source_key
 from .store import REFUSED, Published, Record, Store, settled
@@ -142,7 +144,8 @@ class Lab:
         """
         key = trial.key
         if key not in self.known:
-            found = (self.store.get(key) if self.mode != "never" else None) or self.published.get(key)
+            own, shared = self.store.get(key) if self.mode != "never" else None, self.published.get(key)
+            found = next(filter(settled, (own, shared)), own or shared)
             if not settled(found):
                 return found
             self.known[key] = found
@@ -240,8 +243,10 @@ class Lab:
             if found := self.resolve(trial):
                 record, status = self.record(found), "{}"
             else:
-                record = next(r for t in trial.searches() if (r := self.record(t)) is not None and not settled(r))
+                record = next((r for t in trial.searches() if (r := self.record(t)) is not None and not settled(r)), None)
                 found, status = trial, "{} (in the search)"
+            rule = f"is not in {self.store.root}; the workers of a cluster must see that folder under the same name"
+            check(record is not None, "record", found.label, rule)
             measured = {"status": status.format(record["status"]), **record["metrics"], "seconds": record["seconds"], "key": found.key}
             rows.append(found.columns() | measured)
         return pd.DataFrame(rows)
@@ -260,18 +265,22 @@ class Lab:
         progress = Progress(len(sources), len(trials), total, workers, self.quiet)
         limit = self.pack or (PACK if worker.pick_device(self.device).type in PACK_ON else 1)
         refused: list[str] = []
+        queue = Queue(trials, self._lacks_network)
 
         def do(jobs: list[Job]) -> tuple:
             return worker.work, jobs, self.store, self.device, self.threads, self.pack is None
 
         def done(job: Job, status: str) -> None:
+            if status == KILLED:
+                worker.record(job, None, status, 0.0, self.store, worker.pick_device(self.device))
             progress.done(job, seconds[job.source](job.trial))
             if status.startswith(REFUSED):
                 refused.append(status)
 
         try:
-            with self._executor(workers) as executor:
-                run_jobs(Queue(trials, self._lacks_network), executor, workers, limit, do, done, self._alive)
+            while queue:
+                with suppress(BrokenProcessPool), self._executor(workers) as executor:
+                    run_jobs(queue, executor, workers, limit, do, done, self._alive)
         finally:
             progress.close()
         return refused

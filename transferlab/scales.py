@@ -9,6 +9,7 @@ from .method_specs import SCOPES
 from .specs import EVERYTHING, FineTune, Grow, Recipe, Scratch, Source, Subset, Target
 
 EIGHT_SEEDS = 8
+MOST_SEEDS = 1000  # that one call may name
 NEW_LR = 10.0  # how many times as fast as old layers new ones learn where networks grow (Wang et al., sec. 3.3)
 
 
@@ -198,13 +199,14 @@ def seed_list(seeds: int | str) -> list[int]:
     rule = "must be a number of seeds (8), a block (0-3) or a list (0,2,5)"
     try:
         if text.isdecimal() and isinstance(seeds, int):
-            found = list(range(seeds))
+            blocks = [range(seeds)]
         else:
-            found = []
-            for part in text.split(","):
-                first, _, last = part.partition("-")
-                found += range(int(first), int(last or first) + 1)
+            ends = [part.partition("-") for part in text.split(",")]
+            blocks = [range(int(first), int(last or first) + 1) for first, _, last in ends]
     except ValueError:
-        found = []
-    check(bool(found) and len(set(found)) == len(found), "seeds", seeds, rule)
+        blocks = []
+    check(any(blocks), "seeds", seeds, rule)
+    check(all(b.stop - b.start <= MOST_SEEDS for b in blocks), "seeds", seeds, f"must be {MOST_SEEDS} at most")
+    found = [seed for block in blocks for seed in block]
+    check(len(set(found)) == len(found), "seeds", seeds, "names a seed twice")
     return found

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Store:
     """
 
     def __init__(self, root: Path | str | None = None, shared: Path | None = None) -> None:
-        self.root = Path(root).expanduser() if root else store_root()
+        self.root = (Path(root).expanduser() if root else store_root()).absolute()  # as the workers of a cluster must name it
         self.shared = shared or project() / "results" / "sources"
         self.records = self.root / "records"
         self.networks = self.root / "networks"
@@ -61,8 +61,9 @@ class Store:
         writable("store", self.networks)
         for folder in (self.networks, self.root / "checkpoints", self.root / "features"):
             for half in folder.glob(".*.*"):  # a write that was killed
-                if time.time() - half.stat().st_mtime > LEFTOVER:
-                    half.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # its writer renamed it
+                    if time.time() - half.stat().st_mtime > LEFTOVER:
+                        half.unlink()
 
     def path(self, key: str) -> Path:
         """Return the file of a record."""

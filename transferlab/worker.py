@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ def begin(count: Any, gpus: int) -> None:
         number, count.value = count.value, count.value + 1
     threading.Thread(target=end_with_parent, daemon=True).start()
     if gpus > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
+        ours = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ours.split(",")[number % gpus].strip()
 
 
 @contextmanager
@@ -212,18 +213,32 @@ def attempt(action: Callable[[], Any]) -> tuple[Any, str]:
 def carry_out(jobs: list[Job], store: Store, where: torch.device, tune: bool) -> dict[Job, str]:
     """Do jobs of one shape, and return what came of each."""
     done: dict[Job, str] = {}
+    while left := [job for job in jobs if job not in done]:
+        done |= carry_out_some(left, store, where, tune)
+    return done
+
+
+def carry_out_some(jobs: list[Job], store: Store, where: torch.device, tune: bool) -> dict[Job, str]:
+    """Do as many of the first jobs as train together, or as the device takes, and return what came of each."""
+    done: dict[Job, str] = {}
     trainees: dict[Job, Trainee] = {}
-    for job in jobs:
+    spent: dict[Job, float] = {}
+    notes, name = pack_notes(jobs[0], store, where) if tune and len(jobs) > 1 else ({}, "")
+    size, among = notes.get(name, (0, 0))
+    for job in jobs[: size if size < among else None]:  # a larger number may train faster if it was not tried
         began = time.perf_counter()
         ready, status = attempt(lambda job=job: start(job, store, where))
+        if trainees and status.startswith(FAILED):
+            break  # for want of memory perhaps: again when these are trained and gone
+        spent[job] = time.perf_counter() - began
         if isinstance(ready, Trainee):
             trainees[job] = ready
         else:
-            done[job] = record(job, ready, status, time.perf_counter() - began, store, where)
+            done[job] = record(job, ready, status, spent[job], store, where)
     waiting = list(trainees)
-    size = best_pack(trainees, store, where) if tune and len(waiting) > 1 else len(waiting)
+    size = (attempt(lambda: best_pack(trainees, store, where))[0] if tune and len(waiting) > 1 else 0) or len(waiting)
     for first in range(0, len(waiting), size or 1):
-        done |= train({job: trainees[job] for job in waiting[first : first + size]}, store, where)
+        done |= train({job: trainees[job] for job in waiting[first : first + size]}, spent, store, where)
     return done
 
 
@@ -243,24 +258,27 @@ def start(job: Job, store: Store, where: torch.device) -> Trainee | dict[str, An
     return ready | about if isinstance(trial.method, SourceTask) else ready
 
 
-def train(trainees: dict[Job, Trainee], store: Store, where: torch.device) -> dict[Job, str]:
+def train(trainees: dict[Job, Trainee], spent: dict[Job, float], store: Store, where: torch.device) -> dict[Job, str]:
     """Train networks of one shape together, measure them, and return what came of each job.
 
-    A pack that fails, for want of memory say, is halved; alone, it is a failure on record.
+    A pack that fails, for want of memory say, is halved; alone, it is a failure on record. The seconds that were `spent`
+    on each before are part of its record's.
     """
-    jobs, began = list(trainees), time.perf_counter()
+    jobs, began = sorted(trainees, key=lambda job: job.key), time.perf_counter()  # what was interrupted is found in any order
     checkpoint = Checkpoint(store.checkpoint(jobs[0].key if len(jobs) == 1 else digest("|".join(j.key for j in jobs))))
-    losses, status = attempt(lambda: fit_together(list(trainees.values()), checkpoint=checkpoint))
+    losses, status = attempt(lambda: fit_together([trainees[j] for j in jobs], checkpoint=checkpoint))
     if losses is None and len(jobs) > 1:
         checkpoint.clear()
         half = (len(jobs) + 1) // 2
-        return train({j: trainees[j] for j in jobs[:half]}, store, where) | train({j: trainees[j] for j in jobs[half:]}, store, where)
+        parts = ({j: trainees[j] for j in some} for some in (jobs[:half], jobs[half:]))
+        return {j: status for part in parts for j, status in train(part, spent, store, where).items()}
     found = [(None, status)] * len(jobs)
     if losses is not None:
         found = [attempt(lambda job=job, k=k: measure(job, trainees[job], finite(losses[k]), where)) for k, job in enumerate(jobs)]
     seconds = (time.perf_counter() - began) / len(jobs)
     done = {
-        job: record(job, value, status, seconds, store, where, together=len(jobs)) for job, (value, status) in zip(jobs, found, strict=True)
+        job: record(job, value, status, spent[job] + seconds, store, where, together=len(jobs))
+        for job, (value, status) in zip(jobs, found, strict=True)
     }
     if processes.number() == 0 and not any(status.startswith(OPEN) for status in done.values()):
         checkpoint.clear()
@@ -311,17 +329,22 @@ def keep_network(job: Job, net: nn.Module, losses: torch.Tensor, seconds: float,
 
 def best_pack(trainees: dict[Job, Trainee], store: Store, where: torch.device) -> int:
     """Return how many networks of this shape train fastest together, from the store's notes if it was found out before."""
-    path, some = store.root / "packs.json", list(trainees)
-    name = f"{some[0].shape} on {provenance(where)['device']}"
-    try:
-        notes = json.loads(path.read_text())
-    except (OSError, ValueError):
-        notes = {}
+    notes, name = pack_notes(next(iter(trainees)), store, where)
     size, among = notes.get(name, (0, 0))
-    if not size or size == among < len(some):  # never tried, or nothing larger was at hand
-        size, among = pack_size(list(trainees.values())), len(some)
-        write_atomically(path, json.dumps(notes | {name: (size, among)}, indent=1) + "\n")
+    if not size or size == among < len(trainees):  # never tried, or nothing larger was at hand
+        size, among = pack_size(list(trainees.values())), len(trainees)
+        with suppress(DiskError):  # a note is not worth a study
+            write_atomically(store.root / "packs.json", json.dumps(notes | {name: (size, among)}, indent=1) + "\n")
     return size
+
+
+def pack_notes(job: Job, store: Store, where: torch.device) -> tuple[dict[str, tuple[int, int]], str]:
+    """Return the store's notes: by shape, the best size and the number that it was found among; and the name of a job's shape there."""
+    name = f"{job.shape} on {provenance(where)['device']}"
+    try:
+        return json.loads((store.root / "packs.json").read_text()), name
+    except (OSError, ValueError):
+        return {}, name
 
 
 def source_network(trial: Trial, store: Store, device: torch.device) -> tuple[nn.Module | None, dict]:

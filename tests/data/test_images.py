@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -147,6 +148,26 @@ def test_half_a_cache_is_made_again(bugs, openings):
     openings.clear()
     assert len(load(wanted, SIZE).splits["test"].labels) == 3
     assert openings == ["bugs"]
+
+
+@pytest.mark.parametrize("name", ["train.npy", "train-labels.npy", "train.json", "classes.json"])
+@pytest.mark.parametrize("share", [0, 0.9])
+def test_a_damaged_cache_is_made_again(bugs, openings, name, share):
+    wanted = pinned_set(bugs, train=2)
+    pixels = load(wanted, SIZE).splits["train"].pixels.clone()
+    images._decoded.cache_clear()
+    file = cache_root() / "decoded" / f"{wanted.fingerprint}-{SIZE}" / name
+    os.truncate(file, int(share * file.stat().st_size))
+    openings.clear()
+    assert torch.equal(load(wanted, SIZE).splits["train"].pixels, pixels)
+    assert openings == ["bugs"]
+
+
+def test_a_manifest_that_is_damaged_is_named(bugs):
+    pinned_set(bugs, train=2)
+    catalog.local_path().write_text('{"bugs": ')
+    with pytest.raises(UserError, match=r"manifest \(=.*manifest.json\): is no JSON; restore it, or delete it and pin the sets again"):
+        ImageSet("bugs")
 
 
 def test_another_set_than_the_one_that_was_named(bugs):

@@ -1,6 +1,7 @@
 """Checkpoints: training that is killed anywhere and goes on ends with the same bits, and loses seconds, not hours."""
 
 import os
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -229,20 +230,41 @@ def left(tmp_path, clock):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.01, 0.5, 0.9, 0.999])
-def test_a_truncated_file_is_told_and_training_starts_anew(left, clock, share):
+def test_a_truncated_file_is_told_and_training_starts_anew(left, clock, share, capsys):
     os.truncate(left, int(share * left.stat().st_size))
-    with pytest.warns(UserWarning, match=r"checkpoint \(=.*c\.pt\): cannot be read \(.*\); starting anew"):
-        result = train(RECIPES["cosine"], left, 0.0, clock)
+    starts_anew(left, clock, capsys)
+
+
+def starts_anew(left, clock, capsys, every: float = 0.0) -> None:
+    """Check that a line says so, and that nothing is left of the attempt."""
+    result = train(RECIPES["cosine"], left, every, clock)
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"checkpoint \(=.*c\.pt\): cannot be used \(\w+\); training starts anew\n", said)
     assert clock.steps == STEPS
     assert same(result, uninterrupted("cosine"))
 
 
+@pytest.mark.parametrize("name", ["nets", "feed", "losses", "random", "step"])
+def test_a_file_of_other_code_is_told_and_removed(left, clock, capsys, name):
+    """Whatever of it had been put back by then."""
+    state = torch.load(left)
+    del state[name]
+    torch.save(state, left)
+    starts_anew(left, clock, capsys, every=STEPS + 1)
+    assert not left.exists()
+
+
+def test_weights_of_another_network_are_told(left, clock, capsys):
+    state = torch.load(left)
+    state["nets"]["net"]["7.3.weight"] = torch.zeros(9, 9)
+    torch.save(state, left)
+    starts_anew(left, clock, capsys)
+
+
 @pytest.mark.parametrize("content", [b"\0" * 5000, b"PK\x03\x04" + b"x" * 200, b"text\n"])
-def test_any_other_content_is_told_too(left, clock, content):
+def test_any_other_content_is_told_too(left, clock, content, capsys):
     left.write_bytes(content)
-    with pytest.warns(UserWarning, match="starting anew"):
-        result = train(RECIPES["cosine"], left, 0.0, clock)
-    assert same(result, uninterrupted("cosine"))
+    starts_anew(left, clock, capsys)
 
 
 # ----------------------------------------------------------------------------------------------------------- in a lab

@@ -30,7 +30,10 @@ def local_path() -> Path:
 def local() -> dict[str, dict]:
     """Return the user's own manifest, by name; empty if there is none."""
     path = local_path()
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as e:
+        raise UserError(f"manifest (={path}): is no JSON; restore it, or delete it and pin the sets again") from e
 
 
 def synthetic_distance(name: str) -> float | None:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -165,24 +166,32 @@ def synthetic_set(name: str, size: int) -> Decoded:
     distance = catalog.synthetic_distance(name)
     drawn_by = file_fingerprint(Path(synthetic.__file__))
     folder = cache_root() / "drawn" / f"{drawn_by}-{'source' if distance is None else distance}-{size}"
-    if not (folder / "classes.json").is_file():
+
+    def draw() -> None:
         world, splits = synthetic.World(distance), ("train", "validation", "test")
         for split in splits:
             pixels, labels = world.draw(split, size)
             _keep(folder, split, pixels.numpy(), labels, [str(i) for i in range(len(labels))])
         _keep_classes(folder, world.classes, splits, world.tree)
-    return _kept(folder)
+
+    return _kept(folder, draw)
 
 
 @lru_cache(maxsize=16)
 def _decoded(name: str, fingerprint: str, size: int) -> Decoded:
     folder = cache_root() / "decoded" / f"{fingerprint}-{size}"
-    if not (folder / "classes.json").is_file():
-        _decode(name, fingerprint, size, folder)
-    return _kept(folder)
+    return _kept(folder, partial(_decode, name, fingerprint, size, folder))
 
 
-def _kept(folder: Path) -> Decoded:
+def _kept(folder: Path, make: Callable[[], None]) -> Decoded:
+    """Return a set from the cache, made first where it is not there, or damaged."""
+    with suppress(ValueError, OSError, EOFError, KeyError):
+        return _read(folder)
+    make()
+    return _read(folder)
+
+
+def _read(folder: Path) -> Decoded:
     about = json.loads((folder / "classes.json").read_text())
     splits = {}
     for split in about["splits"]:

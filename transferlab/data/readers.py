@@ -87,6 +87,7 @@ def open_set(name: str) -> Opened:
         If it is not there, holds no images or no labels, has one class, or a class without training images.
     """
     if name.startswith("folder:"):
+        check(name != "folder:", "data set", name, "must name a folder: folder:PATH")
         return open_folder(Path(name.removeprefix("folder:")).expanduser(), name)
     if name.startswith("torchvision:"):
         from .torchvision_sets import open_torchvision

@@ -1,12 +1,12 @@
 """Long training that survives its process: now and then, everything that the next step depends on goes to a file."""
 
 import io
+import sys
 import time
-import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from ..paths import write_atomically
 from .feed import Feed
@@ -27,17 +27,6 @@ class Checkpoint:
 
     def __init__(self, path: Path, every: float = EVERY) -> None:
         self.path, self.every, self.last = path, every, time.monotonic()
-
-    def load(self) -> dict[str, Any] | None:
-        """Return what was kept, or ``None``; a file that somebody damaged is told, and training starts anew."""
-        try:
-            return torch.load(self.path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            return None
-        except Exception as e:
-            why = (str(e) or type(e).__name__).splitlines()[0]
-            warnings.warn(f"checkpoint (={self.path}): cannot be read ({why}); starting anew", stacklevel=2)
-            return None
 
     def due(self) -> bool:
         """Whether it is time to write."""
@@ -60,28 +49,46 @@ class Checkpoint:
         UserError
             If the file cannot be written.
         """
-        state = {"nets": nets.state(), "feed": drawn, "losses": losses, "step": step, "random": _random(losses)}
-        file = io.BytesIO()
-        torch.save(state, file)
-        write_atomically(self.path, file.getvalue())
+        write_atomically(self.path, _saved(nets, drawn, losses, step).getvalue())
         self.last = time.monotonic()
 
     def resume(self, nets: Alone | Together, feed: Feed, losses: torch.Tensor) -> int:
-        """Put what was kept back into place, and return the step to go on with: 0 if nothing was kept."""
-        state = self.load()
-        if state is None:
+        """Put what was kept back into place, and return the step to go on with: 0 if nothing was kept.
+
+        A file that cannot be used is told and removed, and training starts anew.
+        """
+        if not self.path.exists():
             return 0
-        nets.restore(state["nets"])
-        feed.restore(state["feed"])
-        losses.copy_(state["losses"])
-        torch.set_rng_state(state["random"][0])
-        if losses.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random"][1], losses.device)
-        return state["step"]
+        before = _saved(nets, feed.state(), losses, 0)
+        try:
+            return _put_back(self.path, nets, feed, losses)
+        except Exception as e:
+            tqdm.write(f"checkpoint (={self.path}): cannot be used ({type(e).__name__}); training starts anew", file=sys.stderr)
+            self.clear()
+            return _put_back(before, nets, feed, losses)
 
     def clear(self) -> None:
         """Remove the file: what the run was for is on record."""
         self.path.unlink(missing_ok=True)
+
+
+def _saved(nets: Alone | Together, drawn: list[dict], losses: torch.Tensor, step: int) -> io.BytesIO:
+    state = {"nets": nets.state(), "feed": drawn, "losses": losses, "step": step, "random": _random(losses)}
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return file
+
+
+def _put_back(file: Path | io.BytesIO, nets: Alone | Together, feed: Feed, losses: torch.Tensor) -> int:
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    nets.restore(state["nets"])
+    feed.restore(state["feed"])
+    losses.copy_(state["losses"])
+    torch.set_rng_state(state["random"][0])
+    if losses.device.type == "cuda" and len(state["random"]) > 1:  # else it was kept on a CPU
+        torch.cuda.set_rng_state(state["random"][1], losses.device)
+    return state["step"]
 
 
 def _random(losses: torch.Tensor) -> list[torch.Tensor]:
