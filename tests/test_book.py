@@ -285,6 +285,7 @@ def test_published_results_are_small():
     """Records are text that can be reviewed; beside them lie the reference sources, eight of under 1 MB, and nothing else."""
     size = {p: p.stat().st_size for p in Published().root.rglob("*") if p.is_file()}
     sources = {p for p in size if p.suffix == ".safetensors"}
-    assert len(sources) <= 8 and all(size[p] < 1_000_000 for p in sources)
+    assert len(sources) <= 8
+    assert all(size[p] < 1_000_000 for p in sources)
     assert sum(size[p] for p in size.keys() - sources) < 8_000_000
     assert {p.suffix for p in size.keys() - sources} <= {".jsonl", ".json"}

@@ -85,7 +85,8 @@ def at_the_ends(chosen: pd.DataFrame, arm: str, rates: Sequence[float]) -> str:
         return ""
     low, high = chosen["lr"] == min(rates), chosen["lr"] == max(rates)
     always = (low | high).groupby(chosen[arm], sort=False).all()
-    words = f"Of {len(chosen)} choices of a rate, {low.sum()} fell on the smallest and {high.sum()} on the largest of {len(rates)}: a rate beyond might have suited these better"
+    words = f"Of {len(chosen)} choices of a rate, {low.sum()} fell on the smallest and {high.sum()} on the largest of {len(rates)}"
+    words += ": a rate beyond might have suited these better"
     return f"{words}; nothing else was chosen by: {'; '.join(always.index[always])}." if always.any() else f"{words}."
 
 
@@ -130,8 +131,9 @@ def scorecard_table(card: pd.DataFrame, links: dict[str, str]) -> Table:
         f'<table class="tl-table tl-scorecard"><thead><tr>{head}</tr></thead>{"".join(parts)}</table></div>'
     )
     caption = (
-        "Every claim of the five papers. Effects are paired over seeds. Verdicts and intervals are those of each claim alone; p, of the test that "
-        "decides, is corrected by Holm's method within a paper and scale. A hypothesis is ours: about a factor that the paper names, or a reading of its figures."
+        "Every claim of the five papers. Effects are paired over seeds. Verdicts and intervals are those of each claim alone; p, of "
+        "the test that decides, is corrected by Holm's method within a paper and scale. A hypothesis is ours: about a factor that the "
+        "paper names, or a reading of its figures."
     )
     return Table(card, caption, "scorecard", markup=markup)
 
