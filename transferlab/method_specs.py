@@ -119,6 +119,11 @@ class FineTune(Spec, kind="fine-tune", version=1):
         check(not (self.first and self.examine), "examine", self.examine, "compares with the source; leave it out of a chain")
 
 
+def growths(first: Spec | None) -> int:
+    """Return how often a chain of tasks grows its network."""
+    return isinstance(first.method, Grow) + growths(first.method.first) if first else 0
+
+
 LOOKS = ("watch", "examine", "blocks")
 """Fields that say what else is measured: training is the same, and so is the search."""
 
@@ -160,6 +165,8 @@ class Grow(Spec, kind="grow", version=1):
         Look at old and new units while they are trained (`methods.grow.Watch`). The outcome is the same; so is the search.
     examine, first : optional
         As in `FineTune`.
+    grown : int, optional
+        How often the chain grew before; counted here. (Such growths have keys of their own: they once repeated the first one's draw.)
     """
 
     recipe: Recipe
@@ -175,8 +182,10 @@ class Grow(Spec, kind="grow", version=1):
     watch: bool | None = None
     examine: bool | None = None
     first: Spec | None = None
+    grown: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "grown", growths(self.first) or None)
         wanted = GROWTH[choose("how", self.how, GROWTH)]
         check(len(self.units) == wanted, "units", self.units, f"{self.how} takes {wanted} number{'s' * (wanted != 1)}")
         for units in self.units:

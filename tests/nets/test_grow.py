@@ -167,17 +167,48 @@ def test_copied_units_are_near_those_they_copy():
 
 @pytest.mark.parametrize("layers", [2, 3])
 def test_a_grown_network_grows_again(layers):
+    """By the default seed, with units as many as before: every block is drawn anew, and earlier ones are old units."""
     net = alexnet()
     for step in range(layers):
-        with torch.no_grad():
-            if step:
-                net.fc7.relu.new_norm.gain[0].fill_(3.0)
-        net = widen(net, 4 + step, seed=step)
-    assert net.fc7.linear.blocks == [10, *range(4, 4 + layers)]
-    assert net.fc7.relu.new_norm.gain[0].unique().tolist() == [3.0], "gains that were learned are kept"
+        net = widen(net, 6)
+        net.fc7.relu.new_norm.gain[step].data.fill_(3.0 + step)
+    assert net.fc7.linear.blocks == [10, *[6] * layers]
+    blocks = [block.weight.flatten() for block in net.fc7.linear.new]
+    assert torch.stack(blocks).corrcoef().fill_diagonal_(0).abs().max() < 0.5, "blocks are drawn apart"
+    gains = [gain.unique().tolist() for gain in net.fc7.relu.new_norm.gain]
+    assert gains == [*([3.0 + step] for step in range(layers)), [20.0]], "gains that were learned are kept, those of new blocks too"
     assert net(images()).shape == (4, CLASSES)
     assert deepen(net, 6)(images()).shape == (4, CLASSES)
     assert deepen(deepen(net, 6), 5)(images()).shape == (4, CLASSES)
+
+
+AGAIN = {  # on what has grown already: what is new, without the head
+    "widen": (lambda net: widen(widen(net, 4), 4), ["fc7.linear.new.1.weight", "fc7.linear.new.1.bias", "fc7.relu.new_norm.gain.2"]),
+    "deepen": (lambda net: deepen(widen(net, 4), 4), ["head.new.linear.weight", "head.new.linear.bias", "head.new_norm.gain.0"]),
+    "both": (
+        lambda net: widen_and_deepen(widen(net, 4, norm="none"), (4, 4), norm="none"),
+        ["fc7.linear.new.1.weight", "fc7.linear.new.1.bias", "head.new.linear.weight", "head.new.linear.bias"],
+    ),
+    "batch": (
+        lambda net: widen(widen(net, 4, norm="batch"), 4, norm="batch"),
+        ["fc7.linear.new.1.weight", "fc7.linear.new.1.bias", "fc7.relu.new_norm.weight", "fc7.relu.new_norm.bias"],
+    ),
+}
+
+
+@pytest.mark.parametrize("how", AGAIN)
+def test_only_what_the_last_growth_added_is_new(how):
+    grown = AGAIN[how][0](alexnet())
+    new = {id(p) for module in new_modules(grown) for p in module.parameters()}
+    head = head_name(grown)
+    expected = {*AGAIN[how][1], f"{head}.weight", f"{head}.bias"}
+    assert {name for name, p in grown.named_parameters() if id(p) in new} == expected
+    train_only(grown, "new")
+    assert {name for name, p in grown.named_parameters() if p.requires_grad} == expected
+    train_only(grown, "fc7-new")
+    assert {name for name, p in grown.named_parameters() if p.requires_grad} == expected | {
+        name for name, _ in grown.named_parameters() if name.startswith("fc7")
+    }
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0", "mobilenet_v3_small", "convnext_tiny", "shufflenet_v2_x0_5"])

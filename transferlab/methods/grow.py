@@ -33,8 +33,8 @@ def prepare(trial: Trial, network: nn.Module, device: torch.device) -> Trainee:
     sample = target_sample(trial.target, "train", trial.seed).to(device)
     grown = surgery(network, method, sample.classes, stream(trial.seed, "head"))
     train_only(grown, method.scope or "all")
-    *units, head = new_modules(grown)
-    rates = dict.fromkeys(units, method.unit_lr or method.new_lr) | {head: method.new_lr}
+    units, head = new_modules(grown)
+    rates = {units: method.unit_lr or method.new_lr, head: method.new_lr}
     return Trainee(grown, sample, trial.recipe, stream(trial.seed, "target order"), rates)
 
 
