@@ -26,6 +26,7 @@ from transferlab.nets.grow import (
     widen_twice,
 )
 from transferlab.nets.sites import sites
+from transferlab.nets.taps import freeze, taps, train_mode
 
 SMALL = AlexNet((4, 4, 6, 6, 4), (12, 10))
 SIZE, CLASSES = 32, 5
@@ -252,6 +253,38 @@ def test_scopes(how, scope, trained):
         assert p.requires_grad == (new or name.split(".")[0] in trained), name
     norms = [m for m in grown.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(m.frozen == (scope != "all") for m in norms)
+
+
+@pytest.mark.parametrize("how", [*GROW, "net2deeper"])
+@pytest.mark.parametrize(("name", "maps", "fc6", "fc7"), [("alexnet", 12, 1, 4), ("vgg11", 20, 0, 3)])
+def test_scopes_of_torchvisions_networks(name, maps, fc6, fc7, how):
+    """Deepened or widened, FC6 and FC7 are found, and dropout works where it does in a network that did not grow."""
+    with torch.device("meta"):
+        net = torchvision.models.get_model(name, num_classes=CLASSES)
+        grown = (GROW | {"net2deeper": net2deeper})[how](net)
+    assert {"fc6", "fc7"} <= taps(grown).keys()
+    learned = (f"{head_name(net)}.", f"classifier.{fc7}.", f"classifier.{fc6}.", "features.")
+    for count, (scope, last) in enumerate({"new": "fc7", "fc7-new": "fc6", "fc6-new": f"features.{maps}", "all": None}.items(), 1):
+        train_only(grown, scope)
+        for n, p in grown.named_parameters():
+            assert p.requires_grad == (".new" in n or n.startswith(learned[:count])), n
+        fixed = copy.deepcopy(net)
+        if last:
+            freeze(fixed, last)
+        assert dropouts(grown) == dropouts(fixed), scope
+
+
+def dropouts(net: nn.Module) -> list[bool]:
+    train_mode(net)
+    return [m.training for m in net.modules() if isinstance(m, nn.Dropout)]
+
+
+def test_dropout_in_front_of_new_units_alone_goes_on():
+    net = torchvision_net("squeezenet1_0")
+    grown = widen(net, 6)
+    train_only(grown, "new")
+    freeze(net, "features.12")
+    assert dropouts(grown) == dropouts(net) == [True]
 
 
 @pytest.mark.parametrize("how", GROW)

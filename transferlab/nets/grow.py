@@ -267,11 +267,14 @@ def train_only(net: nn.Module, scope: str) -> None:
     if scope.startswith("fc"):
         kept += [part for name, site in sites(net).items() if name >= scope[:3] for part in (site.layer, site.behind)]
     trained = {id(p) for module in kept for p in module.parameters()}
-    for module in net.modules():
+    behind = False  # whether a frozen layer comes behind: then dropout and the like rest, as `taps.freeze` has it
+    for module in reversed(list(net.modules())):
         own = list(module.parameters(recurse=False))
         for p in own:
             p.requires_grad_(scope == "all" or id(p) in trained)
-        module.frozen = bool(own) and not any(p.requires_grad for p in own)
+        frozen = bool(own) and not any(p.requires_grad for p in own)
+        behind |= frozen
+        module.frozen = frozen or (behind and not own and not list(module.children()))
 
 
 # ------------------------------------------------------------------------------------------------------------ the scalpel
