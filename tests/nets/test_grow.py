@@ -183,6 +183,44 @@ def test_a_grown_network_grows_again(layers):
     assert deepen(deepen(net, 6), 5)(images()).shape == (4, CLASSES)
 
 
+@pytest.mark.parametrize("how", GROW)
+def test_what_has_grown_is_normalised_block_by_block(how):
+    """Its own norm, with gains that were learned, or one in place of another; never two, one behind the other."""
+    for make, size in ((alexnet, SIZE), (lambda: torchvision_net("squeezenet1_0"), 64)):
+        if make is not alexnet and how == "widen_twice":
+            continue
+        grown = GROW[how](make())
+        for norm in (m for m in grown.modules() if isinstance(m, BlockScale)):
+            nn.init.constant_(norm.gain[0], 3.0)
+        found = normalised(grown)
+        before, after = ([m for m in net.modules() if isinstance(m, BlockScale)] for net in (grown, found))
+        assert len(after) == len(before) + (make is alexnet and how == "deepen")
+        assert [len(m.gain) for m in before] == [len(m.gain) for m in after[-len(before) :]]
+        assert all((m.gain[0] == 3).all() for m in after[-len(before) :])
+        assert found(images(2, size)).shape == (2, CLASSES)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "layer"])
+def test_another_norm_makes_way(norm):
+    net = normalised(widen(alexnet(), 7, norm=norm))
+    assert isinstance(net.fc7.relu.new_norm, BlockScale)
+    assert [len(gain) for gain in net.fc7.relu.new_norm.gain] == [10, 7]
+
+
+def test_a_normalised_network_is_widened():
+    net = normalised(torchvision_net("squeezenet1_0"))
+    nn.init.constant_(net.classifier[1].new_norm.gain[0], 3.0)
+    grown = widen(net, 6)
+    assert list(grown.classifier[1]._modules) == ["units", "new_norm", "head"]
+    assert [gain.unique().tolist() for gain in grown.classifier[1].new_norm.gain] == [[3.0], [20.0]]
+    assert grown(images(2, 64)).shape == (2, CLASSES)
+
+
+def test_net2deeper_keeps_the_outputs_of_what_grew_without_a_norm():
+    for net in (widen(alexnet(), 4, norm="none"), deepen(widen(alexnet(), 4), 5, norm="none")):
+        torch.testing.assert_close(net2deeper(net)(images()), net(images()), rtol=1e-5, atol=1e-5)
+
+
 AGAIN = {  # on what has grown already: what is new, without the head
     "widen": (lambda net: widen(widen(net, 4), 4), ["fc7.linear.new.1.weight", "fc7.linear.new.1.bias", "fc7.relu.new_norm.gain.2"]),
     "deepen": (lambda net: deepen(widen(net, 4), 4), ["head.new.linear.weight", "head.new.linear.bias", "head.new_norm.gain.0"]),
@@ -338,10 +376,17 @@ def test_onnx_gives_the_same_for_any_number_of_images(net, how, tmp_path):
         (lambda net: widen(net, 4, norm="batches"), r"norm \(=batches\): must be one of l2, batch, layer, none; did you mean batch\?"),
         (lambda net: widen(net, 4, init="copies"), r"init \(=copies\): must be one of random, copy; did you mean copy\?"),
         (lambda net: widen(net, 4, scale=0.0), r"scale \(=0.0\): must be above 0"),
-        (lambda net: widen(net, 4, classes=1), r"classes \(=1\): must be at least 2"),
+        (lambda net: widen(net, 4, classes=1), r"classes \(=1\): must be a whole number, at least 2"),
+        (lambda net: widen(net, 4, classes="7"), r"classes \(=7\): must be a whole number, at least 2"),
+        (lambda net: widen_twice(net, (3,)), r"units \(=\(3,\)\): must be two numbers, such as \(64, 128\)"),
+        (lambda net: widen_twice(net, 3), r"units \(=3\): must be two numbers"),
+        (lambda net: widen_and_deepen(net, (3,)), r"units \(=\(3,\)\): must be two numbers"),
         (lambda net: widen(deepen(net, 4), 4), r"layer \(=fc7\): lies below a layer that was put on top"),
         (lambda net: widen_twice(deepen(net, 4), (4, 4)), r"layer \(=fc7\): lies below a layer that was put on top"),
         (lambda net: net2wider(widen(net, 4), 4), r"layer \(=fc7\): has grown already"),
+        (lambda net: net2deeper(widen(net, 4)), r"layer \(=fc7\): has been normalised; net2deeper takes a ReLU's outputs as they are"),
+        (lambda net: net2deeper(widen(net, 4, norm="batch")), r"layer \(=fc7\): has been normalised"),
+        (lambda net: net2deeper(deepen(net, 4)), r"layer \(=fc7\): has been normalised"),
         (lambda net: train_only(widen(net, 4), "fc8-new"), r"scope \(=fc8-new\): must be one of new, fc7-new, fc6-new, all"),
         (lambda net: widen(nn.Sequential(nn.ReLU()), 4), r"network \(=Sequential\): has no linear or convolutional layer"),
     ],

@@ -21,7 +21,7 @@ from ..method_specs import SCOPES
 from ..serial import digest, positive
 from .blocks import SCALE, Branch, WideLinear, blocks_of, copied, drawn, like, normalisation
 from .build import head_of, new_head
-from .sites import REPRESENTATION, Site, deepened, in_front, place, sites
+from .sites import REPRESENTATION, Site, deepened, in_front, place, read_by_head, sites
 
 INITS = ("random", "copy")
 Norm = tuple[str, float]  # its name, and what gains start from
@@ -107,6 +107,7 @@ def widen_twice(
         If the network has no FC6 and FC7, or nothing is to be added.
     """
     grown, draw = _begun(net, seed)
+    _two(units)
     check(not deepened(grown), "layer", "fc7", "lies below a layer that was put on top; widen first, then deepen")
     for layer, count in zip(("fc6", "fc7"), units, strict=True):
         blocks = _widen_hidden(grown, place(grown, layer, ("fc6", "fc7")), count, init, draw, (norm, scale))
@@ -156,6 +157,7 @@ def widen_and_deepen(
     UserError
         As `widen`.
     """
+    _two(units)
     grown = widen(net, units[0], layer, norm=norm, scale=scale, init=init, seed=seed)
     return _deepen(grown, _draw(net, seed + 1), units[1], (norm, scale), classes)
 
@@ -171,12 +173,11 @@ def normalised(net: nn.Module, layer: str | None = None, *, scale: float = SCALE
     grown, draw = _begun(net, seed)
     layer = place(grown, layer, ("fc7", REPRESENTATION))
     _, _, head = head_of(grown)
-    width = head.weight.shape[1]
     if layer == REPRESENTATION:
-        _before_head(grown, normalisation(head, [width], "l2", scale))
+        _set_front(in_front(grown) or _before_head(grown, {}), read_by_head(grown), ("l2", scale))
     else:
-        _set_norm(sites(grown)[layer], [width], ("l2", scale))
-    return _finish(grown, width, classes, draw)
+        _set_norm(sites(grown)[layer], blocks_of(sites(grown)[layer].layer), ("l2", scale))
+    return _finish(grown, head.weight.shape[1], classes, draw)
 
 
 # ---------------------------------------------------------------------------------------- controls that keep the function
@@ -226,10 +227,12 @@ def net2deeper(net: nn.Module) -> nn.Module:
     Raises
     ------
     UserError
-        If the network has no FC7: a ReLU keeps only what one has passed already.
+        If the network has no FC7, or a normalisation behind it: a ReLU keeps only what one has passed already.
     """
     grown, _ = _begun(net, 0)
-    place(grown, "fc7", ("fc7",))
+    site = sites(grown)[place(grown, "fc7", ("fc7",))]
+    normed = hasattr(in_front(grown) or site.behind, "new_norm")
+    check(not normed, "layer", "fc7", "has been normalised; net2deeper takes a ReLU's outputs as they are")
     _, _, head = head_of(grown)
     width = head.weight.shape[1]
     layer = like(head, width, width)
@@ -293,6 +296,10 @@ def _draw(net: nn.Module, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(digest(f"{seed}|{before}"), 16) if before else seed)
 
 
+def _two(units: tuple[int, int]) -> None:
+    check(isinstance(units, tuple) and len(units) == 2, "units", units, "must be two numbers, such as (64, 128)")
+
+
 def _wide(site: Site) -> WideLinear:
     """Return the site's layer, made one that can have new units if it was not."""
     if not isinstance(site.layer, WideLinear):
@@ -318,13 +325,11 @@ def _widen_representation(net: nn.Module, units: int, init: str, draw: torch.Gen
     positive("units", units)
     check(choose("init", init, INITS) == "random", "init", init, "a representation has no units of its own to copy; take random")
     _, _, head = head_of(net)
-    front = in_front(net)
-    if front is None:
-        _before_head(net, {"units": Branch(head.weight.shape[1])})
-        front = in_front(net)
+    front = in_front(net) or _before_head(net, {})
+    if not hasattr(front, "units"):
+        front.units = Branch(head.weight.shape[1])
     front.units.new.append(drawn(like(head, front.units.before, units), draw, spread=spread))
-    between = normalisation(head, front.units.blocks, *norm, getattr(front, "new_norm", None))
-    front._modules = {"units": front.units, **between, "head": front.head}
+    _set_front(front, front.units.blocks, norm)
     return front.units.blocks
 
 
@@ -338,6 +343,13 @@ def _deepen(net: nn.Module, draw: torch.Generator, units: int, norm: Norm, class
     return _finish(net, units, classes, draw)
 
 
+def _set_front(front: nn.Module, blocks: list[int], norm: Norm) -> None:
+    """Put a normalisation right in front of the head, keeping gains that were learned."""
+    between = normalisation(front.head, blocks, *norm, getattr(front, "new_norm", None))
+    units = {name: part for name, part in front.named_children() if name in ("units", "new")}
+    front._modules = {**units, **between, "head": front.head}
+
+
 def _set_norm(site: Site, blocks: list[int], norm: Norm) -> None:
     """Put a normalisation behind a site's ReLU, keeping gains that were learned."""
     behind = site.behind
@@ -347,14 +359,15 @@ def _set_norm(site: Site, blocks: list[int], norm: Norm) -> None:
     setattr(site.holder, site.relu, nn.Sequential(OrderedDict(relu=relu) | OrderedDict(found)) if found else relu)
 
 
-def _before_head(net: nn.Module, parts: dict[str, nn.Module]) -> None:
-    """Put modules in front of the head, which moves beside them."""
+def _before_head(net: nn.Module, parts: dict[str, nn.Module]) -> nn.Module:
+    """Put modules in front of the head, which moves beside them, and return where they are."""
     holder, leaf, head = head_of(net)
     setattr(holder, leaf, nn.Sequential(OrderedDict(parts) | OrderedDict(head=head)))
+    return holder.get_submodule(leaf)
 
 
 def _finish(net: nn.Module, before: int, classes: int | None, draw: torch.Generator) -> nn.Module:
     """Put a new head in place that reads `before` units, and return the network."""
-    check(classes is None or classes > 1, "classes", classes, "must be at least 2")
+    check(classes is None or (isinstance(classes, int) and classes > 1), "classes", classes, "must be a whole number, at least 2")
     new_head(net, classes or len(head_of(net)[2].weight), draw, before)
     return net
