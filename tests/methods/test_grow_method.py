@@ -13,6 +13,7 @@ from transferlab.data.images import target_sample
 from transferlab.errors import UserError
 from transferlab.methods import grow
 from transferlab.nets.build import build, head_of
+from transferlab.nets.grow import deepen
 from transferlab.specs import FineTune, Grow, Probe, Recipe, Source, Step, Subset, Target, Trial
 from transferlab.train.checkpoint import Checkpoint
 from transferlab.train.fit import fit_together
@@ -79,6 +80,12 @@ def test_blocks_of_a_network_that_did_not_grow_are_those_that_are_named():
 @pytest.mark.parametrize(("how", "units"), [("deepen", (12,)), ("widen-twice", (4, 12)), ("normalise", ())])
 def test_blocks_alone_are_measured_where_the_head_reads_two(how, units):
     assert ("accuracy_new" in methods.run(trial(how=how, units=units), network(), CPU)) == (how == "widen-twice")
+
+
+@pytest.mark.parametrize("how", [lambda net: net, lambda net: deepen(net, 9)], ids=["as it was", "deepened"])
+def test_what_the_head_reads_is_kept_only_for_two_blocks(how, monkeypatch):
+    monkeypatch.setattr(grow, "kept_inputs", lambda *a: pytest.fail("it was kept"))
+    assert "accuracy_new" not in grow.measure(how(build(BACKBONE, 24, 6, seed=3)), trial(), torch.ones(30), CPU)
 
 
 def test_counted_parameters():
