@@ -194,8 +194,7 @@ class Grow(Spec, kind="grow", version=1):
     def __post_init__(self) -> None:
         object.__setattr__(self, "grown", growths(self.first) or None)
         wanted = GROWTH[choose("how", self.how, GROWTH)]
-        fit = isinstance(self.units, tuple) and len(self.units) == wanted
-        check(fit, "units", self.units, f"{self.how} takes {wanted} number{'s' * (wanted != 1)}, in a tuple")
+        check(isinstance(self.units, tuple) and len(self.units) == wanted, "units", self.units, f"{self.how} takes a tuple of {wanted}")
         for units in self.units:
             positive("units", units)
         if self.norm is not None and choose("norm", self.norm, NORMS) == "l2":

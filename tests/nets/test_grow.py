@@ -384,9 +384,9 @@ def test_onnx_gives_the_same_for_any_number_of_images(net, how, tmp_path):
         (lambda net: widen(deepen(net, 4), 4), r"layer \(=fc7\): lies below a layer that was put on top"),
         (lambda net: widen_twice(deepen(net, 4), (4, 4)), r"layer \(=fc7\): lies below a layer that was put on top"),
         (lambda net: net2wider(widen(net, 4), 4), r"layer \(=fc7\): has grown already"),
-        (lambda net: net2deeper(widen(net, 4)), r"layer \(=fc7\): has been normalised; net2deeper takes a ReLU's outputs as they are"),
-        (lambda net: net2deeper(widen(net, 4, norm="batch")), r"layer \(=fc7\): has been normalised"),
-        (lambda net: net2deeper(deepen(net, 4)), r"layer \(=fc7\): has been normalised"),
+        (lambda net: net2deeper(widen(net, 4)), r"layer \(=fc7\): is normalised; net2deeper takes what a ReLU gives"),
+        (lambda net: net2deeper(widen(net, 4, norm="batch")), r"layer \(=fc7\): is normalised"),
+        (lambda net: net2deeper(deepen(net, 4)), r"layer \(=fc7\): is normalised"),
         (lambda net: train_only(widen(net, 4), "fc8-new"), r"scope \(=fc8-new\): must be one of new, fc7-new, fc6-new, all"),
         (lambda net: widen(nn.Sequential(nn.ReLU()), 4), r"network \(=Sequential\): has no linear or convolutional layer"),
     ],
@@ -399,7 +399,12 @@ def test_what_cannot_grow_is_told_in_one_line(act, message):
 
 def test_networks_without_hidden_layers_have_no_such_controls():
     net = torchvision_net("squeezenet1_0")
-    for act in (lambda: net2deeper(net), lambda: net2wider(net, 3), lambda: widen_twice(net, (3, 3))):
+    for act in (
+        lambda: net2deeper(net),
+        lambda: net2deeper(widen(net, 4, norm="none")),
+        lambda: net2wider(net, 3),
+        lambda: widen_twice(net, (3, 3)),
+    ):
         with pytest.raises(UserError, match=r"layer .*: this network has none of .*; it can grow at representation"):
             act()
     with pytest.raises(UserError, match=r"norm \(=batch\): maps are scaled by l2 or not at all"):

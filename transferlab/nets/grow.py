@@ -172,12 +172,11 @@ def normalised(net: nn.Module, layer: str | None = None, *, scale: float = SCALE
     """
     grown, draw = _begun(net, seed)
     layer = place(grown, layer, ("fc7", REPRESENTATION))
-    _, _, head = head_of(grown)
     if layer == REPRESENTATION:
         _set_front(in_front(grown) or _before_head(grown, {}), read_by_head(grown), ("l2", scale))
     else:
         _set_norm(sites(grown)[layer], blocks_of(sites(grown)[layer].layer), ("l2", scale))
-    return _finish(grown, head.weight.shape[1], classes, draw)
+    return _finish(grown, sum(read_by_head(grown)), classes, draw)
 
 
 # ---------------------------------------------------------------------------------------- controls that keep the function
@@ -231,8 +230,7 @@ def net2deeper(net: nn.Module) -> nn.Module:
     """
     grown, _ = _begun(net, 0)
     site = sites(grown)[place(grown, "fc7", ("fc7",))]
-    normed = hasattr(in_front(grown) or site.behind, "new_norm")
-    check(not normed, "layer", "fc7", "has been normalised; net2deeper takes a ReLU's outputs as they are")
+    check(not hasattr(in_front(grown) or site.behind, "new_norm"), "layer", "fc7", "is normalised; net2deeper takes what a ReLU gives")
     _, _, head = head_of(grown)
     width = head.weight.shape[1]
     layer = like(head, width, width)
@@ -346,8 +344,7 @@ def _deepen(net: nn.Module, draw: torch.Generator, units: int, norm: Norm, class
 def _set_front(front: nn.Module, blocks: list[int], norm: Norm) -> None:
     """Put a normalisation right in front of the head, keeping gains that were learned."""
     between = normalisation(front.head, blocks, *norm, getattr(front, "new_norm", None))
-    units = {name: part for name, part in front.named_children() if name in ("units", "new")}
-    front._modules = {**units, **between, "head": front.head}
+    front._modules = {**{n: m for n, m in front.named_children() if n in ("units", "new")}, **between, "head": front.head}
 
 
 def _set_norm(site: Site, blocks: list[int], norm: Norm) -> None:
