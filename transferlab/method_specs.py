@@ -119,12 +119,24 @@ class FineTune(Spec, kind="fine-tune", version=1):
         check(not (self.first and self.examine), "examine", self.examine, "compares with the source; leave it out of a chain")
 
 
+def growths(first: Spec | None) -> int:
+    """Return how often a chain of tasks grows its network."""
+    return isinstance(first.method, Grow) + growths(first.method.first) if first else 0
+
+
 LOOKS = ("watch", "examine", "blocks")
 """Fields that say what else is measured: training is the same, and so is the search."""
 
 GROWTH = {"widen": 1, "widen-twice": 2, "deepen": 1, "widen-and-deepen": 2, "normalise": 0, "net2wider": 1, "net2deeper": 0}
 """Ways to grow, each with how many numbers of units it takes; the last three are controls."""
 
+LACKS = {
+    "deepen": ("copy",),
+    "normalise": ("norm", "copy"),
+    "net2wider": ("scale", "norm", "copy"),
+    "net2deeper": ("scale", "norm", "copy"),
+}
+"""Options that a way to grow does not take."""
 
 NORMS = ("l2", "batch", "layer", "none")
 SCOPES = ("new", "fc7-new", "fc6-new", "all")
@@ -160,6 +172,8 @@ class Grow(Spec, kind="grow", version=1):
         Look at old and new units while they are trained (`methods.grow.Watch`). The outcome is the same; so is the search.
     examine, first : optional
         As in `FineTune`.
+    grown : int, optional
+        How often the chain grew before; counted here. (Such growths have keys of their own: they once repeated the first one's draw.)
     """
 
     recipe: Recipe
@@ -175,16 +189,21 @@ class Grow(Spec, kind="grow", version=1):
     watch: bool | None = None
     examine: bool | None = None
     first: Spec | None = None
+    grown: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "grown", growths(self.first) or None)
         wanted = GROWTH[choose("how", self.how, GROWTH)]
-        check(len(self.units) == wanted, "units", self.units, f"{self.how} takes {wanted} number{'s' * (wanted != 1)}")
+        check(isinstance(self.units, tuple) and len(self.units) == wanted, "units", self.units, f"{self.how} takes a tuple of {wanted}")
         for units in self.units:
             positive("units", units)
         if self.norm is not None and choose("norm", self.norm, NORMS) == "l2":
             object.__setattr__(self, "norm", None)
         above_zero(self, "scale", "new_lr", "unit_lr", "spread")
         flags(self, "copy", "watch", "examine")
+        for name in LACKS.get(self.how, ()):
+            check(getattr(self, name) is None, name, getattr(self, name), f"{self.how} takes none; leave it out")
+        check(not (self.scale and self.norm), "scale", self.scale, f"is that of l2, not of norm {self.norm}; leave it out")
         if self.scope is not None and choose("scope", self.scope, SCOPES) == "all":
             object.__setattr__(self, "scope", None)
         check(self.spread is None or (self.how == "widen" and not self.copy), "spread", self.spread, "is that of random units beside FC7")

@@ -253,6 +253,8 @@ class Trial(Spec, kind="trial"):
         needs = not isinstance(self.method, Scratch)
         may = isinstance(self.method, Neighbours)
         check(may or (self.source is not None) == needs, "source", self.source, f"{self.method.kind} needs {'one' if needs else 'none'}")
+        if isinstance(self.source, Weights):
+            check(not getattr(self.method, "examine", None), "examine", True, "asks for the source's own images; take a Source")
         if isinstance(self.backbone, AlexNet) and isinstance(self.source, Source):
             check(self.source.size == self.target.size, "size", self.target.size, f"AlexNet keeps its source's, {self.source.size}")
 

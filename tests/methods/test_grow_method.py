@@ -13,9 +13,11 @@ from transferlab.data.images import target_sample
 from transferlab.errors import UserError
 from transferlab.methods import grow
 from transferlab.nets.build import build, head_of
+from transferlab.nets.grow import deepen
 from transferlab.specs import FineTune, Grow, Probe, Recipe, Source, Step, Subset, Target, Trial
 from transferlab.train.checkpoint import Checkpoint
 from transferlab.train.fit import fit_together
+from transferlab.train.optim import parameter_groups
 from transferlab.train.pack import Alone
 from transferlab.train.predict import predict
 
@@ -78,6 +80,12 @@ def test_blocks_of_a_network_that_did_not_grow_are_those_that_are_named():
 @pytest.mark.parametrize(("how", "units"), [("deepen", (12,)), ("widen-twice", (4, 12)), ("normalise", ())])
 def test_blocks_alone_are_measured_where_the_head_reads_two(how, units):
     assert ("accuracy_new" in methods.run(trial(how=how, units=units), network(), CPU)) == (how == "widen-twice")
+
+
+@pytest.mark.parametrize("how", [lambda net: net, lambda net: deepen(net, 9)], ids=["as it was", "deepened"])
+def test_what_the_head_reads_is_kept_only_for_two_blocks(how, monkeypatch):
+    monkeypatch.setattr(grow, "kept_inputs", lambda *a: pytest.fail("it was kept"))
+    assert "accuracy_new" not in grow.measure(how(build(BACKBONE, 24, 6, seed=3)), trial(), torch.ones(30), CPU)
 
 
 def test_counted_parameters():
@@ -151,14 +159,43 @@ def chained(method, first=None) -> Trial:
 
 
 def test_a_chain_is_one_task_after_the_other():
-    """By hand: the first task's network, grown again for the second."""
-    first = replace(trial(), target=OTHER, method=Grow(RECIPE, "widen", (6,)))
+    """By hand: the first task's network, grown again for the second, by as many units as before."""
+    first = replace(trial(), target=OTHER)
     ready = methods.prepare(first, network(), CPU)
+    start = ready.net.fc7.linear.new[0].weight.detach().clone()
     fit_together([ready])
-    assert methods.run(chained(trial().method), network(), CPU) == methods.run(trial(), ready.trained, CPU)
-    found = methods.prepare(chained(trial().method), network(), CPU).net
-    assert found.fc7.linear.blocks == [24, 6, 12]
-    assert all(p.requires_grad for p in found.parameters())
+    asked = chained(trial().method, Step(OTHER, first.method))
+    assert methods.run(asked, network(), CPU) == methods.run(trial(), ready.trained, CPU)
+    found = methods.prepare(asked, network(), CPU)
+    wide = found.net.fc7.linear
+    assert wide.blocks == [24, 12, 12]
+    assert all(p.requires_grad for p in found.net.parameters())
+    both = torch.stack([wide.new[1].weight.flatten(), start.flatten()])
+    assert both.corrcoef()[0, 1].abs() < 0.2, "the second growth is drawn anew"
+    fast = {id(p) for part, multiple in found.multiples.items() for p in part.parameters() if multiple == 10}
+    names = {name for name, p in found.net.named_parameters() if id(p) in fast}
+    units = {"fc7.linear.new.1.weight", "fc7.linear.new.1.bias", "fc7.relu.new_norm.gain.2"}
+    assert names == units | {"head.weight", "head.bias"}, "units of the first task are old ones"
+
+
+def test_new_units_learn_ten_times_as_fast():
+    ready = grow.prepare(trial(), network(), CPU)
+    groups = parameter_groups(ready.net, RECIPE, ready.multiples)
+    fast = {id(p) for g in groups for p in g["params"] if g["peak"] == pytest.approx(10 * RECIPE.lr)}
+    named = dict(ready.net.named_parameters())
+    assert {name for name, p in named.items() if id(p) in fast} == {n for n in named if ".new" in n or n.startswith("head")}
+    assert {g["peak"] for g in groups} == {RECIPE.lr, 10 * RECIPE.lr}
+
+
+def test_only_chains_that_grow_again_have_keys_of_their_own():
+    grown, fixed = Grow(RECIPE, "widen", (6,)), FineTune(RECIPE)
+    once = [grown, replace(grown, first=Step(OTHER, fixed)), replace(fixed, first=Step(OTHER, grown))]
+    assert not any("grown" in method.canonical for method in once)
+    assert (replace(grown, first=Step(OTHER, grown)).grown, replace(grown, first=Step(OTHER, once[2])).grown) == (1, 1)
+    again = replace(grown, first=Step(OTHER, replace(grown, first=Step(OTHER, grown))))
+    assert again.grown == 2
+    assert Grow.from_dict(again.to_dict()) == again
+    assert replace(again, first=None) == grown
 
 
 def test_what_was_frozen_in_the_first_task_learns_in_the_second():

@@ -13,7 +13,7 @@ from transferlab.data.images import target_sample
 from transferlab.errors import UserError
 from transferlab.measure.representation import nearest_neighbours
 from transferlab.nets.build import build, head_of
-from transferlab.specs import FineTune, Grow, Recipe, Source, Subset, Target, Trial
+from transferlab.specs import FineTune, Grow, Recipe, Source, Subset, Target, Trial, Weights
 from transferlab.train import fit
 from transferlab.train.feed import Batch
 from transferlab.train.predict import features, predict
@@ -110,11 +110,18 @@ def test_what_is_examined_is_what_the_head_reads():
     assert methods.run(trial(method), network(), CPU).items() <= found.items(), "examining changes nothing"
 
 
-def test_networks_without_fc7_are_refused():
+def test_networks_without_fc7_are_refused_before_any_training(monkeypatch):
     asked = Trial(replace(TARGET, size=64), FineTune(RECIPE, examine=True), Torchvision("squeezenet1_0"), 1, replace(SOURCE, size=64))
     net = build(asked.backbone, 64, 25, seed=0)
+    monkeypatch.setattr(methods, "fit_together", lambda *a, **k: pytest.fail("it was trained"))
     with pytest.raises(UserError, match=r"examine \(=SqueezeNet\): wants a network with an FC7"):
-        methods.run(replace(asked, method=FineTune(replace(RECIPE, steps=1), examine=True)), net, CPU)
+        methods.run(asked, net, CPU)
+
+
+def test_weights_of_others_are_not_examined():
+    for method in (tuned(examine=True), Grow(RECIPE, "widen", (12,), examine=True)):
+        with pytest.raises(UserError, match=r"examine \(=True\): asks for the source's own images; take a Source"):
+            Trial(TARGET, method, Torchvision("alexnet"), 1, Weights("torchvision:IMAGENET1K_V1"))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from transferlab.nets.grow import (
     widen_twice,
 )
 from transferlab.nets.sites import sites
+from transferlab.nets.taps import freeze, taps, train_mode
 
 SMALL = AlexNet((4, 4, 6, 6, 4), (12, 10))
 SIZE, CLASSES = 32, 5
@@ -167,17 +168,86 @@ def test_copied_units_are_near_those_they_copy():
 
 @pytest.mark.parametrize("layers", [2, 3])
 def test_a_grown_network_grows_again(layers):
+    """By the default seed, with units as many as before: every block is drawn anew, and earlier ones are old units."""
     net = alexnet()
     for step in range(layers):
-        with torch.no_grad():
-            if step:
-                net.fc7.relu.new_norm.gain[0].fill_(3.0)
-        net = widen(net, 4 + step, seed=step)
-    assert net.fc7.linear.blocks == [10, *range(4, 4 + layers)]
-    assert net.fc7.relu.new_norm.gain[0].unique().tolist() == [3.0], "gains that were learned are kept"
+        net = widen(net, 6)
+        net.fc7.relu.new_norm.gain[step].data.fill_(3.0 + step)
+    assert net.fc7.linear.blocks == [10, *[6] * layers]
+    blocks = [block.weight.flatten() for block in net.fc7.linear.new]
+    assert torch.stack(blocks).corrcoef().fill_diagonal_(0).abs().max() < 0.5, "blocks are drawn apart"
+    gains = [gain.unique().tolist() for gain in net.fc7.relu.new_norm.gain]
+    assert gains == [*([3.0 + step] for step in range(layers)), [20.0]], "gains that were learned are kept, those of new blocks too"
     assert net(images()).shape == (4, CLASSES)
     assert deepen(net, 6)(images()).shape == (4, CLASSES)
     assert deepen(deepen(net, 6), 5)(images()).shape == (4, CLASSES)
+
+
+@pytest.mark.parametrize("how", GROW)
+def test_what_has_grown_is_normalised_block_by_block(how):
+    """Its own norm, with gains that were learned, or one in place of another; never two, one behind the other."""
+    for make, size in ((alexnet, SIZE), (lambda: torchvision_net("squeezenet1_0"), 64)):
+        if make is not alexnet and how == "widen_twice":
+            continue
+        grown = GROW[how](make())
+        for norm in (m for m in grown.modules() if isinstance(m, BlockScale)):
+            nn.init.constant_(norm.gain[0], 3.0)
+        found = normalised(grown)
+        before, after = ([m for m in net.modules() if isinstance(m, BlockScale)] for net in (grown, found))
+        assert len(after) == len(before) + (make is alexnet and how == "deepen")
+        assert [len(m.gain) for m in before] == [len(m.gain) for m in after[-len(before) :]]
+        assert all((m.gain[0] == 3).all() for m in after[-len(before) :])
+        assert found(images(2, size)).shape == (2, CLASSES)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "layer"])
+def test_another_norm_makes_way(norm):
+    net = normalised(widen(alexnet(), 7, norm=norm))
+    assert isinstance(net.fc7.relu.new_norm, BlockScale)
+    assert [len(gain) for gain in net.fc7.relu.new_norm.gain] == [10, 7]
+
+
+def test_a_normalised_network_is_widened():
+    net = normalised(torchvision_net("squeezenet1_0"))
+    nn.init.constant_(net.classifier[1].new_norm.gain[0], 3.0)
+    grown = widen(net, 6)
+    assert list(grown.classifier[1]._modules) == ["units", "new_norm", "head"]
+    assert [gain.unique().tolist() for gain in grown.classifier[1].new_norm.gain] == [[3.0], [20.0]]
+    assert grown(images(2, 64)).shape == (2, CLASSES)
+
+
+def test_net2deeper_keeps_the_outputs_of_what_grew_without_a_norm():
+    for net in (widen(alexnet(), 4, norm="none"), deepen(widen(alexnet(), 4), 5, norm="none")):
+        torch.testing.assert_close(net2deeper(net)(images()), net(images()), rtol=1e-5, atol=1e-5)
+
+
+AGAIN = {  # on what has grown already: what is new, without the head
+    "widen": (lambda net: widen(widen(net, 4), 4), ["fc7.linear.new.1.weight", "fc7.linear.new.1.bias", "fc7.relu.new_norm.gain.2"]),
+    "deepen": (lambda net: deepen(widen(net, 4), 4), ["head.new.linear.weight", "head.new.linear.bias", "head.new_norm.gain.0"]),
+    "both": (
+        lambda net: widen_and_deepen(widen(net, 4, norm="none"), (4, 4), norm="none"),
+        ["fc7.linear.new.1.weight", "fc7.linear.new.1.bias", "head.new.linear.weight", "head.new.linear.bias"],
+    ),
+    "batch": (
+        lambda net: widen(widen(net, 4, norm="batch"), 4, norm="batch"),
+        ["fc7.linear.new.1.weight", "fc7.linear.new.1.bias", "fc7.relu.new_norm.weight", "fc7.relu.new_norm.bias"],
+    ),
+}
+
+
+@pytest.mark.parametrize("how", AGAIN)
+def test_only_what_the_last_growth_added_is_new(how):
+    grown = AGAIN[how][0](alexnet())
+    new = {id(p) for module in new_modules(grown) for p in module.parameters()}
+    head = head_name(grown)
+    expected = {*AGAIN[how][1], f"{head}.weight", f"{head}.bias"}
+    assert {name for name, p in grown.named_parameters() if id(p) in new} == expected
+    train_only(grown, "new")
+    assert {name for name, p in grown.named_parameters() if p.requires_grad} == expected
+    train_only(grown, "fc7-new")
+    assert {name for name, p in grown.named_parameters() if p.requires_grad} == expected | {
+        name for name, _ in grown.named_parameters() if name.startswith("fc7")
+    }
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0", "mobilenet_v3_small", "convnext_tiny", "shufflenet_v2_x0_5"])
@@ -221,6 +291,38 @@ def test_scopes(how, scope, trained):
         assert p.requires_grad == (new or name.split(".")[0] in trained), name
     norms = [m for m in grown.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(m.frozen == (scope != "all") for m in norms)
+
+
+@pytest.mark.parametrize("how", [*GROW, "net2deeper"])
+@pytest.mark.parametrize(("name", "maps", "fc6", "fc7"), [("alexnet", 12, 1, 4), ("vgg11", 20, 0, 3)])
+def test_scopes_of_torchvisions_networks(name, maps, fc6, fc7, how):
+    """Deepened or widened, FC6 and FC7 are found, and dropout works where it does in a network that did not grow."""
+    with torch.device("meta"):
+        net = torchvision.models.get_model(name, num_classes=CLASSES)
+        grown = (GROW | {"net2deeper": net2deeper})[how](net)
+    assert {"fc6", "fc7"} <= taps(grown).keys()
+    learned = (f"{head_name(net)}.", f"classifier.{fc7}.", f"classifier.{fc6}.", "features.")
+    for count, (scope, last) in enumerate({"new": "fc7", "fc7-new": "fc6", "fc6-new": f"features.{maps}", "all": None}.items(), 1):
+        train_only(grown, scope)
+        for n, p in grown.named_parameters():
+            assert p.requires_grad == (".new" in n or n.startswith(learned[:count])), n
+        fixed = copy.deepcopy(net)
+        if last:
+            freeze(fixed, last)
+        assert dropouts(grown) == dropouts(fixed), scope
+
+
+def dropouts(net: nn.Module) -> list[bool]:
+    train_mode(net)
+    return [m.training for m in net.modules() if isinstance(m, nn.Dropout)]
+
+
+def test_dropout_in_front_of_new_units_alone_goes_on():
+    net = torchvision_net("squeezenet1_0")
+    grown = widen(net, 6)
+    train_only(grown, "new")
+    freeze(net, "features.12")
+    assert dropouts(grown) == dropouts(net) == [True]
 
 
 @pytest.mark.parametrize("how", GROW)
@@ -274,10 +376,17 @@ def test_onnx_gives_the_same_for_any_number_of_images(net, how, tmp_path):
         (lambda net: widen(net, 4, norm="batches"), r"norm \(=batches\): must be one of l2, batch, layer, none; did you mean batch\?"),
         (lambda net: widen(net, 4, init="copies"), r"init \(=copies\): must be one of random, copy; did you mean copy\?"),
         (lambda net: widen(net, 4, scale=0.0), r"scale \(=0.0\): must be above 0"),
-        (lambda net: widen(net, 4, classes=1), r"classes \(=1\): must be at least 2"),
+        (lambda net: widen(net, 4, classes=1), r"classes \(=1\): must be a whole number, at least 2"),
+        (lambda net: widen(net, 4, classes="7"), r"classes \(=7\): must be a whole number, at least 2"),
+        (lambda net: widen_twice(net, (3,)), r"units \(=\(3,\)\): must be two numbers, such as \(64, 128\)"),
+        (lambda net: widen_twice(net, 3), r"units \(=3\): must be two numbers"),
+        (lambda net: widen_and_deepen(net, (3,)), r"units \(=\(3,\)\): must be two numbers"),
         (lambda net: widen(deepen(net, 4), 4), r"layer \(=fc7\): lies below a layer that was put on top"),
         (lambda net: widen_twice(deepen(net, 4), (4, 4)), r"layer \(=fc7\): lies below a layer that was put on top"),
         (lambda net: net2wider(widen(net, 4), 4), r"layer \(=fc7\): has grown already"),
+        (lambda net: net2deeper(widen(net, 4)), r"layer \(=fc7\): is normalised; net2deeper takes what a ReLU gives"),
+        (lambda net: net2deeper(widen(net, 4, norm="batch")), r"layer \(=fc7\): is normalised"),
+        (lambda net: net2deeper(deepen(net, 4)), r"layer \(=fc7\): is normalised"),
         (lambda net: train_only(widen(net, 4), "fc8-new"), r"scope \(=fc8-new\): must be one of new, fc7-new, fc6-new, all"),
         (lambda net: widen(nn.Sequential(nn.ReLU()), 4), r"network \(=Sequential\): has no linear or convolutional layer"),
     ],
@@ -290,7 +399,12 @@ def test_what_cannot_grow_is_told_in_one_line(act, message):
 
 def test_networks_without_hidden_layers_have_no_such_controls():
     net = torchvision_net("squeezenet1_0")
-    for act in (lambda: net2deeper(net), lambda: net2wider(net, 3), lambda: widen_twice(net, (3, 3))):
+    for act in (
+        lambda: net2deeper(net),
+        lambda: net2deeper(widen(net, 4, norm="none")),
+        lambda: net2wider(net, 3),
+        lambda: widen_twice(net, (3, 3)),
+    ):
         with pytest.raises(UserError, match=r"layer .*: this network has none of .*; it can grow at representation"):
             act()
     with pytest.raises(UserError, match=r"norm \(=batch\): maps are scaled by l2 or not at all"):

@@ -33,8 +33,8 @@ def prepare(trial: Trial, network: nn.Module, device: torch.device) -> Trainee:
     sample = target_sample(trial.target, "train", trial.seed).to(device)
     grown = surgery(network, method, sample.classes, stream(trial.seed, "head"))
     train_only(grown, method.scope or "all")
-    *units, head = new_modules(grown)
-    rates = dict.fromkeys(units, method.unit_lr or method.new_lr) | {head: method.new_lr}
+    units, head = new_modules(grown)
+    rates = {units: method.unit_lr or method.new_lr, head: method.new_lr}
     return Trainee(grown, sample, trial.recipe, stream(trial.seed, "target order"), rates)
 
 
@@ -64,11 +64,11 @@ def measure(net: nn.Module, trial: Trial, losses: torch.Tensor, device: torch.de
     named = list(getattr(trial.method, "blocks", None) or ())
     blocks = named or read_by_head(net)
     check(not named or head.weight.shape[1] == sum(named), "blocks", named, f"the head reads {head.weight.shape[1]} units")
+    if len(blocks) != 2 or not isinstance(head, nn.Linear):
+        return scratch.measure(net, trial, losses, device)
     inputs: list[torch.Tensor] = []
     with kept_inputs(head, inputs.append):
         found = scratch.measure(net, trial, losses, device)
-    if len(blocks) != 2 or not isinstance(head, nn.Linear):
-        return found
     labels = target_sample(trial.target, trial.split, trial.seed).labels.to(device)
     old, new = said(head, torch.cat(inputs), blocks)
     alone = {name: accuracy(part + head.bias, labels)["accuracy"] for name, part in (("accuracy_old", old), ("accuracy_new", new))}

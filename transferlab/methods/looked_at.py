@@ -41,6 +41,7 @@ def loss_of(trial: Trial, trainee: Trainee, before: nn.Module) -> Loss:
         If the network is none that the trial can look at.
     """
     method = trial.method
+    check(not method.examine or "fc7" in sites(before), "examine", type(before).__name__, "wants a network with an FC7")
     if getattr(method, "watch", None):
         return Watch(trainee.trained, trial.recipe.steps)
     if isinstance(method, FineTune) and method.l2_sp:
@@ -109,13 +110,7 @@ def examined(net: nn.Module, before: nn.Module, trial: Trial, device: torch.devi
         five nearest training images, ``silhouette_*``, both in what the head reads, and ``selective_*``, the median unit's
         selectivity, on the target's held-out images, ``before`` and ``after``; ``selective_old`` and ``selective_new`` of the
         two blocks, where there are two. ``alike``: CKA of the old units with themselves before.
-
-    Raises
-    ------
-    UserError
-        If the network has no FC7.
     """
-    check("fc7" in sites(net), "examine", type(net).__name__, "wants a network with an FC7")
     target, subset = trial.target, trial.source.subset
     known, asked = (target_sample(target, split, trial.seed).to(device) for split in ("train", trial.split))
     found: dict[str, float] = {}

@@ -18,10 +18,10 @@ from torch import nn
 
 from ..errors import check, choose
 from ..method_specs import SCOPES
-from ..serial import positive
+from ..serial import digest, positive
 from .blocks import SCALE, Branch, WideLinear, blocks_of, copied, drawn, like, normalisation
 from .build import head_of, new_head
-from .sites import REPRESENTATION, Site, deepened, in_front, place, sites
+from .sites import REPRESENTATION, Site, deepened, in_front, place, read_by_head, sites
 
 INITS = ("random", "copy")
 Norm = tuple[str, float]  # its name, and what gains start from
@@ -60,7 +60,7 @@ def widen(
     classes : int, optional
         Outputs of the new head; by default as many as the old one's.
     seed : int
-        Of everything that is drawn.
+        Of everything that is drawn; a network that has grown before draws otherwise than it did then.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def widen(
     UserError
         If there is no such layer, nothing to add, or no head.
     """
-    grown, draw = copy.deepcopy(net), torch.Generator().manual_seed(seed)
+    grown, draw = _begun(net, seed)
     layer = place(grown, layer, ("fc7", REPRESENTATION))
     check(not deepened(grown), "layer", layer, "lies below a layer that was put on top; widen first, then deepen")
     check(spread > 0, "spread", spread, "must be above 0")
@@ -106,7 +106,8 @@ def widen_twice(
     UserError
         If the network has no FC6 and FC7, or nothing is to be added.
     """
-    grown, draw = copy.deepcopy(net), torch.Generator().manual_seed(seed)
+    grown, draw = _begun(net, seed)
+    _two(units)
     check(not deepened(grown), "layer", "fc7", "lies below a layer that was put on top; widen first, then deepen")
     for layer, count in zip(("fc6", "fc7"), units, strict=True):
         blocks = _widen_hidden(grown, place(grown, layer, ("fc6", "fc7")), count, init, draw, (norm, scale))
@@ -128,13 +129,7 @@ def deepen(net: nn.Module, units: int, *, norm: str = "l2", scale: float = SCALE
     UserError
         If nothing is to be added, or the network has no head.
     """
-    grown, draw = copy.deepcopy(net), torch.Generator().manual_seed(seed)
-    positive("units", units)
-    _, _, head = head_of(grown)
-    layer = drawn(like(head, head.weight.shape[1], units), draw)
-    parts = {"new": nn.Sequential(OrderedDict(linear=layer, relu=nn.ReLU()))}
-    _before_head(grown, parts | normalisation(head, [units], norm, scale))
-    return _finish(grown, units, classes, draw)
+    return _deepen(*_begun(net, seed), units, (norm, scale), classes)
 
 
 def widen_and_deepen(
@@ -162,8 +157,9 @@ def widen_and_deepen(
     UserError
         As `widen`.
     """
+    _two(units)
     grown = widen(net, units[0], layer, norm=norm, scale=scale, init=init, seed=seed)
-    return deepen(grown, units[1], norm=norm, scale=scale, classes=classes, seed=seed + 1)
+    return _deepen(grown, _draw(net, seed + 1), units[1], (norm, scale), classes)
 
 
 def normalised(net: nn.Module, layer: str | None = None, *, scale: float = SCALE, classes: int | None = None, seed: int = 0) -> nn.Module:
@@ -174,15 +170,13 @@ def normalised(net: nn.Module, layer: str | None = None, *, scale: float = SCALE
     net, layer, scale, classes, seed
         As in `widen`.
     """
-    grown, draw = copy.deepcopy(net), torch.Generator().manual_seed(seed)
+    grown, draw = _begun(net, seed)
     layer = place(grown, layer, ("fc7", REPRESENTATION))
-    _, _, head = head_of(grown)
-    width = head.weight.shape[1]
     if layer == REPRESENTATION:
-        _before_head(grown, normalisation(head, [width], "l2", scale))
+        _set_front(in_front(grown) or _before_head(grown, {}), read_by_head(grown), ("l2", scale))
     else:
-        _set_norm(sites(grown)[layer], [width], ("l2", scale))
-    return _finish(grown, width, classes, draw)
+        _set_norm(sites(grown)[layer], blocks_of(sites(grown)[layer].layer), ("l2", scale))
+    return _finish(grown, sum(read_by_head(grown)), classes, draw)
 
 
 # ---------------------------------------------------------------------------------------- controls that keep the function
@@ -201,7 +195,7 @@ def net2wider(net: nn.Module, units: int, *, seed: int = 0) -> nn.Module:
     ----------
     Chen, Goodfellow and Shlens 2016, Net2Net, sec. 2.
     """
-    grown, draw = copy.deepcopy(net), torch.Generator().manual_seed(seed)
+    grown, draw = _begun(net, seed)
     positive("units", units)
     site = sites(grown)[place(grown, "fc7", ("fc7",))]
     old = site.layer
@@ -232,10 +226,11 @@ def net2deeper(net: nn.Module) -> nn.Module:
     Raises
     ------
     UserError
-        If the network has no FC7: a ReLU keeps only what one has passed already.
+        If the network has no FC7, or a normalisation behind it: a ReLU keeps only what one has passed already.
     """
-    grown = copy.deepcopy(net)
-    place(grown, "fc7", ("fc7",))
+    grown, _ = _begun(net, 0)
+    site = sites(grown)[place(grown, "fc7", ("fc7",))]
+    check(not hasattr(in_front(grown) or site.behind, "new_norm"), "layer", "fc7", "is normalised; net2deeper takes what a ReLU gives")
     _, _, head = head_of(grown)
     width = head.weight.shape[1]
     layer = like(head, width, width)
@@ -249,8 +244,10 @@ def net2deeper(net: nn.Module) -> nn.Module:
 
 
 def new_modules(net: nn.Module) -> list[nn.Module]:
-    """Return the parts of a grown network that are new, the head included: what learns ten times as fast (sec. 3.3)."""
-    return [*(m for name, m in net.named_modules() if name.rpartition(".")[2] in ("new", "new_norm")), head_of(net)[2]]
+    """Return what the last growth added, new units with their gains, and the head: what learns ten times as fast (sec. 3.3)."""
+    had = getattr(net, "had", {})
+    added = nn.ParameterList(p for name, p in net.named_parameters() if ".new" in name and had.get(name) != p.shape)
+    return [added, head_of(net)[2]]
 
 
 def train_only(net: nn.Module, scope: str) -> None:
@@ -259,7 +256,7 @@ def train_only(net: nn.Module, scope: str) -> None:
     Parameters
     ----------
     scope : {"new", "fc7-new", "fc6-new", "all"}
-        What is new; that and the old units of FC7; those of FC6 too; everything.
+        What the last growth added; that and the old units of FC7, earlier new ones among them; those of FC6 too; everything.
 
     Raises
     ------
@@ -269,16 +266,36 @@ def train_only(net: nn.Module, scope: str) -> None:
     choose("scope", scope, SCOPES if sites(net) else ("new", "all"))
     kept = new_modules(net)
     if scope.startswith("fc"):
-        kept += [site.layer for name, site in sites(net).items() if name >= scope[:3]]
+        kept += [part for name, site in sites(net).items() if name >= scope[:3] for part in (site.layer, site.behind)]
     trained = {id(p) for module in kept for p in module.parameters()}
-    for module in net.modules():
+    behind = False  # whether a frozen layer comes behind: then dropout and the like rest, as `taps.freeze` has it
+    for module in reversed(list(net.modules())):
         own = list(module.parameters(recurse=False))
         for p in own:
             p.requires_grad_(scope == "all" or id(p) in trained)
-        module.frozen = bool(own) and not any(p.requires_grad for p in own)
+        frozen = bool(own) and not any(p.requires_grad for p in own)
+        behind |= frozen
+        module.frozen = frozen or (behind and not own and not list(module.children()))
 
 
 # ------------------------------------------------------------------------------------------------------------ the scalpel
+
+
+def _begun(net: nn.Module, seed: int) -> tuple[nn.Module, torch.Generator]:
+    """Return a copy of a network that knows which parameters it `had` before, and what the surgery draws from."""
+    grown = copy.deepcopy(net)
+    grown.had = {name: p.shape for name, p in net.named_parameters()}
+    return grown, _draw(net, seed)
+
+
+def _draw(net: nn.Module, seed: int) -> torch.Generator:
+    """Return what to draw from: by the seed, and by what grew before, so that no growth repeats another."""
+    before = [name for name, _ in net.named_parameters() if ".new" in name]
+    return torch.Generator().manual_seed(int(digest(f"{seed}|{before}"), 16) if before else seed)
+
+
+def _two(units: tuple[int, int]) -> None:
+    check(isinstance(units, tuple) and len(units) == 2, "units", units, "must be two numbers, such as (64, 128)")
 
 
 def _wide(site: Site) -> WideLinear:
@@ -306,14 +323,28 @@ def _widen_representation(net: nn.Module, units: int, init: str, draw: torch.Gen
     positive("units", units)
     check(choose("init", init, INITS) == "random", "init", init, "a representation has no units of its own to copy; take random")
     _, _, head = head_of(net)
-    front = in_front(net)
-    if front is None:
-        _before_head(net, {"units": Branch(head.weight.shape[1])})
-        front = in_front(net)
+    front = in_front(net) or _before_head(net, {})
+    if not hasattr(front, "units"):
+        front.units = Branch(head.weight.shape[1])
     front.units.new.append(drawn(like(head, front.units.before, units), draw, spread=spread))
-    between = normalisation(head, front.units.blocks, *norm, getattr(front, "new_norm", None))
-    front._modules = {"units": front.units, **between, "head": front.head}
+    _set_front(front, front.units.blocks, norm)
     return front.units.blocks
+
+
+def _deepen(net: nn.Module, draw: torch.Generator, units: int, norm: Norm, classes: int | None) -> nn.Module:
+    """Put a new layer on top, in place, and a new head, and return the network."""
+    positive("units", units)
+    _, _, head = head_of(net)
+    layer = drawn(like(head, head.weight.shape[1], units), draw)
+    parts = {"new": nn.Sequential(OrderedDict(linear=layer, relu=nn.ReLU()))}
+    _before_head(net, parts | normalisation(head, [units], *norm))
+    return _finish(net, units, classes, draw)
+
+
+def _set_front(front: nn.Module, blocks: list[int], norm: Norm) -> None:
+    """Put a normalisation right in front of the head, keeping gains that were learned."""
+    between = normalisation(front.head, blocks, *norm, getattr(front, "new_norm", None))
+    front._modules = {**{n: m for n, m in front.named_children() if n in ("units", "new")}, **between, "head": front.head}
 
 
 def _set_norm(site: Site, blocks: list[int], norm: Norm) -> None:
@@ -325,14 +356,15 @@ def _set_norm(site: Site, blocks: list[int], norm: Norm) -> None:
     setattr(site.holder, site.relu, nn.Sequential(OrderedDict(relu=relu) | OrderedDict(found)) if found else relu)
 
 
-def _before_head(net: nn.Module, parts: dict[str, nn.Module]) -> None:
-    """Put modules in front of the head, which moves beside them."""
+def _before_head(net: nn.Module, parts: dict[str, nn.Module]) -> nn.Module:
+    """Put modules in front of the head, which moves beside them, and return where they are."""
     holder, leaf, head = head_of(net)
     setattr(holder, leaf, nn.Sequential(OrderedDict(parts) | OrderedDict(head=head)))
+    return holder.get_submodule(leaf)
 
 
 def _finish(net: nn.Module, before: int, classes: int | None, draw: torch.Generator) -> nn.Module:
     """Put a new head in place that reads `before` units, and return the network."""
-    check(classes is None or classes > 1, "classes", classes, "must be at least 2")
+    check(classes is None or (isinstance(classes, int) and classes > 1), "classes", classes, "must be a whole number, at least 2")
     new_head(net, classes or len(head_of(net)[2].weight), draw, before)
     return net

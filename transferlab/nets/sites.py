@@ -39,7 +39,8 @@ def sites(net: nn.Module) -> dict[str, Site]:
     if isinstance(net, AlexNetModule):
         return {name: Site(net.get_submodule(name), "linear", "relu") for name in ("fc6", "fc7")}
     holder = getattr(net, "classifier", None)
-    linear = [n for n, m in holder.named_children() if isinstance(m, nn.Linear)] if isinstance(holder, nn.Sequential) else []
+    layers = holder.named_children() if isinstance(holder, nn.Sequential) else ()
+    linear = [n for n, m in layers if isinstance(m, nn.Linear) or hasattr(m, "head")]  # one that was deepened is still the head
     if len(linear) != 3:
         return {}
     return {name: Site(holder, n, str(int(n) + 1)) for name, n in zip(("fc6", "fc7"), linear, strict=False)}
