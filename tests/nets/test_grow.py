@@ -250,7 +250,7 @@ def test_only_what_the_last_growth_added_is_new(how):
     }
 
 
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0", "mobilenet_v3_small", "convnext_tiny", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0", "mobilenet_v2", "mobilenet_v3_small", "convnext_tiny", "shufflenet_v2_x0_5"])
 def test_the_representation_of_any_network_grows(name):
     net = torchvision_net(name).eval()
     x = images(2, 64)
