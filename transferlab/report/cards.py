@@ -138,6 +138,12 @@ def scorecard_table(card: pd.DataFrame, links: dict[str, str]) -> Table:
     return Table(card, caption, "scorecard", markup=markup)
 
 
+def bracketed(row: Mapping[str, object]) -> str:
+    """Return the effect of a row of the scorecard, with its interval in brackets and its unit."""
+    mean, low, high = (number(row[c], digits(row["unit"])) for c in ("effect", "low", "high"))
+    return f"{mean} [{low}, {high}] {row['unit']}"
+
+
 def _row(row: dict, links: dict[str, str]) -> str:
     c = claims()[row["claim"]]
     mark = ' <span class="tl-hypothesis">hypothesis</span>' if c.kind == "hypothesis" else ""
@@ -146,12 +152,10 @@ def _row(row: dict, links: dict[str, str]) -> str:
     if row["verdict"] == "not tested":
         return f"{first}</td><td>{badge('not tested')}</td><td></td></tr>"
     where = f'<a href="{links[row["chapter"]]}">scale {row["scale"]}</a>' if row["chapter"] in links else f"scale {row['scale']}"
-    mean, low, high = (number(row[c], digits(row["unit"])) for c in ("effect", "low", "high"))
-    shown = f"{mean} [{low}, {high}] {row['unit']}"
     return (
         f'{first}<span class="tl-why">Here: {html.escape(row["why"])}.</span></td>'
         f'<td>{badge(row["verdict"])}<span class="tl-why">{where}</span></td>'
-        f'<td>{shown}<span class="tl-why">p {p_value(row["p_holm"])}, n = {int(row["n"])} seeds</span></td></tr>'
+        f'<td>{bracketed(row)}<span class="tl-why">p {p_value(row["p_holm"])}, n = {int(row["n"])} seeds</span></td></tr>'
     )
 
 
