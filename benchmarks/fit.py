@@ -40,6 +40,7 @@ TARGETS = {
     (True, "bf16"): {"reference": "8", "lightning": "4"},
 }
 COMPILED = "ours compiled"
+STEPWISE = "ours stepwise"  # on a GPU, instead of a step captured once as a CUDA graph and replayed
 PEERS = ("reference", "reference channels_last", "lightning", "lightning channels_last")
 
 
@@ -70,20 +71,23 @@ def compiled_once(device: str):
     return net, torch.compile(net)
 
 
-def ours(train, seed: int, steps: int, precision: str, device: str, compiled: bool, **_):
+def ours(train, seed: int, steps: int, precision: str, device: str, how: str, **_):
     """Train with `fit`."""
     import torch
 
     from transferlab.specs import Recipe
+    from transferlab.train import fit as module
     from transferlab.train.fit import cross_entropy, fit
+    from transferlab.train.steps import Stepwise
 
+    compiled = how == "compiled"
+    module.pace_of = Stepwise if how == "stepwise" else module.pace_of
+    net = model = network(seed).to(device)
     if compiled:
         net, model = compiled_once(device)
         net.load_state_dict(network(seed).state_dict())
-    else:
-        net = model = network(seed).to(device)
-    recipe = Recipe(steps=steps, batch=BATCH, lr=RATE, precision=precision)
-    fit(net, train.to(torch.device(device)), recipe, seed, loss=lambda _, batch, recipe: cross_entropy(model, batch, recipe))
+    loss = (lambda _, batch, recipe: cross_entropy(model, batch, recipe)) if compiled else cross_entropy
+    fit(net, train.to(torch.device(device)), Recipe(steps=steps, batch=BATCH, lr=RATE, precision=precision), seed, loss=loss)
     return net
 
 
@@ -198,6 +202,12 @@ def lightning(train, seed: int, steps: int, precision: str, workers: int, channe
     return module.net
 
 
+def best_workers(who: str, steps: int, precision: str, counts: list[int], device: str) -> dict:
+    """Return the number of loader workers with which a peer is fastest."""
+    tries = [contest(who, 0, steps, precision, count, device) for count in counts]
+    return max(tries, key=lambda t: t["images_per_second"])
+
+
 def contest(who: str, seed: int, steps: int, precision: str, workers: int, device: str) -> dict:
     """Run one contestant in this process."""
     import torch
@@ -210,7 +220,7 @@ def contest(who: str, seed: int, steps: int, precision: str, workers: int, devic
     run = {"ours": ours, "reference": reference, "lightning": lightning}[name]
     torch.manual_seed(seed)
     given = {"train": train, "precision": precision, "workers": workers, "device": device}
-    given |= {"channels_last": how == "channels_last", "compiled": how == "compiled"}
+    given |= {"channels_last": how == "channels_last", "how": how}
     with tempfile.TemporaryDirectory() as fresh:  # what another run compiled does not count
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = fresh
         began = time.perf_counter()
@@ -257,13 +267,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the JSON goes; by default below benchmarks/results (not when quick)")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--loaders", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--loaders", default="0", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.contestant == "ceiling":
         print(json.dumps(ceiling(given.precision, given.device)))
         return
     if given.contestant:
-        print(json.dumps(contest(given.contestant, given.seed, given.steps, given.precision, given.loaders, given.device)))
+        counts = [int(count) for count in given.loaders.split(",")]
+        about = (given.steps, given.precision, counts, given.device)
+        found = (
+            best_workers(given.contestant, *about)
+            if counts[1:]
+            else contest(given.contestant, given.seed, *about[:2], counts[0], given.device)
+        )
+        print(json.dumps(found))
         return
     from transferlab import scales
     from transferlab.report.stats import effect
@@ -272,20 +289,20 @@ def main() -> None:
     rounds, steps = (1, 4) if given.quick else (given.rounds, given.steps)
     peers = [p for p in PEERS if find_spec("lightning") or not p.startswith("lightning")]
     peers = [COMPILED] if given.compiled else peers[::2] if given.quick else peers
+    variants = [STEPWISE] if gpu and not given.compiled else []
     same = {"precision": given.precision, "device": given.device}
     best = dict.fromkeys(peers, 0)
     for peer in () if given.quick or given.compiled else peers:  # the best number of workers, tried on a third of the steps
-        counts = (0, 4, 8, 16) if gpu else (0, 1, 2)
-        tries = [ask(__file__, contestant=peer, seed=0, steps=max(4, steps // 3), loaders=n, **same) for n in counts]
-        best[peer] = max(tries, key=lambda t: t["images_per_second"])["workers"]
+        counts = "4,8,14" if gpu else "0,1,2"
+        best[peer] = ask(__file__, contestant=peer, steps=max(4, steps // 3), loaders=counts, **same)["workers"]
     runs, limits = [], []
     for seed in range(rounds):
         limits.append(ask(__file__, contestant="ceiling", **same))
-        for who in ("ours", *peers):
+        for who in ("ours", *variants, *peers):
             runs.append(ask(__file__, contestant=who, seed=seed, steps=steps, loaders=best.get(who, 0), **same) | {"seed": seed})
             measured = f"{runs[-1]['images_per_second']:7.0f} images/s, accuracy {100 * runs[-1]['accuracy']:.1f}%"
             print(f"round {seed + 1}/{rounds}: {who:24} {measured}", flush=True)
-    of = {who: [r for r in runs if r["who"] == who] for who in ("ours", *peers)}
+    of = {who: [r for r in runs if r["who"] == who] for who in ("ours", *variants, *peers)}
     pace = statistics.median(r["images_per_second"] for r in of["ours"])
     most = statistics.median(r["multiply_adds"] for r in limits)
     arithmetic = 3 * scales.scale("cpu").backbone.multiply_adds(SIZE)  # forward, and twice that backward
@@ -296,6 +313,9 @@ def main() -> None:
         gain = ratio(*([r["images_per_second"] for r in of[who]] for who in (COMPILED, "ours")))
         warm = statistics.median(r["warm_up"] for r in of[COMPILED])
         rows = [{"what": f"one run compiled, after {warm:.0f} s of warm-up, against one that is not", "value": gain, "unit": "times"}]
+    for who in variants:
+        gain = ratio(*([r["images_per_second"] for r in of[side]] for side in ("ours", who)))
+        rows.append({"what": "one run, a step captured and replayed, against step by step", "value": gain, "unit": "times"})
     for peer in () if given.compiled else peers:
         pairs = zip(of["ours"], of[peer], strict=True)
         ahead = effect([100 * (a["accuracy"] - b["accuracy"]) for a, b in pairs])

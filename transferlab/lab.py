@@ -21,7 +21,7 @@ from .store import REFUSED, Published, Record, Store, settled
 FORWARD_SHARE = 1 / 3  # of a training step's arithmetic
 PACE = 1.5e10  # multiply-adds a second that one core trains, before anything was measured
 WORTH_A_POOL = 20.0  # seconds of work below which one process does it all
-PACK, PACK_ON = 64, ("cuda",)  # trials of one shape that are handed out at once, and where that can pay
+PACK, PACK_ON = 16, ("cuda",)  # trials of one shape that are handed out at once, and where that can pay
 IMAGES_READ = 5000  # images that measuring a trial reads, roughly
 
 

@@ -43,6 +43,8 @@ from .train.fit import Diverged, finite, fit_together, pack_size
 from .train.pack import Trainee
 
 CURVE_POINTS = 16
+torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every device
+torch.backends.cudnn.benchmark = True
 ONE_AT_A_TIME = threading.Lock()  # random states and numbers of threads belong to the process
 
 

@@ -173,9 +173,9 @@ def test_a_pack_goes_on_too(tmp_path, clock, kept):
         return nets, fit_together(team, clock.loss, Checkpoint(path, 0) if path else None)
 
     with pytest.raises(Killed):
-        packed(tmp_path / "c.pt", kept)
+        packed(tmp_path / "c.pt", 3 * kept)
     nets, losses = packed(tmp_path / "c.pt")
-    assert clock.steps == STEPS - kept
+    assert clock.steps == 3 * (STEPS - kept)
     wanted, those = packed()
     for a, row, b, other in zip(nets, losses, wanted, those, strict=True):
         assert same((a, row), (b, other))

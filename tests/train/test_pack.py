@@ -10,12 +10,15 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from transferlab.backbones import AlexNet, ResNet
+from transferlab.data.augment import BLOCK
 from transferlab.data.images import Sample
 from transferlab.nets.build import build
 from transferlab.nets.taps import freeze
 from transferlab.specs import Recipe
+from transferlab.train.checkpoint import Checkpoint
 from transferlab.train.fit import Diverged, cross_entropy, finite, fit, fit_together, pack_size
 from transferlab.train.pack import Trainee, best_size
+from transferlab.train.steps import Captured, Stepwise
 
 STEPS = replace(RECIPE, steps=20)
 
@@ -106,6 +109,66 @@ def test_a_loss_of_ones_own():
     assert losses[0, 0].item() == pytest.approx(2 * alone(trainee(0))[0].item(), rel=1e-5)
 
 
+def test_a_pack_that_fails_leaves_its_networks_as_they_were():
+    packed, before = ([trainee(k) for k in range(2)] for _ in range(2))
+    calls = iter(range(100))
+
+    def loss(net, batch, recipe):
+        if next(calls) > 10:
+            raise torch.OutOfMemoryError("no room")
+        return cross_entropy(net, batch, recipe)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        fit_together(packed, loss)
+    assert all(close(a.net, b.net, 1e-9) for a, b in zip(packed, before, strict=True))
+
+
+@pytest.mark.parametrize("steps", [2, 20, BLOCK + 5])
+@pytest.mark.parametrize("augment", ["crop-flip", "none"])
+def test_a_captured_step_reads_from_the_device_where_training_is(monkeypatch, steps, augment):
+    """As on a GPU, but that a captured step is computed anew each time: whatever it took from Python would stay as it was."""
+    recipe = replace(STEPS, steps=steps, augment=augment)
+    packed, separate = ([trainee(k, recipe=recipe) for k in range(2)] for _ in range(2))
+    with monkeypatch.context() as as_on_a_gpu:
+        as_on_a_gpu.setattr("transferlab.train.steps.captured", replayed)
+        as_on_a_gpu.setattr("transferlab.train.fit.pace_of", Captured)
+        losses = fit_together(packed)
+    assert (losses - fit_together(separate)).abs().max() < 1e-6
+    assert all(close(a.net, b.net, 1e-6) for a, b in zip(packed, separate, strict=True))
+
+
+def test_a_captured_pack_goes_on_in_the_middle_of_a_block(monkeypatch, tmp_path):
+    monkeypatch.setattr("transferlab.train.steps.captured", replayed)
+    monkeypatch.setattr("transferlab.train.fit.pace_of", Captured)
+    recipe, calls = replace(STEPS, steps=BLOCK + 10), iter(range(10**6))
+
+    def killed(net, batch, recipe):
+        if next(calls) == 2 * (BLOCK + 3):
+            raise KeyboardInterrupt
+        return cross_entropy(net, batch, recipe)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_together([trainee(k, recipe=recipe) for k in range(2)], killed, Checkpoint(tmp_path / "c.pt", 0))
+    again = [trainee(k, recipe=recipe) for k in range(2)]
+    losses = fit_together(again, checkpoint=Checkpoint(tmp_path / "c.pt", 10**6))
+    assert torch.equal(losses, fit_together([trainee(k, recipe=recipe) for k in range(2)]))
+
+
+def replayed(action, device):
+    """Return what a CUDA graph would do, had the action's tensors been there since it was captured."""
+    return action
+
+
+@pytest.mark.parametrize("device", ["cpu", *["cuda"] * torch.cuda.is_available()])
+def test_together_is_alone_and_captured_is_step_by_step(monkeypatch, device):
+    where = torch.device(device)
+    place = lambda t: replace(t, net=t.net.to(where), sample=t.sample.to(where))  # noqa: E731
+    losses = fit_together([place(trainee(k)) for k in range(3)])
+    monkeypatch.setattr("transferlab.train.fit.pace_of", Stepwise)
+    for k, row in enumerate(losses):
+        assert (row - fit_together([place(trainee(k))])[0]).abs().max() < 1e-5
+
+
 def test_dropout_is_each_networks_own():
     def net() -> nn.Module:
         made = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * SIZE**2, 4))
@@ -122,11 +185,11 @@ def test_dropout_is_each_networks_own():
 @pytest.mark.parametrize(
     ("speeds", "best"),
     [
-        ({1: 1.0, 2: 0.8}, 1),
-        ({1: 1.0, 2: 1.05}, 1),
-        ({1: 1.0, 2: 1.8, 4: 3.0, 8: 3.1}, 4),
-        ({1: 1.0, 2: 2.0, 4: 4.0, 8: 7.0}, 8),
-        ({1: 1.0, 2: 2.0, 4: None}, 2),
+        ({1: 1.0, 4: 0.8}, 1),
+        ({1: 1.0, 4: 1.05}, 1),
+        ({1: 1.0, 4: 1.8, 16: 1.9}, 4),
+        ({1: 1.0, 4: 1.8, 16: 2.1}, 16),
+        ({1: 1.0, 4: 2.0, 16: None}, 4),
     ],
 )
 def test_packs_grow_while_they_pay_and_fit(speeds, best):
@@ -135,13 +198,13 @@ def test_packs_grow_while_they_pay_and_fit(speeds, best):
             raise torch.OutOfMemoryError("no room")
         return len(some) / speeds[len(some)]
 
-    assert best_size([trainee(0)] * 8, seconds) == best
+    assert best_size([trainee(0)] * 17, seconds) == best
 
 
 def test_looking_for_the_size_leaves_the_networks_alone():
-    trainees = [trainee(k) for k in range(2)]
-    before = [trainee(k) for k in range(2)]
-    assert pack_size(trainees) in (1, 2)
+    trainees = [trainee(k) for k in range(4)]
+    before = [trainee(k) for k in range(4)]
+    assert pack_size(trainees) in (1, 4)
     assert all(close(a.net, b.net, 1e-9) for a, b in zip(trainees, before, strict=True))
 
 
@@ -156,6 +219,5 @@ def test_no_step_waits_for_the_device(monkeypatch):
         return Counter(e.name for e in profiled.events())
 
     few, more = calls(4), calls(12)
-    assert few["aten::convolution"] == 2 * 5 * 4  # as vmap sees it and as it is computed; not one for each network
     assert more["aten::_local_scalar_dense"] - few["aten::_local_scalar_dense"] == 2
     assert more["aten::nonzero"] == 0

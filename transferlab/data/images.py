@@ -22,6 +22,8 @@ from .readers import Item, Opened, open_set
 from .subsets import draw, hold_out, relabel
 from .tree import ClassTree
 
+STAYS = 4 << 30  # bytes of a split that stays on a device
+
 
 @dataclass(frozen=True)
 class Split:
@@ -68,11 +70,18 @@ class Sample:
     classes: int
 
     def to(self, device: torch.device) -> "Sample":
-        """Return the sample on a device; off the CPU only its own rows travel."""
+        """Return the sample on a device; off the CPU its split stays there for all samples of it, or, if too large, its own rows travel."""
         if device.type == "cpu":
             return self
+        if self.pixels.nbytes <= STAYS:
+            return Sample(_placed(self.pixels, device), self.rows.to(device), self.labels.to(device), self.classes)
         rows = torch.arange(len(self.rows), device=device)
         return Sample(self.pixels[self.rows].to(device), rows, self.labels.to(device), self.classes)
+
+
+@lru_cache(maxsize=16)
+def _placed(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return pixels.to(device)
 
 
 def shrink(picture: Image.Image, size: int) -> np.ndarray:

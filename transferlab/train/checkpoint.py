@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from ..paths import write_atomically
 from .feed import Feed
-from .pack import Alone, Together
+from .pack import Abreast, Alone
 
 EVERY = 60.0  # seconds
 
@@ -32,12 +32,12 @@ class Checkpoint:
         """Whether it is time to write."""
         return time.monotonic() - self.last >= self.every
 
-    def keep(self, nets: Alone | Together, drawn: list[dict], losses: torch.Tensor, step: int) -> None:
+    def keep(self, nets: Alone | Abreast, drawn: list[dict], losses: torch.Tensor, step: int) -> None:
         """Write everything that step number `step` depends on; the old file stays until the new one is whole.
 
         Parameters
         ----------
-        nets : Alone or Together
+        nets : Alone or Abreast
         drawn : list of dict
             The feed's state before the block of steps that `step` belongs to.
         losses : Tensor, shape (K, steps)
@@ -52,7 +52,7 @@ class Checkpoint:
         write_atomically(self.path, _saved(nets, drawn, losses, step).getvalue())
         self.last = time.monotonic()
 
-    def resume(self, nets: Alone | Together, feed: Feed, losses: torch.Tensor) -> int:
+    def resume(self, nets: Alone | Abreast, feed: Feed, losses: torch.Tensor) -> int:
         """Put what was kept back into place, and return the step to go on with: 0 if nothing was kept.
 
         A file that cannot be used is told and removed, and training starts anew.
@@ -72,7 +72,7 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-def _saved(nets: Alone | Together, drawn: list[dict], losses: torch.Tensor, step: int) -> io.BytesIO:
+def _saved(nets: Alone | Abreast, drawn: list[dict], losses: torch.Tensor, step: int) -> io.BytesIO:
     state = {"nets": nets.state(), "feed": drawn, "losses": losses, "step": step, "random": _random(losses)}
     file = io.BytesIO()
     torch.save(state, file)
@@ -80,7 +80,7 @@ def _saved(nets: Alone | Together, drawn: list[dict], losses: torch.Tensor, step
     return file
 
 
-def _put_back(file: Path | io.BytesIO, nets: Alone | Together, feed: Feed, losses: torch.Tensor) -> int:
+def _put_back(file: Path | io.BytesIO, nets: Alone | Abreast, feed: Feed, losses: torch.Tensor) -> int:
     state = torch.load(file, map_location="cpu", weights_only=True)
     nets.restore(state["nets"])
     feed.restore(state["feed"])

@@ -57,12 +57,12 @@ class Feed:
         drawn = Draws(*(torch.cat(part, 1) for part in (index, [d.shift for d in drawn], [d.mirror for d in drawn])))
         return drawn.to(self.labels.device)
 
-    def batch(self, drawn: Draws, step: int) -> Batch:
+    def batch(self, drawn: Draws, step: int | torch.Tensor) -> Batch:
         """Return one step's images, augmented and normalised, and labels, of all runs one after another."""
-        index = drawn.index[step]
-        rows = self.rows[index]
-        pixels = crop_flip(self.pixels, rows, drawn.shift[step], drawn.mirror[step]) if self.pad else self.pixels[rows]
-        return Batch(normalise(pixels) if pixels.dtype == torch.uint8 else pixels, self.labels[index])
+        one = drawn.at(step)
+        rows = self.rows[one.index]
+        pixels = crop_flip(self.pixels, rows, one.shift, one.mirror) if self.pad else self.pixels[rows]
+        return Batch(normalise(pixels) if pixels.dtype == torch.uint8 else pixels, self.labels[one.index])
 
     def state(self) -> list[dict[str, torch.Tensor]]:
         """Return what the next block depends on."""

@@ -13,8 +13,8 @@ from ..specs import Recipe
 from . import processes
 from .checkpoint import Checkpoint
 from .feed import Batch, Feed
-from .optim import factor
 from .pack import Loss, Trainee, best_size, step_seconds, team
+from .steps import apart, pace_of
 
 
 class Diverged(Exception):
@@ -83,27 +83,25 @@ def fit_together(trainees: Sequence[Trainee], loss: Loss = cross_entropy, checkp
     """
     recipe, device = trainees[0].recipe, trainees[0].sample.labels.device
     feed = Feed([t.sample for t in trainees], recipe, [t.seed for t in trainees])
-    nets = team(trainees, loss)
     losses = torch.zeros(len(trainees), recipe.steps, device=device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), apart(device):
+        nets = team(trainees, loss)
         torch.manual_seed(trainees[0].seed + processes.number())  # of dropout, in the networks that have it
         step = checkpoint.resume(nets, feed, losses) if checkpoint else 0
+        pace = pace_of(nets, feed, recipe, losses)
         while step < recipe.steps:
             first, drawn = step - step % BLOCK, feed.state()
             block = feed.block(min(BLOCK, recipe.steps - first))
+            pace.start(block, step - first, step)
             for i in range(step - first, len(block.index)):
-                batch = feed.batch(block, i)
-                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                    values = nets.losses(batch)
-                nets.step(values, factor(recipe, step))
-                losses[:, step] = values.detach()
+                pace.go(i, step)
                 step += 1
                 if checkpoint and processes.number() == 0 and checkpoint.due():
                     checkpoint.keep(nets, drawn if step % BLOCK else feed.state(), losses, step)
             processes.mean(losses[:, first:step])
             if not losses[:, first:step].isfinite().all(1).any():
                 break
-    nets.finish()
+        nets.finish()
     return losses.cpu()
 
 

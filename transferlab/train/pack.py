@@ -1,17 +1,18 @@
-"""Networks in training: one as it is, or many of one shape, stacked, as a single batched computation.
+"""Networks in training: one by PyTorch's own optimiser, or many of one shape side by side.
 
-`Alone` and `Together` offer the same to the loop: the losses of a step, the step itself, and their state.
+`Alone` and `Abreast` offer the same to the loop: a step, with its losses, and their state.
 """
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call, stack_module_state, vmap
 
 from ..data.images import Sample
 from ..nets.taps import train_mode
@@ -22,6 +23,9 @@ from .optim import optimiser, parameter_groups
 
 Loss = Callable[[nn.Module, Batch, Recipe], torch.Tensor]
 GAIN = 1.1  # a larger pack must train images so many times faster
+GROWTH = 4  # times that the next pack that is tried is as large
+STREAMS = 16  # of networks that train side by side on a GPU
+ALIGNED = 32  # numbers: every parameter starts at a multiple of so many
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,17 +71,15 @@ class Alone:
         self.sgd = optimiser(parameter_groups(self.net, self.recipe, trainee.multiples), self.recipe)
         self.model = processes.shared(self.net)
 
-    def losses(self, batch: Batch) -> torch.Tensor:
-        """Return the loss of a batch, shape (1,)."""
-        return self.loss(self.model, batch, self.recipe)[None]
-
-    def step(self, losses: torch.Tensor, factor: float) -> None:
-        """Go one step down, with the learning rates at `factor` of their peaks."""
+    def step(self, batch: Batch, factor: float) -> torch.Tensor:
+        """Go one step down, with the learning rates at `factor` of their peaks; return the loss of the batch, shape (1,)."""
+        value = lowered(self.loss, self.model, batch, self.recipe)
         for group in self.sgd.param_groups:
             group["lr"] = group["peak"] * factor
         self.sgd.zero_grad(set_to_none=True)
-        losses.sum().backward()
+        value.backward()
         self.sgd.step()
+        return value.detach()[None]
 
     def state(self) -> dict[str, Any]:
         """Return what the next step depends on."""
@@ -92,86 +94,122 @@ class Alone:
         """Nothing is left to do: the network was trained in place."""
 
 
-class Together:
-    """K networks of one shape in training, as one: parameters stacked, every layer one batched operation.
+class Abreast:
+    """K networks of one shape in training, side by side: on a GPU each in a stream of its own.
 
-    All trainable parameters are one matrix (K, parameters), so that a step of the optimiser is a handful of operations
-    however many networks there are. Learning rates, decay and momentum are each network's own.
+    All trainable parameters are views of one matrix, so that a step of the optimiser, SGD with Nesterov's momentum, is a handful
+    of operations however many networks there are, and none of its numbers is the host's. Learning rates, decay and momentum
+    are each network's own.
     """
 
     def __init__(self, trainees: Sequence[Trainee], loss: Loss) -> None:
-        self.nets, self.loss, self.recipe = [t.net for t in trainees], loss, trainees[0].recipe
+        self.loss, self.recipe, self.trained = loss, trainees[0].recipe, [t.net for t in trainees]
+        self.nets = [copy.deepcopy(net).to(memory_format=torch.channels_last) for net in self.trained]
         for net in self.nets:
             train_mode(net)
-        self.model = copy.deepcopy(self.nets[0]).to("meta")
-        stacked, self.buffers = stack_module_state(self.nets)
-        trained = {n: p for n, p in stacked.items() if p.requires_grad}
-        self.frozen = {n: p for n, p in stacked.items() if not p.requires_grad}
-        self.shapes = {n: p.shape[1:] for n, p in trained.items()}
-        self.sizes = [p[0].numel() for p in trained.values()]
-        self.flat = torch.cat([p.detach().flatten(1) for p in trained.values()], 1).requires_grad_()
-        self.velocity = torch.zeros_like(self.flat)
-        self.peaks, self.decay = (torch.stack(rows) for rows in zip(*map(self._rates, trainees), strict=True))
-        self.momentum = torch.tensor([[t.recipe.momentum] for t in trainees], device=self.flat.device)
+        self.weights = [[p for p in net.parameters() if p.requires_grad] for net in self.nets]
+        sizes = [-(-p.numel() // ALIGNED) * ALIGNED for p in self.weights[0]]
+        device = trainees[0].sample.labels.device
+        self.flat, self.slope, self.velocity = (torch.zeros(len(trainees), sum(sizes), device=device) for _ in range(3))
+        self.slopes = []
+        for row, slope, weights in zip(self.flat, self.slope, self.weights, strict=True):
+            for p, piece, its in zip(weights, row.split(sizes), slope.split(sizes), strict=True):
+                p.data = shaped(piece, p.shape).copy_(p.data)
+                self.slopes.append(shaped(its, p.shape))
+        rates = [parameter_rates(t, sizes) for t in trainees]
+        self.peaks, self.decay = (torch.stack(each).to(device) for each in zip(*rates, strict=True))
+        self.momentum = torch.tensor([[t.recipe.momentum] for t in trainees], device=device)
+        self.streams = [torch.cuda.Stream(device) for _ in range(min(STREAMS, len(trainees)))] if device.type == "cuda" else []
 
-    def _rates(self, trainee: Trainee) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the peak learning rate and the decay of every trainable parameter, shape (parameters,)."""
-        groups = parameter_groups(trainee.net, trainee.recipe, trainee.multiples)
-        found = {id(p): (g["peak"], g["weight_decay"]) for g in groups for p in g["params"]}
-        each = [found[id(p)] for p in trainee.net.parameters() if p.requires_grad]
-        sizes = torch.tensor(self.sizes)
-        return tuple(torch.tensor(column).repeat_interleave(sizes).to(self.flat.device) for column in zip(*each, strict=True))
-
-    def _parameters(self) -> dict[str, torch.Tensor]:
-        parts = self.flat.split(self.sizes, 1)
-        return self.frozen | {n: p.unflatten(1, shape) for (n, shape), p in zip(self.shapes.items(), parts, strict=True)}
-
-    def losses(self, batch: Batch) -> torch.Tensor:
-        """Return every network's loss of its part of a batch, shape (K,)."""
+    def step(self, batch: Batch, factor: float | torch.Tensor) -> torch.Tensor:
+        """Go one step down, with the learning rates at `factor` of their peaks; return every network's loss, shape (K,)."""
         count = len(self.nets)
-
-        def one(parameters: dict, buffers: dict, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-            return self.loss(lambda x: functional_call(self.model, (parameters, buffers), (x,)), Batch(images, labels), self.recipe)
-
         images, labels = batch.images.unflatten(0, (count, -1)), batch.labels.unflatten(0, (count, -1))
-        return vmap(one, randomness="different")(self._parameters(), self.buffers, images, labels)
-
-    @torch.no_grad()
-    def step(self, losses: torch.Tensor, factor: float) -> None:
-        """Go one step down, with the learning rates at `factor` of their peaks: SGD with Nesterov's momentum."""
-        (slope,) = torch.autograd.grad(losses, self.flat, torch.ones_like(losses))
-        slope.addcmul_(self.decay, self.flat)
-        self.velocity.mul_(self.momentum).add_(slope)
-        self.flat.addcmul_(self.peaks, slope.addcmul_(self.momentum, self.velocity), value=-factor)
+        losses, slopes = [], []
+        with side_by_side(self.streams) as lanes:
+            for k, (net, weights) in enumerate(zip(self.nets, self.weights, strict=True)):
+                with lanes(k):
+                    losses.append(lowered(self.loss, net, Batch(images[k], labels[k]), self.recipe))
+                    slopes += torch.autograd.grad(losses[-1], weights, materialize_grads=True)
+        with torch.no_grad():
+            torch._foreach_copy_(self.slopes, slopes)
+            self.slope.addcmul_(self.decay, self.flat)
+            self.velocity.mul_(self.momentum).add_(self.slope)
+            self.slope.addcmul_(self.momentum, self.velocity).mul_(self.peaks)
+            self.flat.addcmul_(self.slope, torch.as_tensor(factor, dtype=torch.float32, device=self.flat.device), value=-1)
+            return torch.stack(losses)
 
     def state(self) -> dict[str, Any]:
         """Return what the next step depends on."""
-        return {"flat": self.flat.detach(), "velocity": self.velocity, "buffers": self.buffers}
+        return {"flat": self.flat, "velocity": self.velocity, "buffers": [dict(net.named_buffers()) for net in self.nets]}
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to where `state` was taken."""
         self.flat.copy_(state["flat"])
         self.velocity.copy_(state["velocity"])
-        for name, kept in state["buffers"].items():
-            self.buffers[name].copy_(kept)
+        for net, buffers in zip(self.nets, state["buffers"], strict=True):
+            for name, buffer in net.named_buffers():
+                buffer.copy_(buffers[name])
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Put what was learned into the networks."""
-        learned = {n: p.detach() for n, p in self._parameters().items()} | self.buffers
-        for k, net in enumerate(self.nets):
-            for name, value in (*net.named_parameters(), *net.named_buffers()):
-                value.copy_(learned[name][k])
+        """Put what was learned into the networks, which until now are as they were."""
+        for net, trained in zip(self.nets, self.trained, strict=True):
+            for learned, value in zip(values_of(net), values_of(trained), strict=True):
+                value.copy_(learned)
 
 
-def team(trainees: Sequence[Trainee], loss: Loss) -> Alone | Together:
+def values_of(net: nn.Module) -> Iterator[torch.Tensor]:
+    """Return all parameters and buffers of a network."""
+    return chain(net.parameters(), net.buffers())
+
+
+def lowered(loss: Loss, net: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
+    """Return a loss, computed in the recipe's precision."""
+    with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        return loss(net, batch, recipe)
+
+
+def shaped(piece: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Return the first numbers of a vector as a tensor of `shape`; kernels of convolutions in channels_last layout."""
+    piece = piece[: shape.numel()]
+    if len(shape) != 4:
+        return piece.view(shape)
+    out, before, height, width = shape
+    return piece.view(out, height, width, before).permute(0, 3, 1, 2)
+
+
+def parameter_rates(trainee: Trainee, sizes: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the peak learning rate and the decay of all trainable parameters, each said `sizes` times."""
+    groups = parameter_groups(trainee.net, trainee.recipe, trainee.multiples)
+    found = {id(p): (g["peak"], g["weight_decay"]) for g in groups for p in g["params"]}
+    each = [found[id(p)] for p in trainee.net.parameters() if p.requires_grad]
+    return tuple(torch.tensor(column).repeat_interleave(torch.tensor(sizes)) for column in zip(*each, strict=True))
+
+
+@contextmanager
+def side_by_side(streams: Sequence[torch.cuda.Stream]) -> Iterator[Callable[[int], AbstractContextManager]]:
+    """Yield what makes part number k of some work run beside the others, where there are streams; then all parts are waited for."""
+    if not streams:
+        yield lambda k: nullcontext()
+        return
+    here = torch.cuda.current_stream(streams[0].device)
+    for stream in streams:
+        stream.wait_stream(here)
+    yield lambda k: torch.cuda.stream(streams[k % len(streams)])
+    for stream in streams:
+        here.wait_stream(stream)
+
+
+def team(trainees: Sequence[Trainee], loss: Loss) -> Alone | Abreast:
     """Return networks ready for training."""
-    return Alone(trainees[0], loss) if len(trainees) == 1 else Together(trainees, loss)
+    captured = trainees[0].sample.labels.device.type == "cuda" and processes.count() == 1
+    return Abreast(trainees, loss) if captured or len(trainees) > 1 else Alone(trainees[0], loss)
 
 
 def best_size(trainees: Sequence[Trainee], seconds: Callable[[Sequence[Trainee]], float]) -> int:
-    """Find out how many of `trainees` to train at once: double as long as images pass faster and memory lasts.
+    """Find out how many of `trainees` to train at once: more as long as images pass faster and memory lasts.
 
     Parameters
     ----------
@@ -188,12 +226,12 @@ def best_size(trainees: Sequence[Trainee], seconds: Callable[[Sequence[Trainee]]
             break
         if now < rate * GAIN:
             break
-        best, rate, size = size, now, size * 2
+        best, rate, size = size, now, size * GROWTH
     return best
 
 
-def step_seconds(trainees: Sequence[Trainee], fit: Callable[[Sequence[Trainee]], Any], steps: int = 20) -> float:
-    """Return the seconds of a step of `trainees`, after some steps to warm up."""
+def step_seconds(trainees: Sequence[Trainee], fit: Callable[[Sequence[Trainee], int], Any], steps: int = 20) -> float:
+    """Return the seconds of a step of `trainees`, without those that it takes to begin."""
     device = trainees[0].sample.labels.device
 
     def took(count: int) -> float:
@@ -204,4 +242,5 @@ def step_seconds(trainees: Sequence[Trainee], fit: Callable[[Sequence[Trainee]],
         return time.perf_counter() - began
 
     took(steps // 4)
-    return took(steps) / steps
+    begin = took(steps // 4)
+    return max(took(steps + steps // 4) - begin, 1e-6) / steps
