@@ -42,15 +42,15 @@ def ratio(ours: Iterable[float], theirs: Iterable[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
-def write(name: str, rows: list[dict], about: dict, runs: list[dict], out: Path | None, quick: bool) -> None:
-    """Write what was measured, unless it was only a quick look.
+def write(name: str, rows: list[dict], about: dict, runs: list[dict], out: Path | None, quick: bool, last: bool = True) -> None:
+    """Write what was measured, unless it was only a quick look; print it when the `last` round is over.
 
     Parameters
     ----------
     rows : list of dict
         What the summary shows: ``what``, ``value``, ``unit`` and, where there is one, ``target``.
     """
-    for row in rows:
+    for row in rows if last else ():
         wanted = f" (wanted: {row['target']})" if "target" in row else ""
         print(f"{row['what']}: {row['value']:.3g} {row['unit']}{wanted}")
     path = out or (None if quick else RESULTS / f"{name}.json")

@@ -78,10 +78,10 @@ def ours(train, seed: int, steps: int, precision: str, device: str, how: str, **
     from transferlab.specs import Recipe
     from transferlab.train import fit as module
     from transferlab.train.fit import cross_entropy, fit
-    from transferlab.train.steps import Stepwise
 
     compiled = how == "compiled"
-    module.pace_of = Stepwise if how == "stepwise" else module.pace_of
+    if how == "stepwise":
+        module.Captured = module.Stepwise
     net = model = network(seed).to(device)
     if compiled:
         net, model = compiled_once(device)
@@ -231,6 +231,7 @@ def contest(who: str, seed: int, steps: int, precision: str, workers: int, devic
     seconds = time.perf_counter() - began
     return {
         "who": who,
+        "precision": precision,
         "workers": workers,
         "warm_up": warm,
         "images_per_second": steps * BATCH / seconds,
@@ -256,6 +257,48 @@ def ceiling(precision: str, device: str, side: int = 2048) -> dict:
     return {"who": "ceiling", "multiply_adds": 10 * side**3 / multiply(10)}
 
 
+def rows_of(runs: list[dict], limits: list[dict], best: dict[str, int]) -> list[dict]:
+    """Return what the summary shows of the rounds so far.
+
+    Parameters
+    ----------
+    runs, limits : list of dict
+        As `contest` and `ceiling` return them.
+    best : dict of str to int
+        Workers of every peer's loader.
+    """
+    from transferlab import scales
+    from transferlab.report.stats import effect
+
+    of: dict[str, list[dict]] = {}
+    for run in runs:
+        of.setdefault(run["who"], []).append(run)
+    pace = {who: [r["images_per_second"] for r in each] for who, each in of.items()}
+    median, most = statistics.median(pace["ours"]), statistics.median(r["multiply_adds"] for r in limits)
+    if COMPILED in of:
+        warm = statistics.median(r["warm_up"] for r in of[COMPILED])
+        what = f"one run compiled, after {warm:.0f} s of warm-up, against one that is not"
+        return [{"what": what, "value": ratio(pace[COMPILED], pace["ours"]), "unit": "times"}]
+    arithmetic = 3 * scales.scale("cpu").backbone.multiply_adds(SIZE)  # forward, and twice that backward
+    what = f"its arithmetic, of what this device does in products of large matrices ({2e-9 * most:.0f} GFLOP/s)"
+    rows = [
+        {"what": "one run", "value": median, "unit": "images/s"},
+        {"what": what, "value": 100 * median * arithmetic / most, "unit": "%"},
+    ]
+    if STEPWISE in of:
+        gain = ratio(pace["ours"], pace[STEPWISE])
+        rows.append({"what": "one run, a step captured and replayed, against step by step", "value": gain, "unit": "times"})
+    for peer, workers in best.items():
+        pairs = zip(of["ours"], of[peer], strict=True)
+        ahead = effect([100 * (a["accuracy"] - b["accuracy"]) for a, b in pairs])
+        between = f"accuracy {ahead.mean:+.1f} points" + (f" [{ahead.low:+.1f}, {ahead.high:+.1f}]" if ahead.n > 1 else "")
+        what = f"one run against {peer} ({workers} loader workers), {between}"
+        wanted = TARGETS[STEPWISE in of, runs[0]["precision"]].get(peer)
+        row = {"what": what, "value": ratio(pace["ours"], pace[peer]), "unit": "times"}
+        rows.append(row | ({"target": wanted} if wanted else {}))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
@@ -275,16 +318,9 @@ def main() -> None:
     if given.contestant:
         counts = [int(count) for count in given.loaders.split(",")]
         about = (given.steps, given.precision, counts, given.device)
-        found = (
-            best_workers(given.contestant, *about)
-            if counts[1:]
-            else contest(given.contestant, given.seed, *about[:2], counts[0], given.device)
-        )
-        print(json.dumps(found))
+        one = (given.seed, given.steps, given.precision, counts[0], given.device)
+        print(json.dumps(best_workers(given.contestant, *about) if counts[1:] else contest(given.contestant, *one)))
         return
-    from transferlab import scales
-    from transferlab.report.stats import effect
-
     gpu = given.device.startswith("cuda")
     rounds, steps = (1, 4) if given.quick else (given.rounds, given.steps)
     peers = [p for p in PEERS if find_spec("lightning") or not p.startswith("lightning")]
@@ -295,6 +331,7 @@ def main() -> None:
     for peer in () if given.quick or given.compiled else peers:  # the best number of workers, tried on a third of the steps
         counts = "4,8,14" if gpu else "0,1,2"
         best[peer] = ask(__file__, contestant=peer, steps=max(4, steps // 3), loaders=counts, **same)["workers"]
+    name = f"fit-{given.device.partition(':')[0]}-{given.precision}" + "-compiled" * given.compiled
     runs, limits = [], []
     for seed in range(rounds):
         limits.append(ask(__file__, contestant="ceiling", **same))
@@ -302,35 +339,8 @@ def main() -> None:
             runs.append(ask(__file__, contestant=who, seed=seed, steps=steps, loaders=best.get(who, 0), **same) | {"seed": seed})
             measured = f"{runs[-1]['images_per_second']:7.0f} images/s, accuracy {100 * runs[-1]['accuracy']:.1f}%"
             print(f"round {seed + 1}/{rounds}: {who:24} {measured}", flush=True)
-    of = {who: [r for r in runs if r["who"] == who] for who in ("ours", *variants, *peers)}
-    pace = statistics.median(r["images_per_second"] for r in of["ours"])
-    most = statistics.median(r["multiply_adds"] for r in limits)
-    arithmetic = 3 * scales.scale("cpu").backbone.multiply_adds(SIZE)  # forward, and twice that backward
-    rows = [{"what": "one run", "value": pace, "unit": "images/s"}]
-    what = f"its arithmetic, of what this device does in products of large matrices ({2e-9 * most:.0f} GFLOP/s)"
-    rows.append({"what": what, "value": 100 * pace * arithmetic / most, "unit": "%"})
-    if given.compiled:
-        gain = ratio(*([r["images_per_second"] for r in of[who]] for who in (COMPILED, "ours")))
-        warm = statistics.median(r["warm_up"] for r in of[COMPILED])
-        rows = [{"what": f"one run compiled, after {warm:.0f} s of warm-up, against one that is not", "value": gain, "unit": "times"}]
-    for who in variants:
-        gain = ratio(*([r["images_per_second"] for r in of[side]] for side in ("ours", who)))
-        rows.append({"what": "one run, a step captured and replayed, against step by step", "value": gain, "unit": "times"})
-    for peer in () if given.compiled else peers:
-        pairs = zip(of["ours"], of[peer], strict=True)
-        ahead = effect([100 * (a["accuracy"] - b["accuracy"]) for a, b in pairs])
-        between = f"accuracy {ahead.mean:+.1f} points" + (f" [{ahead.low:+.1f}, {ahead.high:+.1f}]" if rounds > 1 else "")
-        faster = ratio(*([r["images_per_second"] for r in of[who]] for who in ("ours", peer)))
-        wanted = TARGETS[gpu, given.precision].get(peer)
-        row = {
-            "what": f"one run against {peer} ({best[peer]} loader workers), {between}",
-            "value": faster,
-            "unit": "times",
-        }
-        rows.append(row | ({"target": wanted} if wanted else {}))
-    about = {**same, "rounds": rounds, "steps": steps, "batch": BATCH, **machine(given.device)}
-    name = f"fit-{given.device.partition(':')[0]}-{given.precision}" + "-compiled" * given.compiled
-    write(name, rows, about, limits + runs, given.out, given.quick)
+        about = {**same, "rounds": seed + 1, "steps": steps, "batch": BATCH, **machine(given.device)}
+        write(name, rows_of(runs, limits, best), about, limits + runs, given.out, given.quick, last=seed + 1 == rounds)
 
 
 if __name__ == "__main__":

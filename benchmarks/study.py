@@ -73,9 +73,8 @@ def contest(who: str, runs: int, steps: int, precision: str, device: str, loader
     asked = trials(runs // 4 if who == STEPWISE else runs, steps, precision)
     if who == STEPWISE:
         from transferlab.train import fit
-        from transferlab.train import steps as pace
 
-        fit.pace_of = pace.Stepwise
+        fit.Captured = fit.Stepwise
     parts = {t.seed: [target_sample(t.target, split, t.seed) for split in ("train", "test")] for t in asked}
     with tempfile.TemporaryDirectory() as folder, Watch() as watch:
         began = time.perf_counter()

@@ -16,9 +16,9 @@ from transferlab.nets.build import build
 from transferlab.nets.taps import freeze
 from transferlab.specs import Recipe
 from transferlab.train.checkpoint import Checkpoint
-from transferlab.train.fit import Diverged, cross_entropy, finite, fit, fit_together, pack_size
+from transferlab.train.fit import Diverged, cross_entropy, finite, fit, fit_together, may_be_captured, pack_size
 from transferlab.train.pack import Trainee, best_size
-from transferlab.train.steps import Captured, Stepwise
+from transferlab.train.steps import Stepwise
 
 STEPS = replace(RECIPE, steps=20)
 
@@ -130,16 +130,14 @@ def test_a_captured_step_reads_from_the_device_where_training_is(monkeypatch, st
     recipe = replace(STEPS, steps=steps, augment=augment)
     packed, separate = ([trainee(k, recipe=recipe) for k in range(2)] for _ in range(2))
     with monkeypatch.context() as as_on_a_gpu:
-        as_on_a_gpu.setattr("transferlab.train.steps.captured", replayed)
-        as_on_a_gpu.setattr("transferlab.train.fit.pace_of", Captured)
+        capture(as_on_a_gpu)
         losses = fit_together(packed)
     assert (losses - fit_together(separate)).abs().max() < 1e-6
     assert all(close(a.net, b.net, 1e-6) for a, b in zip(packed, separate, strict=True))
 
 
 def test_a_captured_pack_goes_on_in_the_middle_of_a_block(monkeypatch, tmp_path):
-    monkeypatch.setattr("transferlab.train.steps.captured", replayed)
-    monkeypatch.setattr("transferlab.train.fit.pace_of", Captured)
+    capture(monkeypatch)
     recipe, calls = replace(STEPS, steps=BLOCK + 10), iter(range(10**6))
 
     def killed(net, batch, recipe):
@@ -154,9 +152,17 @@ def test_a_captured_pack_goes_on_in_the_middle_of_a_block(monkeypatch, tmp_path)
     assert torch.equal(losses, fit_together([trainee(k, recipe=recipe) for k in range(2)]))
 
 
-def replayed(action, device):
-    """Return what a CUDA graph would do, had the action's tensors been there since it was captured."""
-    return action
+def capture(monkeypatch) -> None:
+    """Have steps captured that are not a GPU's; what is replayed is computed anew."""
+    monkeypatch.setattr("transferlab.train.steps.captured", lambda action, device: action)
+    monkeypatch.setattr("transferlab.train.fit.may_be_captured", lambda device, loss: True)
+
+
+def test_only_a_step_that_is_always_the_same_is_captured():
+    own = lambda net, batch, recipe: cross_entropy(net, batch, recipe)  # noqa: E731
+    assert may_be_captured(torch.device("cuda"), cross_entropy)
+    assert not may_be_captured(torch.device("cuda"), own)
+    assert not may_be_captured(torch.device("cpu"), cross_entropy)
 
 
 @pytest.mark.parametrize("device", ["cpu", *["cuda"] * torch.cuda.is_available()])
@@ -164,7 +170,7 @@ def test_together_is_alone_and_captured_is_step_by_step(monkeypatch, device):
     where = torch.device(device)
     place = lambda t: replace(t, net=t.net.to(where), sample=t.sample.to(where))  # noqa: E731
     losses = fit_together([place(trainee(k)) for k in range(3)])
-    monkeypatch.setattr("transferlab.train.fit.pace_of", Stepwise)
+    monkeypatch.setattr("transferlab.train.fit.Captured", Stepwise)
     for k, row in enumerate(losses):
         assert (row - fit_together([place(trainee(k))])[0]).abs().max() < 1e-5
 

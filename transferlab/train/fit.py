@@ -14,7 +14,7 @@ from . import processes
 from .checkpoint import Checkpoint
 from .feed import Batch, Feed
 from .pack import Loss, Trainee, best_size, step_seconds, team
-from .steps import apart, pace_of
+from .steps import Captured, Stepwise, apart
 
 
 class Diverged(Exception):
@@ -71,8 +71,8 @@ def fit_together(trainees: Sequence[Trainee], loss: Loss = cross_entropy, checkp
     trainees : sequence of Trainee, length K
         On one device; networks of one shape; recipes that differ in learning rate, decay and momentum only.
     loss : callable
-        From network, batch and recipe to a scalar. For K > 1 it runs under `torch.func.vmap`, and the network it gets
-        can only be called.
+        From network, batch and recipe to a scalar. For K > 1 it is given copies of the networks, which stay as they
+        are until training is over.
     checkpoint : Checkpoint, optional
 
     Returns
@@ -85,10 +85,11 @@ def fit_together(trainees: Sequence[Trainee], loss: Loss = cross_entropy, checkp
     feed = Feed([t.sample for t in trainees], recipe, [t.seed for t in trainees])
     losses = torch.zeros(len(trainees), recipe.steps, device=device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), apart(device):
-        nets = team(trainees, loss)
+        captured = may_be_captured(device, loss)
+        nets = team(trainees, loss, captured)
         torch.manual_seed(trainees[0].seed + processes.number())  # of dropout, in the networks that have it
         step = checkpoint.resume(nets, feed, losses) if checkpoint else 0
-        pace = pace_of(nets, feed, recipe, losses)
+        pace = (Captured if captured else Stepwise)(nets, feed, recipe, losses)
         while step < recipe.steps:
             first, drawn = step - step % BLOCK, feed.state()
             block = feed.block(min(BLOCK, recipe.steps - first))
@@ -103,6 +104,11 @@ def fit_together(trainees: Sequence[Trainee], loss: Loss = cross_entropy, checkp
                 break
         nets.finish()
     return losses.cpu()
+
+
+def may_be_captured(device: torch.device, loss: Loss) -> bool:
+    """Whether a step does the same each time: a loss of one's own may look at the network that it was made for, or count."""
+    return device.type == "cuda" and processes.count() == 1 and loss is cross_entropy
 
 
 def finite(losses: torch.Tensor) -> torch.Tensor:

@@ -202,9 +202,8 @@ def side_by_side(streams: Sequence[torch.cuda.Stream]) -> Iterator[Callable[[int
         here.wait_stream(stream)
 
 
-def team(trainees: Sequence[Trainee], loss: Loss) -> Alone | Abreast:
-    """Return networks ready for training."""
-    captured = trainees[0].sample.labels.device.type == "cuda" and processes.count() == 1
+def team(trainees: Sequence[Trainee], loss: Loss, captured: bool) -> Alone | Abreast:
+    """Return networks ready for training, whose steps are to be captured or not."""
     return Abreast(trainees, loss) if captured or len(trainees) > 1 else Alone(trainees[0], loss)
 
 

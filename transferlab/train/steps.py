@@ -69,12 +69,6 @@ class Captured:
         self.step += 1
 
 
-def pace_of(nets: Alone | Abreast, feed: Feed, recipe: Recipe, losses: torch.Tensor) -> Stepwise | Captured:
-    """Return the fastest way to do the steps of training."""
-    capturable = isinstance(nets, Abreast) and losses.device.type == "cuda"
-    return (Captured if capturable else Stepwise)(nets, feed, recipe, losses)
-
-
 def captured(action: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """Return what does again what `action` has the device do, without doing it yet."""
     graph = torch.cuda.CUDAGraph()
