@@ -1,5 +1,7 @@
 """Batched augmentation on uint8 images that stay where they are: batches are indices, crops are gathers."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import cache
 
@@ -34,16 +36,16 @@ class Draws:
         """All three, in the order above."""
         return self.index, self.shift, self.mirror
 
-    def at(self, step: int | torch.Tensor) -> "Draws":
+    def at(self, step: int | torch.Tensor) -> Draws:
         """Return the draws of one step, whose number may be on the device, in a tensor of shape (1,)."""
         one = (lambda t: t[step]) if isinstance(step, int) else (lambda t: t.index_select(0, step)[0])
         return Draws(*map(one, self.parts))
 
-    def part(self, which: slice) -> "Draws":
+    def part(self, which: slice) -> Draws:
         """Return the draws of a part of every batch."""
         return Draws(*(t[:, which] for t in self.parts))
 
-    def to(self, device: torch.device) -> "Draws":
+    def to(self, device: torch.device) -> Draws:
         return Draws(*(t.to(device, non_blocking=True) for t in self.parts))
 
 

@@ -1,5 +1,7 @@
 """Batches for one training run or for many at once: one gather from images that stay where they are."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate

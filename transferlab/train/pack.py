@@ -3,6 +3,8 @@
 `Alone` and `Abreast` offer the same to the loop: a step, with its losses, and their state.
 """
 
+from __future__ import annotations
+
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
