@@ -84,21 +84,23 @@ def fit_together(trainees: Sequence[Trainee], loss: Loss = cross_entropy, checkp
     recipe, device = trainees[0].recipe, trainees[0].sample.labels.device
     feed = Feed([t.sample for t in trainees], recipe, [t.seed for t in trainees])
     losses = torch.zeros(len(trainees), recipe.steps, device=device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), apart(device):
+    draws = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with draws, apart(device):
         captured = may_be_captured(device, loss)
         nets = team(trainees, loss, captured)
-        torch.manual_seed(trainees[0].seed + processes.number())  # of dropout, in the networks that have it
+        torch.manual_seed(trainees[0].seed + processes.number())  # of dropout
         step = checkpoint.resume(nets, feed, losses) if checkpoint else 0
         pace = (Captured if captured else Stepwise)(nets, feed, recipe, losses)
         while step < recipe.steps:
-            first, drawn = step - step % BLOCK, feed.state()
+            first, before = step - step % BLOCK, feed.state()
             block = feed.block(min(BLOCK, recipe.steps - first))
             pace.start(block, step - first, step)
             for i in range(step - first, len(block.index)):
                 pace.go(i, step)
                 step += 1
                 if checkpoint and processes.number() == 0 and checkpoint.due():
-                    checkpoint.keep(nets, drawn if step % BLOCK else feed.state(), losses, step)
+                    state = before if step % BLOCK else feed.state()
+                    checkpoint.keep(nets, state, losses, step)
             processes.mean(losses[:, first:step])
             if not losses[:, first:step].isfinite().all(1).any():
                 break
