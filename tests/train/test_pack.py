@@ -1,6 +1,7 @@
 """Networks trained together are trained as if they were alone."""
 
 from collections import Counter
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ from transferlab.specs import Recipe
 from transferlab.train.checkpoint import Checkpoint
 from transferlab.train.fit import Diverged, cross_entropy, finite, fit, fit_together, may_be_captured, pack_size
 from transferlab.train.pack import Trainee, best_size
-from transferlab.train.steps import Stepwise
+from transferlab.train.steps import Stepwise, captured
 
 STEPS = replace(RECIPE, steps=20)
 
@@ -156,6 +157,22 @@ def capture(monkeypatch) -> None:
     """Have steps captured that are not a GPU's; what is replayed is computed anew."""
     monkeypatch.setattr("transferlab.train.steps.captured", lambda action, device: action)
     monkeypatch.setattr("transferlab.train.fit.may_be_captured", lambda device, loss: True)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError])
+def test_what_cannot_be_captured_is_done_as_it_comes(monkeypatch, error):
+    """But for want of memory, for which there are smaller packs."""
+
+    @contextmanager
+    def refused(graph, stream):
+        raise error("operation not permitted when stream is capturing")
+        yield
+
+    for name, stub in (("CUDAGraph", object), ("graph", refused), ("current_stream", lambda device: None)):
+        monkeypatch.setattr(torch.cuda, name, stub)
+    action = lambda: None  # noqa: E731
+    with pytest.raises(error) if error is torch.OutOfMemoryError else nullcontext():
+        assert captured(action, torch.device("cuda")) is action
 
 
 def test_only_a_step_that_is_always_the_same_is_captured():

@@ -70,10 +70,15 @@ class Captured:
 
 
 def captured(action: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Return what does again what `action` has the device do, without doing it yet."""
+    """Return what does again what `action` has the device do, without doing it yet; `action` itself where it waits for the host."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=torch.cuda.current_stream(device)):
-        action()
+    try:
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream(device)):
+            action()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return action
     return graph.replay
 
 
