@@ -435,10 +435,14 @@ def test_the_synthetic_world_is_a_set_like_any_other():
     assert not torch.equal(other.pixels, target_sample(target, "train", 0).pixels)
 
 
-def test_a_sample_on_a_device_holds_its_own_rows_only():
+def test_samples_on_a_device_share_their_split_unless_it_is_too_large(monkeypatch):
     pixels = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 2, 2, 3)
     sample = Sample(pixels, torch.tensor([4, 1]), torch.tensor([0, 1]), 2)
     assert sample.to(torch.device("cpu")) is sample
+    shared = [s.to(torch.device("meta")) for s in (sample, replace(sample, rows=torch.tensor([0, 3])))]
+    assert shared[0].pixels is shared[1].pixels
+    assert (shared[0].pixels.shape, shared[0].rows.shape, shared[0].labels.shape) == ((5, 2, 2, 3), (2,), (2,))
+    monkeypatch.setattr("transferlab.data.images.STAYS", pixels.nbytes - 1)
     moved = sample.to(torch.device("meta"))
     assert (moved.pixels.shape, moved.rows.shape, moved.labels.shape, moved.classes) == ((2, 2, 2, 3), (2,), (2,), 2)
     assert {t.device.type for t in (moved.pixels, moved.rows, moved.labels)} == {"meta"}
