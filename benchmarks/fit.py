@@ -30,7 +30,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from common import ask, machine, ratio, write
+from common import ask, machine, ratio, step_by_step, write
 
 ROUNDS, STEPS, BATCH, RATE, SIZE, CLASSES = 5, 160, 128, 0.1, 32, 25
 TARGETS = {
@@ -76,12 +76,11 @@ def ours(train, seed: int, steps: int, precision: str, device: str, how: str, **
     import torch
 
     from transferlab.specs import Recipe
-    from transferlab.train import fit as module
     from transferlab.train.fit import cross_entropy, fit
 
     compiled = how == "compiled"
     if how == "stepwise":
-        module.Captured = module.Stepwise
+        step_by_step()
     net = model = network(seed).to(device)
     if compiled:
         net, model = compiled_once(device)
@@ -231,7 +230,6 @@ def contest(who: str, seed: int, steps: int, precision: str, workers: int, devic
     seconds = time.perf_counter() - began
     return {
         "who": who,
-        "precision": precision,
         "workers": workers,
         "warm_up": warm,
         "images_per_second": steps * BATCH / seconds,
@@ -257,7 +255,7 @@ def ceiling(precision: str, device: str, side: int = 2048) -> dict:
     return {"who": "ceiling", "multiply_adds": 10 * side**3 / multiply(10)}
 
 
-def rows_of(runs: list[dict], limits: list[dict], best: dict[str, int]) -> list[dict]:
+def rows_of(runs: list[dict], limits: list[dict], best: dict[str, int], precision: str, gpu: bool) -> list[dict]:
     """Return what the summary shows of the rounds so far.
 
     Parameters
@@ -293,7 +291,7 @@ def rows_of(runs: list[dict], limits: list[dict], best: dict[str, int]) -> list[
         ahead = effect([100 * (a["accuracy"] - b["accuracy"]) for a, b in pairs])
         between = f"accuracy {ahead.mean:+.1f} points" + (f" [{ahead.low:+.1f}, {ahead.high:+.1f}]" if ahead.n > 1 else "")
         what = f"one run against {peer} ({workers} loader workers), {between}"
-        wanted = TARGETS[STEPWISE in of, runs[0]["precision"]].get(peer)
+        wanted = TARGETS[gpu, precision].get(peer)
         row = {"what": what, "value": ratio(pace["ours"], pace[peer]), "unit": "times"}
         rows.append(row | ({"target": wanted} if wanted else {}))
     return rows
@@ -325,11 +323,11 @@ def main() -> None:
     rounds, steps = (1, 4) if given.quick else (given.rounds, given.steps)
     peers = [p for p in PEERS if find_spec("lightning") or not p.startswith("lightning")]
     peers = [COMPILED] if given.compiled else peers[::2] if given.quick else peers
-    variants = [STEPWISE] if gpu and not given.compiled else []
+    variants = [STEPWISE] if (gpu or given.quick) and not given.compiled else []
     same = {"precision": given.precision, "device": given.device}
     best = dict.fromkeys(peers, 0)
     for peer in () if given.quick or given.compiled else peers:  # the best number of workers, tried on a third of the steps
-        counts = "4,8,14" if gpu else "0,1,2"
+        counts = "0,4,8,16" if gpu else "0,1,2"
         best[peer] = ask(__file__, contestant=peer, steps=max(4, steps // 3), loaders=counts, **same)["workers"]
     name = f"fit-{given.device.partition(':')[0]}-{given.precision}" + "-compiled" * given.compiled
     runs, limits = [], []
@@ -340,7 +338,9 @@ def main() -> None:
             measured = f"{runs[-1]['images_per_second']:7.0f} images/s, accuracy {100 * runs[-1]['accuracy']:.1f}%"
             print(f"round {seed + 1}/{rounds}: {who:24} {measured}", flush=True)
         about = {**same, "rounds": seed + 1, "steps": steps, "batch": BATCH, **machine(given.device)}
-        write(name, rows_of(runs, limits, best), about, limits + runs, given.out, given.quick, last=seed + 1 == rounds)
+        write(
+            name, rows_of(runs, limits, best, given.precision, gpu), about, limits + runs, given.out, given.quick, last=seed + 1 == rounds
+        )
 
 
 if __name__ == "__main__":

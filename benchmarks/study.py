@@ -19,10 +19,11 @@ import threading
 import time
 from pathlib import Path
 
-from common import ask, machine, ratio, write
+from common import ask, machine, ratio, step_by_step, write
 from fit import BATCH, CLASSES, SIZE, network, reference
 
 RATES = (0.02, 0.05, 0.1, 0.2)
+STEPWISE = "one at a time, step by step"  # without CUDA graphs; a quarter of the runs
 
 
 def trials(runs: int, steps: int, precision: str) -> list:
@@ -58,9 +59,6 @@ class Watch:
         self.thread.join()
 
 
-STEPWISE = "one at a time, step by step"  # without CUDA graphs; a quarter of the runs
-
-
 def contest(who: str, runs: int, steps: int, precision: str, device: str, loaders: int) -> dict:
     """Do the study one way."""
     import torch
@@ -72,9 +70,7 @@ def contest(who: str, runs: int, steps: int, precision: str, device: str, loader
 
     asked = trials(runs // 4 if who == STEPWISE else runs, steps, precision)
     if who == STEPWISE:
-        from transferlab.train import fit
-
-        fit.Captured = fit.Stepwise
+        step_by_step()
     parts = {t.seed: [target_sample(t.target, split, t.seed) for split in ("train", "test")] for t in asked}
     with tempfile.TemporaryDirectory() as folder, Watch() as watch:
         began = time.perf_counter()
@@ -120,12 +116,12 @@ def main() -> None:
     ours, theirs = ("together", "one at a time") if gpu else ("lab", "reference")
     kept = []
     for number in range(rounds):
-        for who in (ours, theirs, *((STEPWISE,) if gpu else ("together",) if given.quick else ())):
+        for who in (ours, theirs, *((STEPWISE,) if gpu else ("together", STEPWISE) if given.quick else ())):
             options = {"contestant": who, "runs": runs, "steps": steps, "precision": precision, "device": given.device}
             kept.append(ask(__file__, **options))
             reached = 100 * statistics.mean(kept[-1]["accuracies"])
             print(f"round {number + 1}/{rounds}: {who} {kept[-1]['seconds']:.1f} s, accuracy {reached:.1f}%", flush=True)
-    of = {who: [r for r in kept if r["who"] == who] for who in (ours, theirs, *((STEPWISE,) if gpu else ()))}
+    of = {who: [r for r in kept if r["who"] == who] for who in (ours, theirs, STEPWISE)}
     faster = ratio((r["seconds"] for r in of[theirs]), (r["seconds"] for r in of[ours]))
     seeds, rates = range(-(-runs // len(RATES))), len(RATES)
     runs_of = {who: [100 * statistics.mean(r["accuracies"][i] for r in of[who]) for i in range(runs)] for who in (ours, theirs)}

@@ -242,5 +242,6 @@ def test_no_step_waits_for_the_device(monkeypatch):
         return Counter(e.name for e in profiled.events())
 
     few, more = calls(4), calls(12)
+    assert few["aten::addcmul_"] == 3 * 4  # an update of all networks at once, not one of each
     assert more["aten::_local_scalar_dense"] - few["aten::_local_scalar_dense"] == 2
     assert more["aten::nonzero"] == 0
