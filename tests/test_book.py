@@ -153,6 +153,8 @@ def test_page_from_disk_without_a_network(visit, name, width, scheme):
         assert box["width"] <= charts.nth(i).bounding_box()["width"] + 1, "a chart is wider than its place"
         assert charts.nth(i).locator("svg path[d], svg circle").count() > 3, "a chart is empty"
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+    over = "[...document.querySelectorAll('.bd-article .tl-why')].filter(e => e.getBoundingClientRect().right > innerWidth).length"
+    assert page.evaluate(over) == 0, "a line is cut off at the edge"
     assert page.locator(".bd-article h1").first.is_visible()
     assert page.trouble == []
 
