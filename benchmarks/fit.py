@@ -326,9 +326,11 @@ def main() -> None:
     variants = [STEPWISE] if (gpu or given.quick) and not given.compiled else []
     same = {"precision": given.precision, "device": given.device}
     best = dict.fromkeys(peers, 0)
-    for peer in () if given.quick or given.compiled else peers:  # the best number of workers, tried on a third of the steps
-        counts = "0,4,8,16" if gpu else "0,1,2"
-        best[peer] = ask(__file__, contestant=peer, steps=max(4, steps // 3), loaders=counts, **same)["workers"]
+    if not given.quick and not given.compiled:  # the best number of workers, tried on a third of the steps; no loader knows the layout
+        counts, few = "0,4,8,16" if gpu else "0,1,2", max(4, steps // 3)
+        plain = dict.fromkeys(peer.partition(" ")[0] for peer in peers)
+        tried = {name: ask(__file__, contestant=name, steps=few, loaders=counts, **same)["workers"] for name in plain}
+        best = {peer: tried[peer.partition(" ")[0]] for peer in peers}
     name = f"fit-{given.device.partition(':')[0]}-{given.precision}" + "-compiled" * given.compiled
     runs, limits = [], []
     for seed in range(rounds):
