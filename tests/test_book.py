@@ -1,6 +1,7 @@
 """The built book: every page opens from disk without a network, draws its charts, and follows its controls."""
 
 import base64
+import html
 import io
 import re
 import shutil
@@ -17,6 +18,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from transferlab import build, chapters
 from transferlab.lab import Lab
+from transferlab.report.cards import interval
 from transferlab.report.figure import BOOK
 from transferlab.store import Published
 
@@ -232,6 +234,13 @@ def test_the_scorecard_has_every_claim_and_every_verdict(book):
         row = shown.loc[(verdict.claim, verdict.scale)]
         assert row["verdict"] == verdict.judgement.verdict
         assert row["effect"] == pytest.approx(verdict.judgement.effect.mean)
+
+
+def test_a_chapter_shows_its_claims_at_every_scale_that_is_published(book):
+    for name in CHAPTERS:
+        text = html.unescape(re.sub("<[^>]+>", "", (book / "notebooks" / f"{name}.html").read_text()))
+        for verdict in chapters.chapter(name).verdicts():
+            assert interval(verdict.judgement.effect, verdict.unit) in text
 
 
 def test_the_first_page_names_every_chapter_and_its_verdicts(book):

@@ -161,6 +161,19 @@ def test_verdicts_come_from_published_records(project, tmp_path):
     (verdict,) = chapters.verdicts()
     assert (verdict.claim, verdict.scale, verdict.judgement.effect.n) == ("I1", "cpu", 2)
     assert chapters.verdicts("gpu") == []
+    assert subject.verdicts() == [verdict]
+    assert subject.verdicts(["gpu", "paper"]) == []
+
+
+def test_verdicts_of_larger_scales_come_first(project, tmp_path, monkeypatch):
+    subject = chapters.chapter("question")
+    monkeypatch.setitem(scales.SCALES, "gpu", replace(scales.SCALES["cpu"], name="gpu"))
+    lab = Lab(tmp_path / "store", workers=1)
+    lab.run(subject.design("cpu", [0, 1]))
+    for scale in ("cpu", "gpu"):
+        chapters.publish(subject, scale, lab)
+    assert [v.scale for v in subject.verdicts()] == ["gpu", "cpu"]
+    assert [v.scale for v in subject.verdicts(["cpu"])] == ["cpu"]
 
 
 def test_a_set_that_nobody_pinned_is_told(project):

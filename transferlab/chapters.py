@@ -7,7 +7,7 @@ which defines ``judge(records, scale)`` and returns verdicts by claim id.
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -166,6 +166,11 @@ class Chapter:
         """Return the verdicts on the chapter's claims that records support."""
         return self._executed("design", "claims")["judge"](records, scale)
 
+    def verdicts(self, at: Collection[str] = PUBLISHED_SCALES) -> list[Verdict]:
+        """Return the verdicts that the published records support at some scales, larger ones first."""
+        tables = {scale: published_table(self, scale) for scale in reversed(PUBLISHED_SCALES) if scale in at}
+        return [verdict for scale, records in tables.items() if len(records) for verdict in self.judge(records, scale)]
+
     def basis(self, lab: Lab, trials: list[Trial], scale: str) -> list[tuple[str, str]]:
         """Return what the chapter's page rests on, as pairs of what and how much."""
         s, targets = scales.scale(scale), dict.fromkeys(t.target.images.name for t in trials if t.method.kind != "source-task")
@@ -190,7 +195,7 @@ class Chapter:
         sources = len({source_key(t) for t in trials if isinstance(t.source, Source)})
         notebook = f"papermill _build/notebooks/{self.name}.ipynb out.ipynb \\\n    -p scale {scale} -p run missing"
         made = f"{duration(pretraining)} for {sources} sources, " if pretraining else ""
-        kept = "" if pretraining or not sources else f" The {sources} sources are published, or were made for another chapter."
+        kept = "" if pretraining or not sources else f" Pretraining the {sources} sources is not counted."
         return (
             f"```bash\n{self.command(scale)}\nmake notebooks\n{notebook}\n```\n\nThese records took {duration(spent + pretraining)} of one "
             f"worker: {made}{duration(spent)} for {len(found)} runs on targets.{kept} What is on record is not "
@@ -293,10 +298,5 @@ def published_table(subject: Chapter, scale: str) -> pd.DataFrame:
 
 def verdicts(scale: str | None = None) -> list[Verdict]:
     """Return every verdict that the published records support, chapter by chapter, larger scales first."""
-    found: list[Verdict] = []
-    for subject in chapters().values():
-        for name in reversed(PUBLISHED_SCALES):
-            records = published_table(subject, name) if scale in (None, name) else pd.DataFrame()
-            if len(records):
-                found += subject.judge(records, name)
-    return found
+    at = (scale,) if scale else PUBLISHED_SCALES
+    return [verdict for subject in chapters().values() for verdict in subject.verdicts(at)]

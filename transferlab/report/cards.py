@@ -92,21 +92,32 @@ def at_the_ends(chosen: pd.DataFrame, arm: str, rates: Sequence[float]) -> str:
 
 @dataclass(frozen=True)
 class VerdictCard:
-    """A verdict for the page: the claim, what came out, and how sure that is."""
+    """A verdict for the page: the claim, what came out, and how sure that is.
+
+    Attributes
+    ----------
+    verdict : Verdict
+    beside : list of Verdict
+        Those on the same claim at other scales are named below it.
+    """
 
     verdict: Verdict
+    beside: Sequence[Verdict] = ()
 
     def _repr_html_(self) -> str:
         v, c = self.verdict, claim(self.verdict.claim)
         j = v.judgement
         reported = f'<p class="tl-reported">The paper: {html.escape(c.reported)}.</p>' if c.reported else ""
         ps = ", ".join(f"{p_value(p)} ({of})" for p, of in ((j.effect.p, j.test), (j.effect.p_sign, "sign flip")) if p_value(p))
+        others = [o for o in self.beside if o.claim == v.claim and o.scale != v.scale]
+        at = '<p class="tl-interval">At scale <code>{}</code>: {} {}</p>'
+        also = "".join(at.format(o.scale, badge(o.judgement.verdict), html.escape(interval(o.judgement.effect, o.unit))) for o in others)
         return (
             f'<div class="tl-verdict" style="--tone:{VERDICT[j.verdict]}"><p class="tl-verdict-head"><span class="tl-id">{c.id}</span> '
             f"{badge(j.verdict)} <span>at scale <code>{v.scale}</code>: {html.escape(j.why)}</span></p>"
             f'<p class="tl-claim">{html.escape(c.sentence)}</p>'
             f"<p>{html.escape(v.sentence)}</p>"
-            f'<p class="tl-interval">{html.escape(interval(j.effect, v.unit))}; p {html.escape(ps)}</p>{reported}</div>'
+            f'<p class="tl-interval">{html.escape(interval(j.effect, v.unit))}; p {html.escape(ps)}</p>{also}{reported}</div>'
         )
 
 
