@@ -133,7 +133,6 @@ def serve(port: int, show: bool) -> None:
     import webbrowser
 
     from .build import build_folder
-    from .errors import check
 
     folder = build_folder() / "html"
     check((folder / "index.html").is_file(), "book", folder, "is not built yet; build it with: transferlab build")
@@ -206,9 +205,11 @@ def list_sets(as_json: bool) -> None:
     from .data import catalog
 
     rows = [{"name": n, **catalog.pinned(n)} for n in catalog.names() if not n.startswith("file:")]
-    images = lambda r: ", ".join(f"{split} {n:,}" for split, n in r["splits"].items())  # noqa: E731
-    head = ("name", "classes", "images", "fingerprint")
-    _print(rows, as_json, head, lambda r: (r["name"], r["classes"], images(r), r["fingerprint"]))
+
+    def line(r: dict) -> tuple:
+        return r["name"], r["classes"], ", ".join(f"{split} {n:,}" for split, n in r["splits"].items()), r["fingerprint"]
+
+    _print(rows, as_json, ("name", "classes", "images", "fingerprint"), line)
 
 
 @data.command()

@@ -47,10 +47,9 @@ class Plan:
 
     def text(self, workers: int) -> str:
         """Return the plan as one line."""
-        hours = self.seconds / 3600 / workers
         return (
             f"{len(self.sources)} sources to pretrain, {len(self.runs)} runs to make, {self.known} on record; "
-            f"about {duration(hours * 3600)} with {workers} worker{'s' * (workers > 1)}"
+            f"about {duration(self.seconds / workers)} with {workers} worker{'s' * (workers > 1)}"
         )
 
 

@@ -23,6 +23,7 @@ from .subsets import draw, hold_out, relabel
 from .tree import ClassTree
 
 STAYS = 4 << 30  # bytes of a split that stays on a device
+AT_ONCE = 128  # images that a thread decodes before it takes more: one at a time, threads wait for each other
 
 
 @dataclass(frozen=True)
@@ -233,12 +234,13 @@ def _decode(name: str, fingerprint: str, size: int, folder: Path) -> None:
     for split, items in opened.splits.items():
         pixels = np.empty((len(items), size, size, 3), dtype=np.uint8)
 
-        def place(i: int, items: list[Item] = items, pixels: np.ndarray = pixels) -> None:
-            pixels[i] = shrink(items[i].image(), size)
-            bar.update()
+        def place(some: range, items: list[Item] = items, pixels: np.ndarray = pixels) -> None:
+            for i in some:
+                pixels[i] = shrink(items[i].image(), size)
+            bar.update(len(some))
 
         with ThreadPoolExecutor() as pool:
-            list(pool.map(place, range(len(items))))
+            list(pool.map(place, (range(len(items))[first : first + AT_ONCE] for first in range(0, len(items), AT_ONCE))))
         _keep(folder, split, pixels, np.array([i.label for i in items], dtype=np.int64), [i.path for i in items])
     bar.close()
     _keep_classes(folder, opened.classes, opened.splits, opened.tree)
