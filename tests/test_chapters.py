@@ -174,6 +174,7 @@ def test_verdicts_of_larger_scales_come_first(project, tmp_path, monkeypatch):
         chapters.publish(subject, scale, lab)
     assert [v.scale for v in subject.verdicts()] == ["gpu", "cpu"]
     assert [v.scale for v in subject.verdicts(["cpu"])] == ["cpu"]
+    assert [v.scale for v in subject.verdicts(but="cpu")] == ["gpu"]
 
 
 def test_a_set_that_nobody_pinned_is_told(project):

@@ -166,9 +166,9 @@ class Chapter:
         """Return the verdicts on the chapter's claims that records support."""
         return self._executed("design", "claims")["judge"](records, scale)
 
-    def verdicts(self, at: Collection[str] = PUBLISHED_SCALES) -> list[Verdict]:
-        """Return the verdicts that the published records support at some scales, larger ones first."""
-        tables = {scale: published_table(self, scale) for scale in reversed(PUBLISHED_SCALES) if scale in at}
+    def verdicts(self, at: Collection[str] = PUBLISHED_SCALES, but: str = "") -> list[Verdict]:
+        """Return the verdicts that the published records support at some scales, `but` for one, larger ones first."""
+        tables = {scale: published_table(self, scale) for scale in reversed(PUBLISHED_SCALES) if scale in at and scale != but}
         return [verdict for scale, records in tables.items() if len(records) for verdict in self.judge(records, scale)]
 
     def basis(self, lab: Lab, trials: list[Trial], scale: str) -> list[tuple[str, str]]:

@@ -50,9 +50,8 @@ def test_a_card_names_the_test_whose_p_it_prints(judgement, said):
 def test_a_verdict_names_what_other_scales_say_of_the_same_claim():
     here, there = verdict(judge(FOUND, 0.5)), replace(verdict(judge(effect([-2.0, -2.2, -1.8]), 0.5)), scale="gpu")
     about_another = replace(there, claim="I2", scale="paper")
-    text = re.sub("<[^>]+>", "", VerdictCard(here, [here, there, about_another])._repr_html_())
+    text = re.sub("<[^>]+>", "", VerdictCard(here, [there, about_another])._repr_html_())
     assert "At scale gpu: contradicted \u22122.0 points, 95% interval \u22122.5 to \u22121.5, n = 3 seeds" in text
-    assert "At scale cpu" not in text
     assert "At scale paper" not in text
 
 

@@ -98,7 +98,7 @@ class VerdictCard:
     ----------
     verdict : Verdict
     beside : list of Verdict
-        Those on the same claim at other scales are named below it.
+        At other scales; those on the same claim are named below it.
     """
 
     verdict: Verdict
@@ -109,7 +109,7 @@ class VerdictCard:
         j = v.judgement
         reported = f'<p class="tl-reported">The paper: {html.escape(c.reported)}.</p>' if c.reported else ""
         ps = ", ".join(f"{p_value(p)} ({of})" for p, of in ((j.effect.p, j.test), (j.effect.p_sign, "sign flip")) if p_value(p))
-        others = [o for o in self.beside if o.claim == v.claim and o.scale != v.scale]
+        others = [o for o in self.beside if o.claim == v.claim]
         at = '<p class="tl-interval">At scale <code>{}</code>: {} {}</p>'
         also = "".join(at.format(o.scale, badge(o.judgement.verdict), html.escape(interval(o.judgement.effect, o.unit))) for o in others)
         return (
