@@ -1,6 +1,7 @@
 """What every test starts from: folders of its own, one thread, no machine's data."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,16 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: their threads would wait for each other's cores
 
 
-LONG = ("test_book", "test_benchmarks", "test_interruptions", "test_cluster", "test_checkpoint", "test_lab", "test_world", "test_processes")
+LONG = (
+    "test_book",
+    "test_benchmarks",
+    "test_interruptions",
+    "test_cluster",
+    "test_checkpoint",
+    "test_lab",
+    "test_world",
+    "test_processes",
+)
 FOLDERS = ("data", "cache", "store", "weights")
 
 
@@ -39,3 +49,15 @@ def own_folders(tmp_path, monkeypatch):
         monkeypatch.setenv(f"TRANSFERLAB_{name.upper()}", str(tmp_path / name))
     monkeypatch.delenv("TRANSFERLAB_BOOK", raising=False)
     images._decoded.cache_clear()  # it maps files of the last test's folder; the synthetic world is the same for all
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    """A cache in which the synthetic world is drawn once, for tests that run studies."""
+    return tmp_path_factory.mktemp("drawn")
+
+
+@pytest.fixture
+def one_world(own_folders, drawn, monkeypatch):
+    """The cache of this test, and of the processes that it starts, is one of all such tests."""
+    monkeypatch.setenv("TRANSFERLAB_CACHE", str(drawn))

@@ -2,9 +2,9 @@
 
     python tests/interruptions.py --kills 200 --seed 0
 
-The study is ``transferlab run study`` in a folder of its own: two sources and twelve trials of the synthetic world, a few
-steps each, with a checkpoint after every fifth. Processes are forked from this one, which has imported everything, and get
-a real SIGKILL, their workers with them. Kinds of kills:
+The study is ``transferlab run study`` in a folder of its own: two sources and ten trials of the synthetic world, a few
+steps each, with a checkpoint after every fifth. Processes are forked from this one, which has imported everything, and
+get a real SIGKILL, their workers with them. Kinds of kills:
 
 - ``trial``: a moment while a trial or a source has a checkpoint, after some records;
 - ``study``: any moment of a run;
@@ -33,22 +33,24 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transferlab.backbones import AlexNet
 from transferlab.errors import UserError
-from transferlab.specs import FineTune, Probe, Recipe, Scratch, Source, Subset, Target, Trial
+from transferlab.methods import FineTune, Probe, Scratch, SourceTask
+from transferlab.specs import AlexNet, OneOf, Recipe, Source, Spec, Subset, Target, Trial
 from transferlab.store import Published
 
 SIZE = 16
 BACKBONE = AlexNet((4, 6, 8, 8, 8), (16, 16))
-SOURCE = Source("synthetic:source", SIZE, Recipe(steps=54, batch=8, lr=0.05), Subset(classes=5))  # more than a block of steps
+SOURCE = Source(
+    "synthetic:source", SIZE, Recipe(steps=54, batch=8, lr=0.05), Subset(classes=5)
+)  # more than a block of steps
 TARGET = Target("synthetic:0", SIZE, Subset(classes=5, per_class=4))
-TUNED, SEARCHED = Recipe(steps=20, batch=8, lr=0.05), Recipe(steps=9, batch=8, lr=(0.02, 0.05))
+TUNED, SEARCHED = Recipe(steps=20, batch=8, lr=0.05), Recipe(steps=9, batch=8, lr=OneOf(0.02, 0.05, seeds=(0, 1)))
 SEEDS = (0, 1)
-KEYS = {"key", "label", "trial", "status", "metrics", "seconds", "provenance"}
+KEYS = {"key", "label", "status", "metrics", "seconds", "provenance"}  # beside what was made, under its kind
 RUN = "run study --scale cpu --seeds 0,1 --device cpu --no-page --workers"
 
 MOMENTS = {  # of what is written below a folder: what can be interrupted, and how often it happens in a study, about
-    "records": (("open", "half", "rename", "renamed"), 6),
+    "records": (("open", "half", "rename", "renamed"), 10),
     "networks": (("open", "half", "rename", "renamed"), 2),
     "checkpoints": (("open", "half", "rename", "renamed", "remove"), 12),
     "claims": (("open", "remove"), 6),
@@ -118,12 +120,12 @@ class Torn(AssertionError):
 
 
 def trials(seeds: Iterable[int]) -> list[Trial]:
-    """Return the study's trials: three share a source, one searches its learning rate."""
+    """Return the study's trials: three share a source, one searches its learning rate, by the same two seeds."""
     return [
         trial
         for seed in seeds
         for trial in (
-            Trial.of_source(SOURCE, BACKBONE, seed),
+            Trial.of_source(SOURCE, SourceTask(), BACKBONE, seed),
             Trial(TARGET, FineTune(TUNED), BACKBONE, seed, SOURCE),
             Trial(TARGET, Probe(), BACKBONE, seed, SOURCE),
             Trial(TARGET, Scratch(SEARCHED), BACKBONE, seed),
@@ -155,7 +157,11 @@ def environment(folder: Path) -> dict[str, str]:
     """Return the environment of a process that works in a project."""
     import transferlab
 
-    found = [str(Path(__file__).parent), str(Path(transferlab.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    found = [
+        str(Path(__file__).parent),
+        str(Path(transferlab.__file__).parent.parent),
+        os.environ.get("PYTHONPATH", ""),
+    ]
     path = os.pathsep.join(p for p in found if p)
     return {"TRANSFERLAB_STORE": str(folder / "store"), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
@@ -172,8 +178,8 @@ class Bomb:
     folder : str
         A name in `MOMENTS`.
     moment : str
-        ``open``: before the file is opened; ``half``: half of it is written; ``rename``: before, and ``renamed``: after it
-        gets its name; ``remove``: before it is removed.
+        ``open``: before the file is opened; ``half``: half of it is written; ``rename``: before, and ``renamed``:
+        after it gets its name; ``remove``: before it is removed.
     nth : int
     """
 
@@ -232,7 +238,9 @@ class Bomb:
 def fork(folder: Path, action: Callable[[], None], bomb: Bomb | None = None, often: bool = True) -> int:
     """Start a process, the first of a group of its own, that works in a project, and return its id."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the threads that forking may hurt belong to idle libraries
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # the threads that forking may hurt belong to idle libraries
         pid = os.fork()
     if pid:
         with suppress(OSError):  # it was faster
@@ -390,7 +398,7 @@ def measured(record: dict) -> str:
 
 
 def read_records(store: Path) -> dict[str, bytes]:
-    """Return every record file by key, checked.
+    """Return the record files of trials by key; those of networks and features are checked, too.
 
     Raises
     ------
@@ -399,12 +407,16 @@ def read_records(store: Path) -> dict[str, bytes]:
     """
     found: dict[str, bytes] = {}
     for path in sorted(store.glob("records/*/*.json")):
-        found[path.stem] = text = path.read_bytes()
+        text = path.read_bytes()
         try:
             record = json.loads(text)
-            whole = record.keys() == KEYS and record["key"] == path.stem == Trial.from_dict(record["trial"]).key
+            (kind,) = record.keys() - KEYS
+            made = Spec.from_dict(record[kind])
+            whole = record.keys() >= KEYS and record["key"] == path.stem == made.key and made.kind == kind
         except (ValueError, KeyError, TypeError):
             whole = False
+        if whole and kind == "trial":
+            found[path.stem] = text
         if not whole or path.parent.name != path.stem[:2] or path.name.startswith("."):
             raise Torn(f"{path}: {text[:200]!r}")
     return found
@@ -441,7 +453,7 @@ class Study:
         return sum(1 for _ in self.store.glob("records/*/*.json"))
 
     def check(self, reference: "Study | None" = None) -> int:
-        """Check everything that is there, and return the number of records and networks that differ from the reference's.
+        """Check everything that is there, and return how many records and networks differ from the reference's.
 
         Raises
         ------
@@ -493,7 +505,7 @@ class Interruptions:
     lasts: float = 0.0  # seconds, a study with many checkpoints
 
     def begin(self) -> None:
-        """Run the study without interruption and without checkpoints, for reference, and once with them, for its time."""
+        """Run the study without interruption or checkpoints, for reference, and once with them, for its time."""
         preload()
         self.reference, study = self.new(), self.new()
         finish(fork(self.reference.folder, command(), often=False))
@@ -537,9 +549,11 @@ class Interruptions:
         if kind == "papermill":
             at_once = draw.random() < 0.3
             aim = lambda: at_once or changed(study.folder, ("networks", "checkpoints"), since)  # noqa: E731
-            return killed(fork(study.folder, page(study.folder)), aim, draw.uniform(0, 2 if at_once else 0.8 * self.lasts))
+            return killed(
+                fork(study.folder, page(study.folder)), aim, draw.uniform(0, 2 if at_once else 0.8 * self.lasts)
+            )
         if kind == "trial":
-            wanted = min(len(study.records) + draw.randint(0, 4), len(self.reference.records) - 1)
+            wanted = min(study.recorded() + draw.randint(0, 6), self.reference.recorded() - 1)
             aim = lambda: study.half_done() and study.recorded() >= wanted  # noqa: E731
             return killed(fork(study.folder, command()), aim, draw.uniform(0, 0.1 * self.lasts))
         if kind == "beside":
@@ -624,8 +638,9 @@ def preload() -> None:
     import papermill  # noqa: F401
     import torch
 
-    from transferlab import build, cli, worker  # noqa: F401
+    from transferlab import build, cli  # noqa: F401
     from transferlab.data.images import load
+    from transferlab.run import work  # noqa: F401
 
     torch.set_num_threads(1)
     for images in (SOURCE.images, TARGET.images):
@@ -636,7 +651,9 @@ def _gone(pid: int) -> None:
     """Wait for a process that is no child of this one: a kernel notices by itself that its master is gone."""
     until = time.monotonic() + 20
     ask = ["ps", "-o", "stat=", "-p", str(pid)]
-    while (state := subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()) and not state.startswith("Z"):
+    while (
+        state := subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
+    ) and not state.startswith("Z"):
         if time.monotonic() > until:
             raise Torn(f"the kernel {pid} did not end when papermill was killed")
         time.sleep(0.1)

@@ -10,8 +10,9 @@ from test_cli import transferlab
 from transferlab import chapters, scales
 from transferlab.errors import UserError
 from transferlab.lab import Lab
+from transferlab.publish import publish
 from transferlab.specs import Recipe
-from transferlab.store import Published
+from transferlab.store import Published, Store
 
 NOTEBOOK = """# A question?
 
@@ -37,11 +38,11 @@ def design(scale, seeds):
 ```{code-cell} ipython3
 :tags: [claims]
 from transferlab.report.claims import Verdict
-from transferlab.report.stats import effect
-from transferlab.report.stats import judge as decide
+from transferlab.report.stats import effect, judge_direction
 
 def judge(records, scale):
-    return [Verdict("I1", scale, "question", decide(effect(records["accuracy"]), 1.0), "points", "So it is.")]
+    judged = judge_direction(effect(records["accuracy"]), 1.0)
+    return [Verdict("I1", scale, "question", judged, "points", "So it is.")]
 ```
 """
 
@@ -70,7 +71,10 @@ def test_parameters_by_name_and_type(project):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("seed=8", r"parameter \(=seed\): question has no such parameter; it has scale, seeds, .*; did you mean seeds\?"),
+        (
+            "seed=8",
+            r"parameter \(=seed\): question has no such parameter; it has scale, seeds, .*; did you mean seeds\?",
+        ),
         ("rate=fast", r"rate \(=fast\): must be float; by default 0.5"),
         ("live=maybe", r"live \(=maybe\): must be bool; by default True"),
         ("workers=2.5", r"workers \(=2.5\): must be int or none; by default None"),
@@ -110,13 +114,13 @@ def test_status_from_missing_to_published_to_stale(project, tmp_path):
 
     lab = Lab(tmp_path / "store", workers=1, published=Published())
     lab.run(subject.design("cpu", [0, 2]))
-    path = chapters.publish(subject, "cpu", lab)
+    path = publish(subject, "cpu", lab)
     assert path == project / "results" / "cpu" / "question.jsonl"
     found = chapters.status(subject, "cpu")
     assert (found.state, found.seeds, found.missing, found.stale) == ("partly published", [0, 2], 1, 0)
 
     lab.run(subject.design("cpu"))
-    chapters.publish(subject, "cpu", lab)
+    publish(subject, "cpu", lab)
     found = chapters.status(subject, "cpu")
     assert (found.state, found.seeds, found.missing, found.stale, found.command) == ("published", [0, 1, 2], 0, 0, "")
 
@@ -128,10 +132,11 @@ def test_status_from_missing_to_published_to_stale(project, tmp_path):
 
 def test_a_block_of_seeds_is_added_to_what_is_published(project, tmp_path):
     subject = chapters.chapter("question")
-    for store, seeds in (("here", [0]), ("elsewhere", [1, 2])):  # the second machine has the published records, not the first one's store
+    # the second machine has the published records, not the first one's store
+    for store, seeds in (("here", [0]), ("elsewhere", [1, 2])):
         lab = Lab(tmp_path / store, workers=1, published=Published())
         lab.run(subject.design("cpu", seeds))
-        chapters.publish(subject, "cpu", lab)
+        publish(subject, "cpu", lab)
     assert chapters.status(subject, "cpu").seeds == [0, 1, 2]
 
 
@@ -141,8 +146,55 @@ def test_what_others_published_meanwhile_stays(project, tmp_path):
     for seed, lab in enumerate(labs):
         lab.run(subject.design("cpu", [seed]))
     for lab in labs:
-        chapters.publish(subject, "cpu", lab)
+        publish(subject, "cpu", lab)
     assert chapters.status(subject, "cpu").seeds == [0, 1]
+
+
+def test_what_failed_here_is_not_published(project, tmp_path):
+    """It says something of this machine, and nothing of the trial."""
+    subject, store = chapters.chapter("question"), Store(tmp_path / "store")
+    lab = Lab(store, workers=1, published=Published())
+    lab.run(subject.design("cpu", [0]))
+    for seed, status in ((1, "failed: out of memory"), (2, "diverged: the loss is nan at step 1")):
+        store.put(subject.design("cpu", [seed])[0], status, {}, 1.0, {"day": "2026-01-01"})
+    publish(subject, "cpu", lab)
+    states = {r["label"][-6:]: r["status"] for r in Published().read("cpu", "question").values()}
+    assert states == {"seed 0": "ok", "seed 2": "diverged: the loss is nan at step 1"}
+
+
+def test_chapters_that_share_a_training_share_what_was_measured(project, tmp_path):
+    """What one's record lacks and the other's has is known to both, and published with either."""
+    path = project / "notebooks" / "question.md"
+    (project / "notebooks" / "again.md").write_text(path.read_text())
+    subject, other = chapters.chapter("question"), chapters.chapter("again")
+    lab = Lab(tmp_path / "store", workers=1, published=Published())
+    lab.run(subject.design("cpu"))
+    publish(subject, "cpu", lab)
+    known = Published().read("cpu")
+    Published().write(
+        "cpu", "again", [r | {"metrics": {"accuracy": 0.5, "selectivity_old": 0.75}} for r in known.values()]
+    )
+    united = Published().read("cpu")
+    assert all(united[key]["metrics"] == {"selectivity_old": 0.75} | r["metrics"] for key, r in known.items())
+    assert Lab(run="never", published=Published()).missing(other.design("cpu")) == []
+    publish(subject, "cpu", Lab(tmp_path / "empty", workers=1, published=Published()))
+    assert Published().read("cpu", "question") == united
+
+
+def test_a_design_may_name_its_arms(project):
+    path = project / "notebooks" / "question.md"
+    one = "[Trial(s.target(s.targets[0]), s.scratch, s.backbone, seed) for seed in seeds]"
+    assert one in path.read_text()
+    subject = chapters.chapter("question")
+    assert [factors for factors, _ in subject.arms("cpu", [0, 2])] == [{}, {}]
+    path.write_text(
+        path.read_text().replace(
+            one, one.replace("[Trial(", "[({'arm': 'scratch'}, Trial(").replace("seed) for", "seed)) for")
+        )
+    )
+    named = chapters.chapter("question")
+    assert named.design("cpu") == subject.design("cpu")
+    assert named.arms("cpu", [2]) == [({"arm": "scratch"}, subject.design("cpu", [2])[0])]
 
 
 def test_seeds_that_the_scale_does_not_publish_are_named(project, monkeypatch, capsys):
@@ -157,7 +209,7 @@ def test_verdicts_come_from_published_records(project, tmp_path):
     subject = chapters.chapter("question")
     lab = Lab(tmp_path / "store", workers=1)
     lab.run(subject.design("cpu", [0, 1]))
-    chapters.publish(subject, "cpu", lab)
+    publish(subject, "cpu", lab)
     (verdict,) = chapters.verdicts()
     assert (verdict.claim, verdict.scale, verdict.judgement.effect.n) == ("I1", "cpu", 2)
     assert chapters.verdicts("gpu") == []
@@ -171,7 +223,7 @@ def test_verdicts_of_larger_scales_come_first(project, tmp_path, monkeypatch):
     lab = Lab(tmp_path / "store", workers=1)
     lab.run(subject.design("cpu", [0, 1]))
     for scale in ("cpu", "gpu"):
-        chapters.publish(subject, scale, lab)
+        publish(subject, scale, lab)
     assert [v.scale for v in subject.verdicts()] == ["gpu", "cpu"]
     assert [v.scale for v in subject.verdicts(["cpu"])] == ["cpu"]
     assert [v.scale for v in subject.verdicts(but="cpu")] == ["gpu"]
@@ -207,7 +259,9 @@ def test_published_records_are_whole(path):
     records, batches = [r for r in rows if "key" in r], [r for r in rows if "key" not in r]
     assert sum(b["records"] for b in batches) == len(records)
     assert [r["key"] for r in records] == sorted({r["key"] for r in records})
-    stopped = [r for r in records if r.get("status", "ok") != "ok"]  # a search may try a rate at which training diverges
-    assert all(r["status"].startswith("diverged: ") and r["label"].endswith("validation") for r in stopped)
+    stopped = [
+        r for r in records if r.get("status", "ok") != "ok"
+    ]  # a search may try a rate at which training diverges
+    assert all(r["status"].startswith("diverged: ") and "accuracy" not in r for r in stopped)
     assert all({"commit", "torch", "device", "day"} <= b.keys() for b in batches)
     assert path.stat().st_size < 1_000_000

@@ -21,17 +21,29 @@ def transferlab(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("runn", "command (=runn): must be one of run, pretrain, build, serve, status, claims, data; did you mean run?"),
+        (
+            "runn",
+            "command (=runn): must be one of run, pretrain, build, serve, status, claims, data; did you mean run?",
+        ),
         ("run image_per_class", "chapter (=image_per_class): must be one of images_per_class"),
-        ("run images_per_class --scale cpuu", "scale (=cpuu): must be one of smoke, cpu, gpu, paper; did you mean cpu?"),
+        (
+            "run images_per_class --scale cpuu",
+            "scale (=cpuu): must be one of smoke, cpu, gpu, paper; did you mean cpu?",
+        ),
         ("run images_per_class -p seed=8", "parameter (=seed): images_per_class has no such parameter"),
         ("run images_per_class -p seeds=", "seeds (=): must be a number of seeds (8), a block (0-3) or a list (0,2,5)"),
         ("run images_per_class -p live=2", "live (=2): must be bool"),
         ("run images_per_class --seeds 3-1", "seeds (=3-1): must be a number of seeds"),
         ("run images_per_class --seeds 0,0", "seeds (=0,0): names a seed twice"),
         ("run images_per_class --seeds 0-99999999999", "seeds (=0-99999999999): must be 1000 at most"),
-        ("run images_per_class --scale smoke --no-page -p run=sometimes", "run (=sometimes): must be one of missing, never"),
-        ("pretrain images_per_class --scale smoke --device gpu", "device (=gpu): must be one of auto, cpu, cuda, mps; did you mean cpu?"),
+        (
+            "run images_per_class --scale smoke --no-page -p run=sometimes",
+            "run (=sometimes): must be one of missing, never",
+        ),
+        (
+            "pretrain images_per_class --scale smoke --device gpu",
+            "device (=gpu): must be one of auto, cpu, cuda, mps; did you mean cpu?",
+        ),
         ("run images_per_class --workers none", "Invalid value for '--workers'"),
         (
             "run images_per_class --device cpuu --scale smoke --no-page",
@@ -48,9 +60,8 @@ def transferlab(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
         ("data pin folder:/no/such", "data set (=folder:/no/such): there is no such folder"),
         ("data pin folder:", "data set (=folder:): must name a folder: folder:PATH"),
         ("data pin torchvision:CIFAR", "torchvision set (=CIFAR): must be one of"),
-        ("data build flower --from .", "data set (=flower): must be one of"),
-        ("data", "command (=none): must be one of list, pin, build"),
-        ("data bild", "command (=bild): must be one of list, pin, build; did you mean build?"),
+        ("data", "command (=none): must be one of list, pin"),
+        ("data pim", "command (=pim): must be one of list, pin; did you mean pin?"),
     ],
 )
 def test_bad_words(monkeypatch, capsys, words, message):
@@ -69,7 +80,17 @@ def test_without_words_it_says_what_there_is(monkeypatch, capsys):
 
 def test_never_runs_nothing(monkeypatch, capsys):
     code, _, err = transferlab(
-        monkeypatch, capsys, "run", "images_per_class", "--scale", "smoke", "--seeds", "0", "--no-page", "-p", "run=never"
+        monkeypatch,
+        capsys,
+        "run",
+        "images_per_class",
+        "--scale",
+        "smoke",
+        "--seeds",
+        "0",
+        "--no-page",
+        "-p",
+        "run=never",
     )
     assert code == 2
     assert err.endswith("none published and run is never\n")
@@ -78,7 +99,9 @@ def test_never_runs_nothing(monkeypatch, capsys):
 def test_a_store_that_cannot_be_written(monkeypatch, capsys, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TRANSFERLAB_STORE", str(tmp_path / "file" / "store"))
-    code, _, err = transferlab(monkeypatch, capsys, "run", "images_per_class", "--scale", "smoke", "--seeds", "0", "--no-page")
+    code, _, err = transferlab(
+        monkeypatch, capsys, "run", "images_per_class", "--scale", "smoke", "--seeds", "0", "--no-page"
+    )
     assert code == 2
     assert "store (=" in err
     assert "cannot be written" in err
@@ -90,7 +113,9 @@ def test_plan_starts_nothing(monkeypatch, capsys, tmp_path):
         monkeypatch, capsys, "run", "images_per_class", "--scale", "smoke", "--seeds", "0-2", "--plan", "--workers", "2"
     )
     assert code == 0
-    assert out.startswith("images_per_class at scale smoke, seeds 0,1,2: 9 sources to pretrain, 33 runs to make, 0 on record; about ")
+    assert out.startswith(
+        "images_per_class at scale smoke, seeds 0,1,2: 9 sources to pretrain, 33 runs to make, 0 on record; about "
+    )
     assert not (tmp_path / "store").exists()
 
 
@@ -117,7 +142,16 @@ def test_status(monkeypatch, capsys):
     code, out, _ = transferlab(monkeypatch, capsys, "status", "--json")
     rows = {(r["chapter"], r["scale"]): r for r in json.loads(out)}
     assert code == 0
-    assert set(next(iter(rows.values()))) == {"chapter", "scale", "state", "seeds", "published", "missing", "stale", "command"}
+    assert set(next(iter(rows.values()))) == {
+        "chapter",
+        "scale",
+        "state",
+        "seeds",
+        "published",
+        "missing",
+        "stale",
+        "command",
+    }
     assert rows["images_per_class", "gpu"]["command"] in ("", "transferlab run images_per_class --scale gpu")
     code, out, _ = transferlab(monkeypatch, capsys, "status")
     assert out.splitlines()[0].split()[:3] == ["chapter", "scale", "state"]
@@ -147,7 +181,8 @@ def test_pinning_a_folder_and_training_on_it(monkeypatch, capsys, tmp_path):
 
     from transferlab import scales
     from transferlab.lab import Lab
-    from transferlab.specs import Recipe, Scratch, Target, Trial
+    from transferlab.methods import Scratch
+    from transferlab.specs import Recipe, Target, Trial
 
     trial = Trial(Target(name, 24), Scratch(Recipe(steps=30, batch=8, lr=0.05)), scales.scale("smoke").backbone, 0)
     assert Lab(tmp_path / "store", workers=1).run([trial]).loc[0, "accuracy"] == 1.0
@@ -186,6 +221,8 @@ def test_serve_wants_a_book(monkeypatch, capsys, tmp_path):
 
 
 def test_the_installed_command():
-    done = subprocess.run([sys.executable, "-m", "transferlab", "--version"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "transferlab", "--version"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0
     assert "0.1.0" in done.stdout

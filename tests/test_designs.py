@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from transferlab import chapters, scales
-from transferlab.data.catalog import pinned
-from transferlab.data.rebuild_sets import source_tree
+from transferlab.arms.growing import growing
 from transferlab.data.subsets import relabel
-from transferlab.specs import Subset, Weights
+from transferlab.data.tree import source_tree
+from transferlab.specs import Subset, Trial, Weights
+from transferlab.specs.catalog import pinned
 
 TREE = source_tree()
 LEAVES = sorted(TREE.paths)
@@ -44,7 +45,9 @@ def test_cuts_leave_the_classes_that_the_chapter_names(scale):
 
 def test_coarse_labels_are_those_of_the_chapter_on_classes():
     """So that both chapters share their networks."""
-    classes, coarse = (chapters.chapter(name).design("cpu", range(8)) for name in ("how_many_classes", "coarse_or_fine"))
+    classes, coarse = (
+        chapters.chapter(name).design("cpu", range(8)) for name in ("how_many_classes", "coarse_or_fine")
+    )
     sources = [{t.source.canonical for t in trials if t.source} for trials in (classes, coarse)]
     assert sources[1] < sources[0]
 
@@ -55,21 +58,34 @@ def test_designs_are_paired_and_fair(name, scale):
     """Every seed has the same trials, and every arm that trains searches the same rates in the same number of steps."""
     trials = chapters.chapter(name).design(scale, range(3))
     assert len({t.key for t in trials}) == len(trials)
-    arms = [{replace(t, seed=0).key for t in trials if t.seed == seed} for seed in range(3)]
+    arms = [{t.at_seed(0).key for t in trials if t.seed == seed} for seed in range(3)]
     assert arms[0] == arms[1] == arms[2]
-    s = scales.scale(scale)
+    s, g = scales.scale(scale), growing(scale)
     quick = (name, scale) == ("more_data", "smoke")  # whose eleven sources must each be quick, and what follows them
     (recipe,) = {t.recipe for t in trials if t.recipe and t.target.images.name != s.source}
-    longer = replace(s.growth, steps=s.pretrain.steps // 4, batch=s.pretrain.batch)  # on the source itself, where it was trained long
+    # on the source itself, where it was trained long
+    longer = replace(g.recipe, steps=s.pretrain.steps // 4, batch=s.pretrain.batch)
     assert {t.recipe for t in trials if t.recipe and t.target.images.name == s.source} <= {recipe, longer}
-    elsewhere = isinstance(trials[0].source, Weights)  # trained by others: such networks want rates of their own
-    assert (replace(recipe, lr=s.growth.lr) if elsewhere else recipe) in (replace(s.train, steps=40) if quick else s.train, s.growth)
+    elsewhere = isinstance(trials[0].root, Weights)  # trained by others: such networks want rates of their own
+    usual = replace(s.train, steps=40) if quick else s.train
+    assert (replace(recipe, lr=g.recipe.lr) if elsewhere else recipe) in (usual, g.recipe)
     if elsewhere:
         return
-    assert len({replace(t.source.recipe, steps=1) for t in trials if t.source}) == 1
-    steps = {t.source.recipe.steps for t in trials if t.source}
+    assert len({replace(t.root.recipe, steps=1) for t in trials if t.root}) == 1
+    steps = {t.root.recipe.steps for t in trials if t.root}
     assert min(steps) == (30 if quick else scales.scale(scale).pretrain.steps)
     assert len(steps) == (2 if name == "more_data" else 1)  # one arm there has equal epochs instead
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
+def test_chains_share_their_first_step_and_do_not_search_it(scale):
+    trials = chapters.chapter("growing_along_a_chain").design(scale, [3])
+    chains = [t for t in trials if isinstance(t.source, Trial)]
+    assert 2 * len(chains) == len(trials)
+    assert len({t.source.key for t in chains}) == 2  # of fixed size, and grown; whatever the last target is
+    assert not any(t.source.options for t in chains)
+    plain = {(t.target, t.method) for t in trials if not isinstance(t.source, Trial)}
+    assert {(t.target, t.method) for t in chains} == plain
 
 
 def test_what_is_held_out_and_left_out_is_as_the_chapter_says():
@@ -78,7 +94,8 @@ def test_what_is_held_out_and_left_out_is_as_the_chapter_says():
     assert {leaf for leaf in LEAVES if real["node"] in TREE.paths[leaf]} > set(real["held"])
     parts = {arm: trial for question, arm, trial in subject.defined("arms")("cpu", [3]) if question == "related"}
     counts = {arm: source_classes(parts[arm]) for arm in ("A", "A random", "A+B", "A+B longer")}
-    assert counts == {"A": real["A"], "A random": real["A"], "A+B": real["A"] + real["B"], "A+B longer": real["A"] + real["B"]}
+    both = real["A"] + real["B"]
+    assert counts == {"A": real["A"], "A random": real["A"], "A+B": both, "A+B longer": both}
     epochs = {arm: parts[arm].source.recipe.steps / counts[arm] for arm in counts}
     assert epochs["A+B longer"] == pytest.approx(epochs["A"], rel=1e-3)
     assert epochs["A+B"] < epochs["A"]

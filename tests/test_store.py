@@ -3,7 +3,10 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +14,8 @@ import pytest
 from transferlab import scales
 from transferlab import store as module
 from transferlab.errors import UserError
-from transferlab.specs import Trial
-from transferlab.store import Published, Store
+from transferlab.specs import Pretrained, Trial, Weights
+from transferlab.store import Published, Store, settled
 
 S = scales.scale("smoke")
 HERE = {"commit": "abc", "torch": "2.14.1", "device": "a processor", "threads": 1, "day": "2026-01-01"}
@@ -63,9 +66,126 @@ def test_what_was_half_written_long_ago_is_removed(tmp_path, monkeypatch):
     store.prepare()
     for half in halves:
         half.write_text("")
-    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: (halves[1].unlink(missing_ok=True), time.time() + 90_000)[1]))
+    monkeypatch.setattr(
+        module, "time", SimpleNamespace(time=lambda: (halves[1].unlink(missing_ok=True), time.time() + 90_000)[1])
+    )
     store.prepare()
     assert not list(store.networks.iterdir())
+
+
+HOLDER = """
+import sys, time
+from transferlab.store import Store
+with Store(sys.argv[1]).claim("key") as mine:
+    print(mine, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_claim_is_one_process_s_and_goes_with_it(tmp_path):
+    """It is let go of when its holder ends, is killed, or is done."""
+    store = Store(tmp_path)
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "True\n"
+        for mine, key in ((False, "key"), (True, "another")):
+            with store.claim(key) as claimed, Store(tmp_path).claim(key) as twice:
+                assert (claimed, twice) == (mine, False)
+    finally:
+        holder.kill()
+        holder.communicate()
+    for _ in range(2):
+        with store.claim("key") as claimed:
+            assert claimed
+    assert list((tmp_path / "claims").iterdir()) == []
+
+
+def test_a_claim_that_cannot_be_written(tmp_path, monkeypatch):
+    def full(self, **_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module.FileLock, "acquire", full)
+    with (
+        pytest.raises(UserError, match=r"file .*key\): cannot be written \(No space left on device\); free the disk"),
+        Store(tmp_path).claim("key"),
+    ):
+        pass
+
+
+def test_only_what_is_half_written_or_forgotten_is_removed(tmp_path):
+    """A checkpoint of a pack that will not train together again, say; not that of a study stopped last week."""
+    store = Store(tmp_path)
+    store.prepare()
+    put(store, 0)
+    day = 86_400
+    old = {
+        store.path(trial(0).key): 400 * day,
+        store.path(trial(0).key).with_name(".0123456789abcdef.json.123-0a1b2c3d"): 2 * day,
+        store.path(trial(0).key).with_name(".0123456789abcdef.json.123-4e5f6071"): 0.5 * day,
+        store.networks / "a.safetensors": 400 * day,
+        store.networks / ".a.safetensors.1-00000000": 2 * day,
+        store.root / "features" / "a.safetensors": 400 * day,
+        store.root / "features" / ".a.safetensors.1-00000000": 2 * day,
+        store.checkpoint("stopped"): 7 * day,
+        store.checkpoint("forgotten"): 31 * day,
+        store.root / "checkpoints" / ".b.pt.1-00000000": 2 * day,
+    }
+    for path, age in old.items():
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+    store.prepare()
+    left = {path for path in old if path.exists()}
+    halves = {path for path in old if path.name.startswith(".")}
+    assert left & halves == {path for path in halves if old[path] < day}
+    assert old.keys() - left - halves == {store.checkpoint("forgotten")}
+
+
+@pytest.mark.parametrize(
+    ("status", "columns", "is_settled"),
+    [
+        ("ok", ("accuracy",), True),
+        ("ok", ("accuracy", "another"), False),
+        ("diverged: by step 50", ("accuracy", "another"), True),
+        ("failed: MemoryError", (), False),
+        ("refused: tap", (), False),
+    ],
+)
+def test_what_is_settled(status, columns, is_settled):
+    assert settled({"status": status, "metrics": {"accuracy": 0.5}}, columns) is is_settled
+    assert not settled(None, columns)
+
+
+def test_records_unite_what_was_measured(tmp_path):
+    store, made = Store(tmp_path), trial(0)
+    store.put(made, "failed: MemoryError", {}, 1.0, HERE)
+    assert store.lacks(made)
+    put(store, 0)
+    assert not store.lacks(made, ("accuracy",))
+    assert store.lacks(made, ("accuracy", "silhouette"))
+    assert store.status([made], ("silhouette",)) is None
+    store.put(made, "ok", {"silhouette": 0.1, "n": 401}, 2.0, HERE)
+    assert store.get(made.key)["metrics"] == {"accuracy": 0.25, "n": 401, "silhouette": 0.1}
+    assert store.status([made], ("silhouette",)) == "ok"
+    kept = store.path(made.key).read_bytes()
+    for status in ("failed: MemoryError", "refused: tap", "diverged: by step 50"):
+        assert store.put(made, status, {}, 3.0, HERE)["status"] == "ok"
+    assert store.path(made.key).read_bytes() == kept
+
+
+def test_what_was_tried_in_vain_is_known_by_its_record(tmp_path):
+    store, made = Store(tmp_path, tmp_path / "shared"), Pretrained(S.source_of(), S.backbone, 0)
+    assert store.lacks(made)
+    for status, lacks in (("failed: MemoryError", True), ("refused: per_class", True), ("diverged: by step 50", False)):
+        store.put(made, status, {}, 1.0, HERE)
+        assert (store.lacks(made), store.reason(made)) == (lacks, status)
+    assert store.status([made]) == "diverged: by step 50"
+    shared = tmp_path / "shared" / f"{made.key}.safetensors"
+    shared.parent.mkdir()
+    shared.touch()
+    assert (store.file(made), store.lacks(made), store.reason(made)) == (shared, False, None)
+    given = replace(made, source=Weights("file:net.pt", "0123"))
+    assert (store.lacks(given), store.reason(given)) == (False, None)
 
 
 def test_two_writers_of_one_file_never_share_a_temporary_one(tmp_path, monkeypatch):
@@ -120,7 +240,8 @@ def test_a_published_row_is_short(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"), [("{", "line 2 is no JSON; restore the file with git"), ('{"key": "a", "batch": 7}', "line 2 names a batch")]
+    ("line", "message"),
+    [("{", "line 2 is no JSON; restore the file with git"), ('{"key": "a", "batch": 7}', "line 2 names a batch")],
 )
 def test_damaged_results(tmp_path, line, message):
     (tmp_path / "cpu").mkdir()

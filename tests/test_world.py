@@ -1,11 +1,12 @@
-"""The synthetic world is worth transferring in: on a small target a frozen probe beats scratch, and fine-tuning beats the probe."""
+"""The synthetic world is worth transferring in: on a small target a probe beats scratch, and fine-tuning the probe."""
 
 from itertools import pairwise
 
 from transferlab import scales
 from transferlab.lab import Lab
+from transferlab.methods import Probe
 from transferlab.report.stats import effect
-from transferlab.specs import Probe, Trial
+from transferlab.specs import Trial
 
 SEEDS = range(8)
 S = scales.scale("smoke")

@@ -1,7 +1,7 @@
 """Make the book: execute its pages through papermill into ``_build``, then hand them to Jupyter Book.
 
 Executed pages are staged under ``_build/stage``, never beside their sources. A page is executed again only if its text,
-the package, the published records or its parameters have changed.
+the chapters that it asks, the package, the published records or its parameters have changed.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,9 +28,13 @@ from .store import Published
 
 PAGE_TIMEOUT = 900  # seconds, of a cell
 START_TIMEOUT = 180  # seconds, of a kernel on a busy machine
+KERNEL = ["--log-level=CRITICAL"]  # of its own remarks; errors of cells come as outputs
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
+STRICT = ("-W", "--keep-going", "-q")  # a warning fails the build
 COPIED = ("_config.yml", "_toc.yml", "book", "transferlab")
 ONE_WORKER = {"workers": 1}  # for a page's live part: pages are executed two at a time
+CHAPTER = re.compile(r'\bchapter\("(\w+)"\)')  # a page that asks for one by name
+ASKS_ALL = re.compile(r"^(?:from|import) transferlab.*\b(?:chapters|publish)\b(?! import chapter$)", re.MULTILINE)
 IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".ipynb_checkpoints")
 
 
@@ -40,29 +45,50 @@ def build_folder() -> Path:
 
 def digest(paths: list[Path]) -> str:
     """Return a hash over the names and contents of files."""
-    whole = hashlib.sha256()
+    root, whole = project(), hashlib.sha256()
     for path in sorted(paths):
-        whole.update(f"{path.relative_to(project()).as_posix()}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+        name = path.relative_to(root).as_posix()
+        whole.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return whole.hexdigest()
 
 
 @cache
 def code_digest() -> str:
-    """Return a hash over everything that executed pages depend on besides their own text."""
+    """Return a hash over everything that all executed pages depend on."""
     root = project()
     files = [p for p in (root / "transferlab").rglob("*") if p.suffix in (".py", ".json", ".toml", ".txt", ".csv")]
-    return digest([*files, *(root / "results").rglob("*.jsonl"), *(root / "notebooks").glob("*.md")])
+    return digest([*files, *(root / "results").rglob("*.jsonl")])
+
+
+def notebooks_asked(text: str) -> list[Path]:
+    """Return the notebooks that a page depends on: of the chapters that it names, or all if it asks for all."""
+    known = chapters.chapters()
+    named = known if ASKS_ALL.search(text) else CHAPTER.findall(text)
+    return [known[name].path for name in named if name in known]
+
+
+def page_stamp(source: Path, parameters: dict[str, Any]) -> str:
+    """Return a hash over everything that an executed page depends on."""
+    text = source.read_text("utf-8")
+    parts = [text, code_digest(), digest(notebooks_asked(text)), parameters, sys.version]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def stamped(file: Path, stamp: str) -> bool:
+    """Whether a file holds a stamp."""
+    return file.is_file() and file.read_text() == stamp
 
 
 def pages() -> dict[str, Path]:
-    """Return the pages of the book that hold code cells, by their name in the table of contents; drafts are left out."""
+    """Return the pages of the book that hold code cells, by their name in the table of contents; no drafts."""
     root = project()
     found = [*(c.path for c in chapters.chapters().values() if not c.draft), *(root / "book").glob("*.md")]
-    return {p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(found) if "{code-cell}" in p.read_text()}
+    run = (p for p in sorted(found) if "{code-cell}" in p.read_text("utf-8"))
+    return {p.relative_to(root).with_suffix("").as_posix(): p for p in run}
 
 
 def page_parameters(name: str) -> dict[str, Any]:
-    """Return what a page is executed with: for a chapter, its largest published scale and the seeds that are complete there."""
+    """Return what a page is executed with: a chapter, its largest published scale and the seeds complete there."""
     if not name.startswith("notebooks/"):
         return {}
     subject = chapters.chapter(name.removeprefix("notebooks/"))
@@ -77,7 +103,7 @@ def page_parameters(name: str) -> dict[str, Any]:
 def execute(source: Path, target: Path, parameters: dict[str, Any], timeout: int = PAGE_TIMEOUT) -> float:
     """Execute a MyST notebook through papermill, and return the seconds it took.
 
-    The result is written under another name and then renamed: what stands at `target` is a whole run, never half of one.
+    The result is written under another name and then renamed: what stands at `target` is a whole run.
 
     Raises
     ------
@@ -93,25 +119,19 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], timeout: int
     notebook = jupytext.read(source)
     writable("build folder", target.parent)
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.ipynb")
+    options = {"kernel_name": "python3", "cwd": str(project()), "progress_bar": False, "execution_timeout": timeout}
+    options |= {"start_timeout": START_TIMEOUT, "extra_arguments": KERNEL}
     try:
-        papermill.execute_notebook(
-            notebook,
-            str(temporary),
-            parameters,
-            kernel_name="python3",
-            cwd=str(project()),
-            progress_bar=False,
-            execution_timeout=timeout,
-            start_timeout=START_TIMEOUT,
-            extra_arguments=["--log-level=CRITICAL"],  # the kernel's own remarks; errors of cells come as outputs
-        )
+        papermill.execute_notebook(notebook, str(temporary), parameters, **options)
     except (CellTimeoutError, RuntimeError) as e:  # a kernel that died, or did not start
-        raise UserError(f"page (={source.name}): {(str(e).strip() or type(e).__name__).splitlines()[0]}; see {temporary}") from e
+        why = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise UserError(f"page (={source.name}): {why}; see {temporary}") from e
     except OSError as e:
-        raise UserError(f"page (={target}): cannot be written ({e.strerror or e}); free the disk or name another folder") from e
+        why = f"cannot be written ({e.strerror or e}); free the disk or name another folder"
+        raise UserError(f"page (={target}): {why}") from e
     except PapermillExecutionError as e:
-        last = str(e.evalue).strip().splitlines()[-1:] or [""]
-        raise UserError(f"page (={source.name}): cell {e.exec_count} failed ({e.ename}: {last[0]}); see {temporary}") from None
+        why = f"{e.ename}: {(str(e.evalue).strip().splitlines() or [''])[-1]}"
+        raise UserError(f"page (={source.name}): cell {e.exec_count} failed ({why}); see {temporary}") from None
     os.replace(temporary, target)
     return time.perf_counter() - began
 
@@ -130,10 +150,9 @@ def execute_pages(say: Callable[[str], None]) -> dict[str, Path]:
     done, jobs = {}, {}
     for name, source in pages().items():
         parameters = page_parameters(name)
-        stamp = hashlib.sha256(json.dumps([source.read_text(), code_digest(), parameters, sys.version]).encode()).hexdigest()
         done[name] = build_folder() / "executed" / f"{name}.ipynb"
-        stamp_file = done[name].with_suffix(".stamp")
-        if not (done[name].is_file() and stamp_file.is_file() and stamp_file.read_text() == stamp):
+        stamp, stamp_file = page_stamp(source, parameters), done[name].with_suffix(".stamp")
+        if not (done[name].is_file() and stamped(stamp_file, stamp)):
             jobs[name] = (source, done[name], parameters, stamp_file, stamp)
     chapters_first = sorted(jobs, key=lambda n: not n.startswith("notebooks/"))
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _quiet) as pool:
@@ -190,17 +209,17 @@ def build(say: Callable[[str], None] = print) -> Path:
     staged = stage(execute_pages(say))
     first, stamp_file = root / "_build" / "html" / "book" / "index.html", build_folder() / "html.stamp"
     stamp = digest([p for p in staged.rglob("*") if p.is_file()])
-    if first.is_file() and stamp_file.is_file() and stamp_file.read_text() == stamp:
+    if first.is_file() and stamped(stamp_file, stamp):
         say("the book is up to date")
         return first
     began = time.perf_counter()
-    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(staged), "--path-output", str(root), "-W", "--keep-going", "-q"]
+    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(staged), "--path-output", str(root), *STRICT]
     log = build_folder() / "sphinx.log"
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     log.write_text(done.stdout + done.stderr)
     if done.returncode:
-        told = [line for line in (done.stdout + done.stderr).splitlines() if "WARNING" in line or "ERROR" in line or "Error" in line]
-        raise UserError(f"jupyter-book (={done.returncode}): {(told or ['failed'])[0].strip()}; all of it in {log}")
+        told = re.findall(r"^.*(?:WARNING|ERROR|Error).*$", log.read_text(), re.MULTILINE) or ["failed"]
+        raise UserError(f"jupyter-book (={done.returncode}): {told[0].strip()}; all of it in {log}")
     write_atomically(stamp_file, stamp)
     say(f"built {first} ({time.perf_counter() - began:.0f} s)")
     return first
@@ -211,8 +230,10 @@ def concerns() -> list[str]:
     lines = []
     for subject in chapters.chapters().values():
         states = [chapters.status(subject, scale) for scale in chapters.PUBLISHED_SCALES]
-        lines += [f"{s.chapter} at scale {s.scale}: {s.stale} stale records; mend with: {s.command}" for s in states if s.stale]
+        told = "{0.chapter} at scale {0.scale}: {0.stale} stale records; mend with: {0.command}"
+        lines += [told.format(s) for s in states if s.stale]
         if not any(s.seeds for s in states):
             shown = "not yet in the table of contents" if subject.draft else "shown at smoke"
-            lines.append(f"{subject.name}: no seed is published at any scale, {shown}; publish with: {subject.command('cpu')}")
+            mend = f"publish with: {subject.command('cpu')}"
+            lines.append(f"{subject.name}: no seed is published at any scale, {shown}; {mend}")
     return lines

@@ -1,8 +1,9 @@
 """Chapters: notebooks as text, their parameters, and the design and claims that they state. Nothing here imports torch.
 
 A chapter is ``notebooks/NAME.md`` (MyST, read by jupytext). Three of its code cells carry tags that the package asks:
-``parameters`` (papermill's), ``design``, which defines ``design(scale, seeds)`` and returns trials, and ``claims``,
-which defines ``judge(records, scale)`` and returns verdicts by claim id.
+``parameters`` (papermill's); ``design``, which defines ``design(scale, seeds)`` and returns trials, or pairs of what
+tells an arm from others, by name, and a trial; and ``claims``, which defines ``judge(records, scale)`` and returns
+verdicts.
 """
 
 import ast
@@ -16,13 +17,13 @@ from typing import Any
 import pandas as pd
 
 from . import scales
-from .engine import duration
 from .errors import UserError, check, choose, suggest
 from .lab import Lab
 from .paths import project
 from .report.claims import Verdict
 from .report.theme import names
-from .specs import Source, Trial, source_key
+from .run.progress import duration
+from .specs import Pretrained, Source, Trial
 from .store import Published
 
 PUBLISHED_SCALES = ("cpu", "gpu", "paper")
@@ -92,7 +93,9 @@ class Chapter:
     def draft(self) -> bool:
         """Whether the table of contents does not name it (yet): it enters the book with its first published block."""
         toc = project() / "_toc.yml"
-        return not (toc.is_file() and re.search(rf"notebooks/{re.escape(self.name)}\s*$", toc.read_text(), re.MULTILINE))
+        return not (
+            toc.is_file() and re.search(rf"notebooks/{re.escape(self.name)}\s*$", toc.read_text(), re.MULTILINE)
+        )
 
     def cell(self, tag: str) -> str:
         """Return the source of the one code cell with a tag.
@@ -135,8 +138,8 @@ class Chapter:
             name, equals, value = text.partition("=")
             check(bool(equals), "parameter", text, "must be name=value")
             if name not in self.parameters:
-                known = ", ".join(self.parameters)
-                raise UserError(f"parameter (={name}): {self.name} has no such parameter; it has {known}{suggest(name, self.parameters)}")
+                known = ", ".join(self.parameters) + suggest(name, self.parameters)
+                raise UserError(f"parameter (={name}): {self.name} has no such parameter; it has {known}")
             found[name] = self.parameters[name].parse(value)
         return found
 
@@ -157,10 +160,15 @@ class Chapter:
         """Return what the cell `design` defines under a name."""
         return self._designed[choose("name", name, self._designed)]
 
+    def arms(self, scale: str, seeds: Iterable[int] | None = None) -> list[tuple[dict[str, Any], Trial]]:
+        """Return the chapter's trials at a scale, by default for all its seeds, each behind what names its arm."""
+        known = scales.scale(scale)
+        made = self._designed["design"](scale, list(range(known.seeds) if seeds is None else seeds))
+        return [one if isinstance(one, tuple) else ({}, one) for one in made]
+
     def design(self, scale: str, seeds: Iterable[int] | None = None) -> list[Trial]:
         """Return the chapter's trials at a scale, by default for all its seeds."""
-        known = scales.scale(scale)
-        return self._designed["design"](scale, list(range(known.seeds) if seeds is None else seeds))
+        return [trial for _, trial in self.arms(scale, seeds)]
 
     def judge(self, records: pd.DataFrame, scale: str) -> list[Verdict]:
         """Return the verdicts on the chapter's claims that records support."""
@@ -168,21 +176,28 @@ class Chapter:
 
     def verdicts(self, at: Collection[str] = PUBLISHED_SCALES, but: str = "") -> list[Verdict]:
         """Return the verdicts that the published records support at some scales, `but` for one, larger ones first."""
-        tables = {scale: published_table(self, scale) for scale in reversed(PUBLISHED_SCALES) if scale in at and scale != but}
+        wanted = (scale for scale in reversed(PUBLISHED_SCALES) if scale in at and scale != but)
+        tables = {scale: published_table(self, scale) for scale in wanted}
         return [verdict for scale, records in tables.items() if len(records) for verdict in self.judge(records, scale)]
 
     def basis(self, lab: Lab, trials: list[Trial], scale: str) -> list[tuple[str, str]]:
         """Return what the chapter's page rests on, as pairs of what and how much."""
-        s, targets = scales.scale(scale), dict.fromkeys(t.target.images.name for t in trials if t.method.kind != "source-task")
-        seeds, sources = {t.seed for t in trials}, {source_key(t): t.source.recipe for t in trials if isinstance(t.source, Source)}
-        pretrained = [f"{steps:,} steps of {batch} images" for steps, batch in sorted({(r.steps, r.batch) for r in sources.values()})]
-        recipes = {t.recipe: "the source" if t.target.images.name == s.source else "a target" for t in reversed(trials) if t.recipe}
-        rates = {r: ", ".join(f"{x:f}".rstrip("0").rstrip(".") for x in r.rates) for r in recipes}
+        s, seeds, sources = scales.scale(scale), {t.seed for t in trials}, _sources(trials)
+        elsewhere = (t.target for t in trials if t.target.images != getattr(t.root, "images", None))
+        targets = dict.fromkeys(target.images.name for target in elsewhere if target.images.name != s.source)
+        lengths = sorted({(made.steps, made.source.recipe.batch) for made in sources})
+        pretrained = [f"{steps:,} steps of {batch} images" for steps, batch in lengths]
+        on = {
+            t.recipe: "the source" if t.target.images.name == s.source else "a target" for t in trials[::-1] if t.recipe
+        }
+        rates = {r: ", ".join(f"{x:f}".rstrip("0").rstrip(".") for x in r.rates) for r in on}
+        recipes = [(f"on {on[r]}", f"{r.steps} steps of {r.batch}; learning rates {rates[r]}") for r in reversed(on)]
+        arithmetic = f"{s.backbone.multiply_adds(s.size) / 1e6:.1f} million multiply-adds an image"
         return [
-            ("targets", ", ".join(names(t) for t in targets if t != s.source)),
-            ("network", f"{s.backbone.kind}, {s.backbone.multiply_adds(s.size) / 1e6:.1f} million multiply-adds an image"),
+            ("targets", ", ".join(map(names, targets))),
+            ("network", f"{s.backbone.kind}, {arithmetic}"),
             ("pretraining", " or ".join(pretrained) + ", the same for every source" * (len(pretrained) == 1)),
-            *((f"on {at}", f"{r.steps} steps of {r.batch}; learning rates {rates[r]}") for r, at in reversed(recipes.items())),
+            *recipes,
             ("seeds", f"{len(seeds)}: each with its own images, initialisation and order"),
             ("in all", f"{len(sources)} sources, " * bool(sources) + f"{len(lab.closure(trials))} runs"),
         ]
@@ -192,19 +207,26 @@ class Chapter:
         found = {t: r for t in lab.closure(trials) if (r := lab.record(t))}
         spent = sum(r["seconds"] for r in found.values())
         pretraining = sum(r["metrics"].get("source_seconds", 0.0) for r in found.values())
-        sources = len({source_key(t) for t in trials if isinstance(t.source, Source)})
+        sources = len(_sources(trials))
         notebook = f"papermill _build/notebooks/{self.name}.ipynb out.ipynb \\\n    -p scale {scale} -p run missing"
         made = f"{duration(pretraining)} for {sources} sources, " if pretraining else ""
         kept = "" if pretraining or not sources else f" Pretraining the {sources} sources is not counted."
+        took = (
+            f"{duration(spent + pretraining)} of one worker: {made}{duration(spent)} for {len(found)} runs on targets"
+        )
         return (
-            f"```bash\n{self.command(scale)}\nmake notebooks\n{notebook}\n```\n\nThese records took {duration(spent + pretraining)} of one "
-            f"worker: {made}{duration(spent)} for {len(found)} runs on targets.{kept} What is on record is not "
-            f"run again; the records are in `results/{scale}/{self.name}.jsonl`."
+            f"```bash\n{self.command(scale)}\nmake notebooks\n{notebook}\n```\n\nThese records took {took}.{kept} "
+            f"What is on record is not run again; the records are in `results/{scale}/{self.name}.jsonl`."
         )
 
     def command(self, scale: str, seeds: str = "") -> str:
         """Return the command that makes the chapter's records."""
         return f"transferlab run {self.name} --scale {scale}" + (f" --seeds {seeds}" if seeds else "")
+
+
+def _sources(trials: Iterable[Trial]) -> set[Pretrained]:
+    """Return the networks that are pretrained for trials."""
+    return {Pretrained(t.root, t.backbone, t.seed).training for t in trials if isinstance(t.root, Source)}
 
 
 def _types(annotation: ast.expr) -> tuple[type, ...]:
@@ -218,7 +240,9 @@ def chapters() -> dict[str, Chapter]:
     """Return every chapter by name, in the order of the table of contents where it is named there."""
     root = project()
     toc = (root / "_toc.yml").read_text() if (root / "_toc.yml").is_file() else ""
-    paths = sorted((root / "notebooks").glob("*.md"), key=lambda p: (toc.find(f"notebooks/{p.stem}") % (len(toc) + 1), p.stem))
+    paths = sorted(
+        (root / "notebooks").glob("*.md"), key=lambda p: (toc.find(f"notebooks/{p.stem}") % (len(toc) + 1), p.stem)
+    )
     return {p.stem: Chapter(p) for p in paths}
 
 
@@ -273,17 +297,6 @@ def status(subject: Chapter, scale: str, published: Published | None = None) -> 
     state = "stale" if stale else "published" if not missing else "partly published" if records else "missing"
     command = subject.command(scale) if missing or stale else ""
     return Status(subject.name, scale, state, seeds, len(records.keys() & wanted), missing, stale, command)
-
-
-def publish(subject: Chapter, scale: str, lab: Lab) -> Path:
-    """Write what the lab knows of a chapter's design into ``results/``, beside what the file has by now, and return the file.
-
-    Records that the present design does not want are left out.
-    """
-    trials = subject.design(scale)
-    lab.published = {**lab.published, **Published().read(scale, subject.name)}
-    records = {t.key: r for t in lab.closure(trials) if (r := lab.record(t))}
-    return Published().write(scale, subject.name, records.values())
 
 
 def published_table(subject: Chapter, scale: str) -> pd.DataFrame:

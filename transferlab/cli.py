@@ -4,12 +4,12 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
 from .errors import UserError, check, choose, suggest
 
+COUNT = click.IntRange(1)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 
 
@@ -37,28 +37,29 @@ def cli() -> None:
 @click.argument("chapter")
 @click.option("--scale", default="cpu", show_default=True, help="smoke, cpu, gpu or paper.")
 @click.option("--seeds", default=None, help="A block of seeds: 0-3, or 0,2,5. By default all that the scale has.")
-@click.option("-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook.")
+@click.option("-p", "--parameter", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook.")
 @click.option("--plan", is_flag=True, help="Count sources, runs and hours; start nothing.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda ...")
-@click.option("--workers", type=click.IntRange(1), default=None, help="Trials at once; by default one for each core, or one on a GPU.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each worker.")
-@click.option("--pack", type=click.IntRange(1), default=None, help="Trials trained together; by default what measures fastest.")
-@click.option("--cluster", default=None, metavar="ADDRESS", help="A Dask scheduler, tcp://host:port, whose workers run the trials.")
+@click.option("--workers", type=COUNT, default=None, help="Trials at once; by default one a core, or one on a GPU.")
+@click.option("--threads", type=COUNT, default=1, show_default=True, help="Threads of each worker.")
+@click.option("--pack", type=COUNT, default=None, help="Trials trained together; by default what measures fastest.")
+@click.option("--cluster", metavar="ADDRESS", help="A Dask scheduler, tcp://host:port, whose workers run the trials.")
 @click.option("--publish/--no-publish", default=True, help="Write the records into results/ when done (not at smoke).")
 @click.option("--page/--no-page", default=True, help="Execute the notebook when done.")
-def run(chapter, scale, seeds, parameters, plan, device, workers, threads, pack, cluster, publish, page) -> None:
+def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, cluster, publish, page) -> None:
     """Run the trials of CHAPTER that are not on record, publish them, and execute its notebook.
 
     Stop it with Ctrl-C at any time: the same command goes on.
     """
     from . import build, chapters, scales
-    from .engine import cluster_slots, connected, cpu_workers
     from .errors import RefusedError
     from .lab import Lab
+    from .publish import publish as write
+    from .run.executors import cluster_slots, connected, cpu_workers
     from .store import Published
 
     subject = chapters.chapter(chapter)
-    values = subject.values(parameters)
+    values = subject.values(parameter)
     scale = scales.scale(values.pop("scale", scale)).name
     chosen = scales.seed_list(values.pop("seeds", scales.scale(scale).seeds if seeds is None else seeds))
     device, workers, mode = values.pop("device", device), values.pop("workers", workers), values.pop("run", "missing")
@@ -66,14 +67,16 @@ def run(chapter, scale, seeds, parameters, plan, device, workers, threads, pack,
 
     def make_public() -> None:
         if publish and scale != "smoke":
-            click.echo(f"published {chapters.publish(subject, scale, lab)}", err=True)
-            if left := [str(s) for s in chosen if s >= scales.scale(scale).seeds]:
-                click.echo(f"not published: seeds {','.join(left)}; {scale} has {scales.scale(scale).seeds}, from 0", err=True)
+            click.echo(f"published {write(subject, scale, lab)}", err=True)
+            count = scales.scale(scale).seeds
+            if left := [str(s) for s in chosen if s >= count]:
+                click.echo(f"not published: seeds {','.join(left)}; {scale} has {count}, from 0", err=True)
 
     with connected(cluster) as client:
-        lab = Lab(run=mode, device=device, workers=workers, threads=threads, published=Published(), client=client, pack=pack)
+        lab = Lab(None, mode, device, workers, threads, Published(), client=client, pack=pack)
         count = cluster_slots(client) if client else workers or cpu_workers(threads)
-        click.echo(f"{chapter} at scale {scale}, seeds {','.join(map(str, chosen))}: {lab.plan(trials).text(count)}", err=not plan)
+        seeds = ",".join(map(str, chosen))
+        click.echo(f"{chapter} at scale {scale}, seeds {seeds}: {lab.plan(trials).text(count)}", err=not plan)
         if plan:
             return
         try:
@@ -89,7 +92,7 @@ def run(chapter, scale, seeds, parameters, plan, device, workers, threads, pack,
     make_public()
     if page:
         target = build.build_folder() / "runs" / scale / f"{chapter}.ipynb"
-        given = values | {"scale": scale, "seeds": ",".join(map(str, chosen)), "run": mode, "device": device}
+        given = values | {"scale": scale, "seeds": seeds, "run": mode, "device": device}
         seconds = build.execute(subject.path, target, given | ({"workers": workers} if workers else {}))
         click.echo(f"executed {target} ({seconds:.0f} s)", err=True)
 
@@ -99,7 +102,7 @@ def run(chapter, scale, seeds, parameters, plan, device, workers, threads, pack,
 @click.option("--scale", default="paper", show_default=True, help="smoke, cpu, gpu or paper.")
 @click.option("--seeds", default=None, help="A block of seeds: 0-3, or 0,2,5. By default all that the scale has.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda ...")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each process.")
+@click.option("--threads", type=COUNT, default=1, show_default=True, help="Threads of each process.")
 def pretrain(chapter, scale, seeds, device, threads) -> None:
     """Train the missing source networks of CHAPTER, one after another.
 
@@ -107,12 +110,17 @@ def pretrain(chapter, scale, seeds, device, threads) -> None:
     """
     from . import chapters, scales
     from .lab import Lab, run_layer
+    from .run.queue import Queue
+    from .specs import Pretrained
 
     subject, chosen = chapters.chapter(chapter), scales.scale(scale)
     trials = subject.design(chosen.name, scales.seed_list(chosen.seeds if seeds is None else seeds))
     store = Lab(device=device).store
     store.prepare()
-    run_layer().pretrain(trials, store, device, threads, lambda line: click.echo(line, err=True))
+    queue = Queue([(trial, trial.asked) for trial in trials], store.lacks)
+    jobs = [job for job in queue.jobs.values() if isinstance(job.training, Pretrained)]
+    _, work = run_layer()
+    work.pretrain(jobs, store, device, threads, lambda line: click.echo(line, err=True))
 
 
 @cli.command()
@@ -195,19 +203,20 @@ def _print(rows: list[dict], as_json: bool, head: tuple[str, ...], line: Callabl
 
 @cli.group(cls=Group)
 def data() -> None:
-    """Image sets: what there is, adding your own, rebuilding the small ones."""
+    """Image sets: what there is, and adding your own."""
 
 
 @data.command("list")
 @JSON
 def list_sets(as_json: bool) -> None:
     """List every pinned set."""
-    from .data import catalog
+    from .specs import catalog
 
     rows = [{"name": n, **catalog.pinned(n)} for n in catalog.names() if not n.startswith("file:")]
 
     def line(r: dict) -> tuple:
-        return r["name"], r["classes"], ", ".join(f"{split} {n:,}" for split, n in r["splits"].items()), r["fingerprint"]
+        images = ", ".join(f"{split} {n:,}" for split, n in r["splits"].items())
+        return r["name"], r["classes"], images, r["fingerprint"]
 
     _print(rows, as_json, ("name", "classes", "images", "fingerprint"), line)
 
@@ -227,19 +236,8 @@ def pin(name: str, skip_unreadable: bool) -> None:
         click.echo(f"{name}: fingerprint {entry['fingerprint']}")
         return
     left = f", {len(entry['skipped'])} unreadable left out" if entry.get("skipped") else ""
-    click.echo(f"{name}: {sum(entry['splits'].values()):,} images in {entry['classes']} classes, fingerprint {entry['fingerprint']}{left}")
-
-
-@data.command("build")
-@click.argument("name")
-@click.option("--from", "folder", type=click.Path(path_type=Path), required=True, help="Where the public original lies.")
-def rebuild(name: str, folder: Path) -> None:
-    """Make the small Parquet set NAME from its public original."""
-    from .data.rebuild import build as make
-    from .data.rebuild import summary
-
-    make(name, folder)
-    click.echo(summary(name))
+    count = f"{sum(entry['splits'].values()):,} images in {entry['classes']} classes"
+    click.echo(f"{name}: {count}, fingerprint {entry['fingerprint']}{left}")
 
 
 def main() -> None:

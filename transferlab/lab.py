@@ -4,25 +4,28 @@ Trials that are on record, in the store or published, are read; the others are r
 only then.
 """
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
-from .engine import KILLED, Here, Job, Progress, Queue, cluster_executor, cluster_slots, duration, local_pool, run_jobs
 from .errors import RefusedError, UserError, check, choose
-from .specs import Source, SourceTask, Trial, source_key
-from .store import REFUSED, Published, Record, Store, settled
+from .run.executors import KILLED, Here, cluster_executor, cluster_slots, local_pool, run_jobs
+from .run.progress import Progress, duration
+from .run.queue import Job, Queue
+from .specs import Artefact, Trial
+from .specs.serial import combinations, filled, searched
+from .store import OK, REFUSED, Published, Record, Store, settled
 
-FORWARD_SHARE = 1 / 3  # of a training step's arithmetic
-PACE = 1.5e10  # multiply-adds a second that one core trains, before anything was measured
 WORTH_A_POOL = 20.0  # seconds of work below which one process does it all
 PACK, PACK_ON = 16, ("cuda",)  # trials of one shape that are handed out at once, and where that can pay
-IMAGES_READ = 5000  # images that measuring a trial reads, roughly
+VALIDATION = ("validation_accuracy",)  # the column that a search asks for
+AGREE = 0.1  # accuracy by which a training that is run again may differ from what another processor put on record
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,16 @@ class Plan:
     ----------
     known : int
         Trials on record.
-    sources, runs : list of Trial
-        Pretraining runs (one trial stands for each network) and runs that are missing. Where a learning rate is
-        searched, the runs after the search are counted too.
+    sources : list of Job
+        Networks that have to be trained first for others.
+    runs : list of Trial
+        That are missing. Where something is searched, the runs after the search are counted too.
     seconds : float
         Of work, on one worker.
     """
 
     known: int
-    sources: list[Trial]
+    sources: list[Job]
     runs: list[Trial]
     seconds: float
 
@@ -68,8 +72,8 @@ def trials_of(items: object) -> list[Trial]:
     return trials
 
 
-def run_layer():
-    """Return the module that runs trials, which imports torch.
+def run_layer() -> tuple:
+    """Return the modules that know devices and run jobs, which import torch.
 
     Raises
     ------
@@ -77,12 +81,12 @@ def run_layer():
         If torch and torchvision do not fit together.
     """
     try:
-        from . import worker
+        from .run import devices, work
     except RuntimeError as e:
         pair = "pip uninstall -y torch torchvision, then install the matching pair from one source"
         check("torchvision::" not in str(e), "torch and torchvision", str(e).splitlines()[0], f"are not a pair; {pair}")
         raise
-    return worker
+    return devices, work
 
 
 class Lab:
@@ -107,8 +111,8 @@ class Lab:
     client : distributed.Client, optional
         A Dask cluster whose workers see the store's folder under the same name; then `workers` does not matter.
     pack : int, optional
-        Trials of one shape that one worker trains together. By default a GPU takes as many as measure fastest, and a CPU
-        one after another, which is fastest there. Trained together, losses differ by rounding.
+        Trials of one shape that one worker trains together. By default a GPU takes as many as measure fastest, and a
+        CPU one after another, which is fastest there. Trained together, losses differ by rounding.
     """
 
     def __init__(
@@ -132,43 +136,72 @@ class Lab:
         self.device, self.workers, self.threads, self.quiet = device, workers, threads, quiet
         self.client, self.pack = client, pack
         self.known: dict[str, Record] = {}
+        self.tried: dict[str, str] = {}  # what came of trials that were run
         self.published = published.read() if isinstance(published, Published) else published or {}
 
     # ------------------------------------------------------------------------------------------------- reading
 
-    def record(self, trial: Trial) -> Record | None:
-        """Return the record of a trial with a single learning rate, the store's before the published one.
+    def record(self, trial: Trial, columns: Iterable[str] = ()) -> Record | None:
+        """Return the record of a trial in which nothing is open, the store's before the published one; both, where one
+        lacks columns.
 
         What is settled is read once.
         """
         key = trial.key
-        if key not in self.known:
-            own, shared = self.store.get(key) if self.mode != "never" else None, self.published.get(key)
-            found = next(filter(settled, (own, shared)), own or shared)
-            if not settled(found):
-                return found
-            self.known[key] = found
-        return self.known[key]
+        if settled(self.known.get(key), columns):
+            return self.known[key]
+        own, shared = self.store.get(key) if self.mode != "never" else None, self.published.get(key)
+        found = next((r for r in (own, shared) if settled(r)), own or shared)
+        if not settled(found):
+            return found
+        if settled(own) and settled(shared) and own["status"] == shared["status"] == OK:
+            found = own | {"metrics": shared["metrics"] | own["metrics"]}
+        self.known[key] = found
+        return found
+
+    def _has(self, trial: Trial, columns: Iterable[str]) -> bool:
+        return settled(self.record(trial, columns), columns)
 
     def resolve(self, trial: Trial) -> Trial | None:
-        """Return the trial at the learning rate that its search chose, or ``None`` while the search is not complete."""
-        found = {t.key: self.record(t) for t in trial.searches()}
-        return trial.resolve({k: r["metrics"].get("accuracy", 0.0) for k, r in found.items() if settled(r)})
+        """Return the trial with what its search chose, or ``None`` while the search is not complete."""
+        if isinstance(trial.source, Trial) and trial.source.open:
+            source = self.resolve(trial.source)
+            return source and self.resolve(replace(trial, source=source))
+        found = {t.key: self.record(t, VALIDATION) for t in trial.searches()}
+        known = {k: r for k, r in found.items() if settled(r, VALIDATION)}
+        return trial.resolve({k: r["metrics"].get(*VALIDATION, 0.0) for k, r in known.items()})
+
+    def _behind(self, trial: Trial) -> list[tuple[Trial, tuple[str, ...]]]:
+        """Return what stands behind a trial, with the columns that are asked of it: searches, of a chain's first step
+        first, and what they chose, or itself.
+        """
+        before = []
+        if isinstance(trial.source, Trial) and trial.source.open:
+            before = self._behind(replace(trial.source, measures=()))[:-1]
+            source = self.resolve(trial.source)
+            if source is None:
+                return [*before, (trial, trial.asked)]
+            trial = replace(trial, source=source)
+        return [*before, *((t, VALIDATION) for t in trial.searches()), (self.resolve(trial) or trial, trial.asked)]
 
     def closure(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Return every trial whose record stands behind `trials`: their searches and what these chose, as far as known."""
-        trials = trials_of(trials)
-        both = [t for trial in trials for t in (*trial.searches(), self.resolve(trial)) if t is not None]
-        return list(dict.fromkeys(both))
+        """Return every trial whose record stands behind `trials`: searches and what these chose, as far as known."""
+        both = (t for trial in trials_of(trials) for t, _ in self._behind(trial))
+        return list({t.key: t for t in both if not t.open}.values())
 
     def missing(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Return the trials to run: without a record, or failed; of an open search, its trials and then the chosen one."""
-        missing: dict[Trial, None] = {}
+        """Return the trials to run: without what is asked of their record; of an open search, its trials and then the
+        chosen one.
+        """
+        return [trial for trial, _ in self._missing(trials)]
+
+    def _missing(self, trials: Iterable[Trial]) -> list[tuple[Trial, tuple[str, ...]]]:
+        missing: dict[Trial, tuple[str, ...]] = {}
         for trial in dict.fromkeys(trials_of(trials)):
-            for t in (*trial.searches(), self.resolve(trial) or trial):
-                if t.searches() or not settled(self.record(t)):
-                    missing[t] = None
-        return list(missing)
+            for t, columns in self._behind(trial):
+                if t.open or not self._has(t, columns):
+                    missing[t] = tuple(dict.fromkeys((*missing.get(t, ()), *columns)))
+        return list(missing.items())
 
     def seeds(self, trials: Iterable[Trial]) -> list[int]:
         """Return the seeds for which every one of `trials` is on record."""
@@ -179,31 +212,21 @@ class Lab:
     def plan(self, trials: Iterable[Trial]) -> Plan:
         """Count what `run` would do, without doing it."""
         trials = trials_of(trials)
-        missing = self.missing(trials)
-        sources = {source_key(t): t for t in missing if self._lacks_network(t)}
-        seconds = sum(map(self._seconds, missing)) + sum(map(self._source_seconds, sources.values()))
-        open_searches = sum(bool(t.searches()) for t in missing)
-        return Plan(len(self.closure(trials)) - (len(missing) - open_searches), list(sources.values()), missing, seconds)
-
-    def _lacks_network(self, trial: Trial) -> bool:
-        return isinstance(trial.source, Source) and self.store.lacks(source_key(trial))
-
-    def _seconds(self, trial: Trial) -> float:
-        each, recipe = trial.backbone.multiply_adds(trial.target.size) / PACE, trial.recipe
-        # activations of frozen layers are computed once
-        once = recipe and recipe.augment == "none" and any(getattr(trial.method, name, None) for name in ("freeze", "scope"))
-        trained = recipe.images * len(trial.targets) if recipe and not once else 0
-        return each * (trained + IMAGES_READ * FORWARD_SHARE)
-
-    def _source_seconds(self, trial: Trial) -> float:
-        return trial.backbone.multiply_adds(trial.source.size) / PACE * trial.source.recipe.images
+        missing = self._missing(trials)
+        queue = Queue(missing, self.store.lacks)
+        first = [job for job in queue.jobs.values() if job.trial is None]
+        seconds = sum(t.cost() for t, _ in missing) + sum(job.training.cost() for job in first)
+        first = [job for job in first if job.training.trains]
+        open_searches = sum(t.open for t, _ in missing)
+        known = len(self.closure(trials)) - (len(missing) - open_searches)
+        return Plan(known, first, [t for t, _ in missing], seconds)
 
     # ------------------------------------------------------------------------------------------------- running
 
     def run(self, trials: Iterable[Trial]) -> pd.DataFrame:
         """Return what trials measured, one row each in the order given; run those that are not on record.
 
-        A learning rate that is a tuple is searched first (`Trial.searches`); the row is that of the chosen rate.
+        What is `OneOf` several values is searched first (`Trial.searches`); the row is that of the chosen one.
 
         Parameters
         ----------
@@ -222,17 +245,19 @@ class Lab:
             If trials ask for what is not there, when all others have been run.
         """
         trials = trials_of(trials)
-        missing = self.missing(trials)
+        missing = self._missing(trials)
         if missing and self.mode == "never":
-            raise UserError(f"records (={len(missing)} missing, first: {missing[0].label}): none published and run is never")
+            first = missing[0][0].label
+            raise UserError(f"records (={len(missing)} missing, first: {first}): none published and run is never")
         tried: set[Trial] = set()
         refused: list[str] = []
-        while todo := [t for t in missing if t not in tried and not t.searches()]:  # searches first; then what they chose
-            refused += self._run_all(todo)
-            tried.update(todo)
-            missing = self.missing(trials)
+        while todo := [(t, c) for t, c in missing if t not in tried and not t.open]:  # then what was chosen
+            refused += self._run_all(todo, {made.key: made for t in trials for made in _starts(t)}.values())
+            tried.update(t for t, _ in todo)
+            missing = self._missing(trials)
         if refused:
-            raise RefusedError(refused[0].removeprefix(f"{REFUSED}: ") + (f" (and {len(refused) - 1} more)" if refused[1:] else ""))
+            more = f" (and {len(refused) - 1} more)" if refused[1:] else ""
+            raise RefusedError(refused[0].removeprefix(f"{REFUSED}: ") + more)
         return self.table(trials)
 
     def table(self, trials: Iterable[Trial]) -> pd.DataFrame:
@@ -242,37 +267,54 @@ class Lab:
             if found := self.resolve(trial):
                 record, status = self.record(found), "{}"
             else:
-                record = next((r for t in trial.searches() if (r := self.record(t)) is not None and not settled(r)), None)
+                tried = (self.record(t) for t, _ in self._behind(trial)[:-1])
+                record = next((r for r in tried if r is not None and not settled(r)), None)
                 found, status = trial, "{} (in the search)"
             rule = f"is not in {self.store.root}; the workers of a cluster must see that folder under the same name"
             check(record is not None, "record", found.label, rule)
-            measured = {"status": status.format(record["status"]), **record["metrics"], "seconds": record["seconds"], "key": found.key}
-            rows.append(found.columns() | measured)
+            if not settled(record, found.asked):
+                record = record | {"status": self.tried.get(found.key, record["status"])}
+            about, measured = found.columns(), record["metrics"]
+            twice = about.keys() & {*measured, "status", "seconds", "key"}
+            check(not twice, "columns", sorted(twice), "name both a setting and a metric")
+            row = {
+                "status": status.format(record["status"]),
+                **measured,
+                "seconds": record["seconds"],
+                "key": found.key,
+            }
+            rows.append(about | row)
         return pd.DataFrame(rows)
 
-    def _run_all(self, trials: list[Trial]) -> list[str]:
-        """Run trials of single learning rates, sources before what starts from them; return why some were refused."""
-        worker = run_layer()
+    def _run_all(self, asked: list[tuple[Trial, tuple[str, ...]]], later: Collection[Artefact]) -> list[str]:
+        """Run trials in which nothing is open, and first what they need; return why some were refused.
+
+        Networks that are needed `later` are kept.
+        """
+        devices, work = run_layer()
         self.store.prepare()
-        worker.pick_device(self.device)
-        worker.prepare(trials, self.threads)
-        trials = sorted(trials, key=lambda t: (t.seed, not isinstance(t.method, SourceTask)))
-        sources = {source_key(t): t for t in trials if self._lacks_network(t)}
-        seconds = {False: self._seconds, True: self._source_seconds}
-        total = sum(map(self._seconds, trials)) + sum(map(self._source_seconds, sources.values()))
+        where = devices.pick_device(self.device)
+        parts = {(p.images, p.size) for t, _ in asked for p in (t.target, *_targets(t)) if hasattr(p, "images")}
+        work.decode(sorted(parts, key=str), self.threads)
+        asked = sorted(asked, key=lambda one: (one[0].seed, one[0].recipe is not None))
+        before = {t.key: self.record(t) for t, _ in asked}
+        queue = Queue(asked, self.store.lacks, later)
+        jobs = list(queue.jobs.values())
+        total = sum(job.training.cost() for job in jobs)
         workers = self._slots(total)
-        progress = Progress(len(sources), len(trials), total, workers, self.quiet)
-        limit = self.pack or (PACK if worker.pick_device(self.device).type in PACK_ON else 1)
+        trials = sum(job.trial is not None for job in jobs)
+        progress = Progress(len(jobs) - trials, trials, total, workers, self.quiet)
+        limit = self.pack or (PACK if where.type in PACK_ON else 1)
         refused: list[str] = []
-        queue = Queue(trials, self._lacks_network)
 
         def do(jobs: list[Job]) -> tuple:
-            return worker.work, jobs, self.store, self.device, self.threads, self.pack is None
+            return work.work, jobs, self.store, self.device, self.threads, self.pack is None
 
         def done(job: Job, status: str) -> None:
             if status == KILLED:
-                worker.record(job, None, status, 0.0, self.store, worker.pick_device(self.device))
-            progress.done(job, seconds[job.source](job.trial))
+                work.keep(job, None, status, 0.0, work.Context(where, self.store))
+            progress.done(job, job.training.cost())
+            self.tried[job.key] = status
             if status.startswith(REFUSED):
                 refused.append(status)
 
@@ -282,13 +324,39 @@ class Lab:
                     run_jobs(queue, executor, workers, limit, do, done, self._alive)
         finally:
             progress.close()
+        for trial, _ in asked:
+            self.known.pop(trial.key, None)
+            self._agrees(trial, before[trial.key])
         return refused
+
+    def _agrees(self, trial: Trial, before: Record | None) -> None:
+        """Check that a training that was run again, for want of a column, gives what is on record.
+
+        Raises
+        ------
+        UserError
+            If its accuracy is another one.
+        """
+        now = self.store.get(trial.key)
+        if not (settled(before) and settled(now)):
+            return
+        for name in ("accuracy", *VALIDATION):
+            was, is_now = (r["metrics"].get(name) for r in (before, now))
+            near = was is None or is_now is None or abs(was - is_now) <= AGREE
+            check(
+                near,
+                f"{name} of {trial.label}",
+                is_now,
+                f"{was} is on record; if the code has changed, raise a version",
+            )
 
     def _slots(self, seconds: float) -> int:
         """Return how many jobs to run at once, for so much work."""
         if self.client is not None:
             return cluster_slots(self.client)
-        return self.workers or (1 if seconds < WORTH_A_POOL else run_layer().default_workers(self.device, self.threads))
+        return self.workers or (
+            1 if seconds < WORTH_A_POOL else run_layer()[0].default_workers(self.device, self.threads)
+        )
 
     def _alive(self) -> bool:
         return self.client is None or self.client.status == "running"
@@ -296,5 +364,23 @@ class Lab:
     def _executor(self, workers: int) -> Executor:
         if self.client is not None:
             return cluster_executor(self.client)
-        worker = run_layer()
-        return Here() if workers == 1 else local_pool(workers, worker.begin, worker.gpus(self.device))
+        devices, _ = run_layer()
+        return Here() if workers == 1 else local_pool(workers, devices.begin, devices.gpus(self.device))
+
+
+def _starts(trial: Trial) -> Iterator[Artefact]:
+    """Yield the networks that a trial, or its search, may start from, whatever searches before it choose."""
+    options = searched(trial.source) if trial.source else {}
+    if not options and not isinstance(trial.source, Trial):
+        return
+    seeds = {trial.seed}.union(*(of.seeds for of in trial.options.values()))
+    for at, choice in itertools.product(map(trial.at_seed, sorted(seeds)), combinations(options)):
+        one = replace(at, source=filled(at.source, choice))
+        yield one.start
+        if isinstance(one.source, Trial):
+            yield from _starts(one.source)
+
+
+def _targets(trial: Trial) -> list[Any]:
+    """Return what a trial's network has seen: targets of a chain before, and its source."""
+    return [trial.source.target, *_targets(trial.source)] if isinstance(trial.source, Trial) else [trial.source]

@@ -39,7 +39,8 @@ def weights_file(name: str) -> Path:
         If it is not there.
     """
     path = weights_root() / Path(name.removeprefix("file:")).expanduser()
-    check(path.is_file(), "weights", path, "there is no such file; set TRANSFERLAB_WEIGHTS to the folder of weight files")
+    rule = "there is no such file; set TRANSFERLAB_WEIGHTS to the folder of weight files"
+    check(path.is_file(), "weights", path, rule)
     return path
 
 
@@ -99,6 +100,8 @@ def write_atomically(path: Path, data: bytes | str | Callable[[IO[bytes]], objec
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as e:
-        with suppress(OSError):
+        why = f"cannot be written ({e.strerror or e}); free the disk or name another folder"
+        raise DiskError(f"file (={path}): {why}") from e
+    finally:
+        with suppress(OSError):  # it is there only if it was not put in place
             temporary.unlink()
-        raise DiskError(f"file (={path}): cannot be written ({e.strerror or e}); free the disk or name another folder") from e

@@ -3,7 +3,6 @@
 Nothing here imports torch; networks are kept as files whose content the run layer knows.
 """
 
-import fcntl
 import json
 import os
 import time
@@ -13,21 +12,34 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from .errors import DiskError, UserError, check
 from .paths import project, store_root, writable, write_atomically
-from .serial import canonical
-from .specs import Trial
+from .specs import Artefact
+from .specs.serial import canonical
 
 Record = dict[str, Any]
 OK, DIVERGED, REFUSED, FAILED = "ok", "diverged", "refused", "failed"  # how a status begins
 HEAD = ("key", "label", "status", "seconds")  # of a published record; then its metrics, and its batch
 LEFTOVER = 86_400  # seconds after which half-written files of the dead are removed
-OPEN = (REFUSED, FAILED)  # those that another attempt may change
+FORGOTTEN = 30 * LEFTOVER  # and checkpoints, which a study that was stopped may go on with
+RETRYABLE = (REFUSED, FAILED)  # those that another attempt may change
 
 
-def settled(record: Record | None) -> bool:
-    """Whether a trial need not be run: it is on record, and neither asked for what is not there nor ran out of memory, say."""
-    return record is not None and not record["status"].startswith(OPEN)
+def settled(record: Record | None, columns: Iterable[str] = ()) -> bool:
+    """Whether a trial need not be run: it is on record, and neither asked for what is not there nor ran out of memory,
+    say.
+
+    Parameters
+    ----------
+    record : dict or None
+    columns : iterable of str
+        Metrics that it must have, unless the training diverged.
+    """
+    if record is None or record["status"].startswith(RETRYABLE):
+        return False
+    return record["status"] != OK or all(name in record["metrics"] for name in columns)
 
 
 class Store:
@@ -40,17 +52,19 @@ class Store:
     root : Path, optional
         By default `paths.store_root`.
     shared : Path, optional
-        A folder of published networks that are read if the store lacks them; by default ``results/sources`` in the project.
+        A folder of published networks that are read if the store lacks them; by default ``results/sources`` in the
+        project.
     """
 
     def __init__(self, root: Path | str | None = None, shared: Path | None = None) -> None:
-        self.root = (Path(root).expanduser() if root else store_root()).absolute()  # as the workers of a cluster must name it
+        # as the workers of a cluster must name it
+        self.root = (Path(root).expanduser() if root else store_root()).absolute()
         self.shared = shared or project() / "results" / "sources"
         self.records = self.root / "records"
         self.networks = self.root / "networks"
 
     def prepare(self) -> None:
-        """Make the folders.
+        """Make the folders, and take away what killed processes left half written.
 
         Raises
         ------
@@ -59,11 +73,20 @@ class Store:
         """
         writable("store", self.records)
         writable("store", self.networks)
-        for folder in (self.networks, self.root / "checkpoints", self.root / "features"):
-            for half in folder.glob(".*.*"):  # a write that was killed
-                with suppress(FileNotFoundError):  # its writer renamed it
-                    if time.time() - half.stat().st_mtime > LEFTOVER:
-                        half.unlink()
+        halves = (*self.root.glob("*/.*.*"), *self.records.glob("*/.*.*"))
+        old = [path for path in halves if self._age(path) > LEFTOVER]
+        old += [path for path in self.root.glob("checkpoints/*.pt") if self._age(path) > FORGOTTEN]
+        for path in old:
+            with suppress(FileNotFoundError):  # its writer renamed it
+                path.unlink()
+
+    @staticmethod
+    def _age(path: Path) -> float:
+        """Return the seconds since a file was written; 0 if it is gone."""
+        try:
+            return time.time() - path.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     def path(self, key: str) -> Path:
         """Return the file of a record."""
@@ -72,55 +95,69 @@ class Store:
     def get(self, key: str) -> Record | None:
         """Return a record, or ``None``."""
         try:
-            with open(f"{self.records}/{key[:2]}/{key}.json", "rb") as file:  # a `Path` a record would take a third of the time
+            # a `Path` a record would take a third of the time
+            with open(f"{self.records}/{key[:2]}/{key}.json", "rb") as file:
                 return json.loads(file.read())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as e:
             raise UserError(f"record (={self.path(key)}): is no JSON; delete it and the trial is run again") from e
 
-    def put(self, trial: Trial, status: str, metrics: dict, seconds: float, provenance: dict) -> Record:
-        """Write the record of a trial and return it.
+    def put(self, made: Artefact, status: str, metrics: dict, seconds: float, provenance: dict) -> Record:
+        """Write the record of what was made, or tried, and return it.
+
+        What an earlier one measured besides stays; all of it, where a later attempt came to nothing.
 
         Parameters
         ----------
+        made : Artefact
         status : str
-            ``ok``; or why there are no metrics: ``diverged: ...``; ``refused: ...`` for a mistake in the trial or in its data;
-            ``failed: ...`` for everything else, such as want of memory.
+            ``ok``; or why there is nothing: ``diverged: ...``; ``refused: ...`` for a mistake in the trial or in its
+            data; ``failed: ...`` for everything else, such as want of memory.
         metrics : dict
             Numbers by name.
         seconds : float
-            Wall time of the trial, its source's pretraining not included.
+            Wall time, that of what it needs not included.
         provenance : dict
             Commit, versions, device: what may differ between equal trials.
         """
-        record = {"key": trial.key, "label": trial.label, "trial": trial.to_dict(), "status": status}
+        before = self.get(made.key) or {}
+        if before.get("status") == OK:
+            if status != OK:
+                return before
+            metrics = before["metrics"] | metrics
+        record = {"key": made.key, "label": made.label, made.kind: made.to_dict(), "status": status}
         record |= {"metrics": metrics, "seconds": round(seconds, 2), "provenance": provenance}
-        write_atomically(self.path(trial.key), json.dumps(record, indent=1) + "\n")
+        write_atomically(self.path(made.key), json.dumps(record, indent=1) + "\n")
         return record
 
-    def network(self, key: str) -> Path:
-        """Return the file of a pretrained network: the published one if there is no other."""
-        own, shared = (folder / f"{key}.safetensors" for folder in (self.networks, self.shared))
+    def file(self, made: Artefact) -> Path:
+        """Return the file of a network, the published one if there is no other, or of arrays."""
+        own = self.root / {"network": "networks"}.get(made.kept, made.kind) / f"{made.key}.safetensors"
+        shared = self.shared / own.name
         return shared if shared.is_file() and not own.is_file() else own
 
-    def failure(self, key: str) -> str | None:
-        """Return why a source has no network, if it was tried in vain."""
-        try:
-            return self._failed(key).read_text()
-        except (FileNotFoundError, NotADirectoryError):
+    def lacks(self, made: Artefact, columns: Iterable[str] = ()) -> bool:
+        """Whether something is still to be made: it is not there, and was not tried in vain for good."""
+        if made.given:
+            return False
+        if made.kept == "record":
+            return not settled(self.get(made.key), columns)
+        return not self.file(made).is_file() and (self.reason(made) or FAILED).startswith(RETRYABLE)
+
+    def reason(self, made: Artefact) -> str | None:
+        """Return why something is not there, if it was tried in vain."""
+        if made.given or (made.kept != "record" and self.file(made).is_file()):
             return None
+        status = (self.get(made.key) or {}).get("status", OK)
+        return None if status == OK else status
 
-    def fail(self, key: str, reason: str) -> None:
-        """Note why a source has no network."""
-        write_atomically(self._failed(key), reason)
-
-    def lacks(self, key: str) -> bool:
-        """Whether a source's network is still to be made: there is none, and it did not diverge."""
-        return not self.network(key).is_file() and (self.failure(key) or FAILED).startswith(OPEN)
-
-    def _failed(self, key: str) -> Path:
-        return self.networks / f"{key}.failed"
+    def status(self, wanted: Iterable[Artefact], columns: Iterable[str] = ()) -> str | None:
+        """Return what came of things that were made at once, or ``None`` if one of them is still to be made."""
+        wanted = list(wanted)
+        if any(self.lacks(made, columns) for made in wanted):
+            return None
+        return next(filter(None, map(self.reason, wanted)), OK)
 
     def checkpoint(self, key: str) -> Path:
         """Return the file that a long run keeps its state in."""
@@ -128,39 +165,32 @@ class Store:
 
     @contextmanager
     def claim(self, key: str) -> Iterator[bool]:
-        """Try to be the one who makes a record or a network; yields whether nobody else is at it.
+        """Try to be the one who makes something; yields whether nobody else is at it.
 
         The claim is a lock on a file, which the system lets go of when its process ends, however it ends.
         """
-        path = writable("store", self.root / "claims") / key
-        while True:
-            try:
-                file = os.open(path, os.O_CREAT | os.O_RDWR)
-            except OSError as e:
-                raise DiskError(f"file (={path}): cannot be written ({e.strerror or e}); free the disk or name another folder") from e
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.exists() and os.fstat(file).st_ino == path.stat().st_ino:
-                    break
-            except BlockingIOError:
-                os.close(file)
-                yield False
-                return
-            except FileNotFoundError:
-                pass  # taken away between two looks by who had it before
-            os.close(file)
+        lock = FileLock(writable("store", self.root / "claims") / key)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        except OSError as e:
+            why = f"cannot be written ({e.strerror or e}); free the disk or name another folder"
+            raise DiskError(f"file (={lock.lock_file}): {why}") from e
         try:
             yield True
         finally:
-            path.unlink(missing_ok=True)
-            os.close(file)
+            with suppress(OSError):  # Windows keeps it while it is open
+                os.unlink(lock.lock_file)
+            lock.release()
 
 
 class Published:
     """The records in ``results/``: read by the book, written when a study is done.
 
-    A file ``results/SCALE/CHAPTER.jsonl`` has one line a batch (provenance, number of records, seconds), then one line a
-    record, sorted by key. A record without a status is ok.
+    A file ``results/SCALE/CHAPTER.jsonl`` has one line a batch (provenance, number of records, seconds), then one line
+    a record, sorted by key. A record without a status is ok.
 
     Parameters
     ----------
@@ -176,14 +206,18 @@ class Published:
         return self.root / scale / f"{chapter}.jsonl"
 
     def read(self, scale: str | None = None, chapter: str | None = None) -> dict[str, Record]:
-        """Return published records by key, of everything or of one scale or chapter."""
+        """Return published records by key, of all or of one scale or chapter; what several measured is united."""
         found: dict[str, Record] = {}
         for path in sorted(self.root.glob(f"{scale or '*'}/{chapter or '*'}.jsonl")):
-            found |= _read(path, path.stat().st_mtime_ns)
+            for key, record in _read(path, path.stat().st_mtime_ns).items():
+                before = found.get(key, {}).get("metrics", {}) if record["status"] == OK else {}
+                found[key] = record | {"metrics": before | record["metrics"]} if before else record
         return found
 
     def batches(self) -> list[dict]:
-        """Return what is known of every batch of published records: scale, chapter, number of records, seconds, provenance."""
+        """Return what is known of every batch of published records: scale, chapter, number of records, seconds,
+        provenance.
+        """
         found = []
         for path in sorted(self.root.glob("*/*.jsonl")):
             rows = map(json.loads, path.read_text().splitlines())
@@ -199,7 +233,9 @@ class Published:
             If the folder cannot be written.
         """
         records = sorted(records, key=lambda r: r["key"])
-        by_age = sorted({canonical(r["provenance"]): r["provenance"] for r in records}.items(), key=lambda p: (p[1]["day"], p[0]))
+        by_age = sorted(
+            {canonical(r["provenance"]): r["provenance"] for r in records}.items(), key=lambda p: (p[1]["day"], p[0])
+        )
         batches = {text: {"batch": i, "records": 0, "seconds": 0.0, **about} for i, (text, about) in enumerate(by_age)}
         rows = []
         for record in records:
@@ -210,7 +246,9 @@ class Published:
             rows.append({**head, **record["metrics"], "batch": batch["batch"]})
         path = self.path(scale, chapter)
         writable("results", path.parent)
-        write_atomically(path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in [*batches.values(), *rows]))
+        write_atomically(
+            path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in [*batches.values(), *rows])
+        )
         return path
 
 

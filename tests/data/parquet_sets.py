@@ -22,9 +22,15 @@ def rows(per_class: int, classes: int = 3, prefix: str = "") -> list[dict]:
     return [row(c, f"{prefix}{c}/{i:02d}.png") for c in range(classes) for i in range(per_class)]
 
 
-def write_parquet(path: Path, content: list[dict], names: tuple[str, ...] | None = CLASSES, schema: dict | None = None) -> Path:
+def write_parquet(
+    path: Path, content: list[dict], names: tuple[str, ...] | None = CLASSES, schema: dict | None = None
+) -> Path:
     """Write rows to a Parquet file; without `names` it has no metadata."""
-    about = {"huggingface": json.dumps({"info": {"features": {"label": {"names": list(names), "_type": "ClassLabel"}}}})} if names else None
+    about = (
+        {"huggingface": json.dumps({"info": {"features": {"label": {"names": list(names), "_type": "ClassLabel"}}}})}
+        if names
+        else None
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(content, pa.schema(schema or SCHEMA, metadata=about)), path)
     return path

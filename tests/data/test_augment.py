@@ -5,9 +5,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from transferlab.data import augment
-from transferlab.data.augment import BLOCK, MEAN, STD, Draws, Sampler, crop_flip, normalise
+from transferlab.data.augment import BLOCK, LUMA, MEAN, STD, Draws, Sampler, crop_flip, luma, normalise
 from transferlab.errors import UserError
 
 
@@ -128,7 +129,10 @@ def test_crop_flip_against_a_loop(height, width, pad, seed):
 
 def test_crop_flip_by_hand():
     pixels = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]], dtype=torch.uint8)[None, :, :, None].expand(1, 3, 3, 3)
-    one = lambda shift, mirror: crop_flip(pixels, torch.tensor([0]), torch.tensor([shift]), torch.tensor([mirror]))[0, :, :, 0].tolist()  # noqa: E731
+
+    def one(shift, mirror):
+        return crop_flip(pixels, torch.tensor([0]), torch.tensor([shift]), torch.tensor([mirror]))[0, :, :, 0].tolist()
+
     assert one([0, 0], False) == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     assert one([0, 0], True) == [[3, 2, 1], [6, 5, 4], [9, 8, 7]]
     assert one([1, 0], False) == [[4, 5, 6], [7, 8, 9], [7, 8, 9]]
@@ -162,3 +166,17 @@ def test_normalised_images_can_be_trained_on_after_a_prediction():
     with torch.inference_mode():
         normalise(torch.zeros(1, 2, 2, 3, dtype=torch.uint8))
     assert not any(t.is_inference() for t in augment._statistics(torch.device("cpu")))
+
+
+def test_luma_of_every_colour():
+    """The same in any batch and on any device as the product of matrices that published records were made with."""
+    values = torch.arange(256, dtype=torch.uint8)
+    pixels = torch.cartesian_prod(values, values, values).reshape(-1, 256, 256, 3)
+    grey = luma(pixels)
+    assert (grey.shape, grey.dtype) == (pixels.shape, torch.uint8)
+    assert torch.equal(grey[..., 0], (pixels.float() @ torch.tensor(LUMA)).round().to(torch.uint8))
+    assert torch.equal(grey[..., 0], grey[..., 1])
+    assert torch.equal(grey[..., 0], grey[..., 2])
+    assert torch.equal(luma(pixels[7:9]), grey[7:9])
+    pillow = np.array([np.asarray(Image.fromarray(p.numpy()).convert("L")) for p in pixels[::16]], dtype=int)
+    assert np.abs(grey[::16, ..., 0].numpy() - pillow).max() <= 1  # Pillow truncates

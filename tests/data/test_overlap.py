@@ -3,8 +3,8 @@
 import pytest
 
 from transferlab.data.overlap import overlap, table
-from transferlab.data.rebuild_sets import source_tree
 from transferlab.data.subsets import relabel
+from transferlab.data.tree import source_tree
 from transferlab.specs import Subset
 
 TREE = source_tree()
@@ -12,7 +12,9 @@ LEAVES = sorted(TREE.paths)
 WORDS = TREE.words
 
 
-@pytest.mark.parametrize(("target", "left"), [("caltech101", 181), ("cifar100", 159), ("flowers102", 200), ("scene15", 200)])
+@pytest.mark.parametrize(
+    ("target", "left"), [("caltech101", 181), ("cifar100", 159), ("flowers102", 200), ("scene15", 200)]
+)
 def test_classes_left_without_those_of_a_target(target, left):
     assert len(relabel(LEAVES, Subset(exclude=overlap(target) or None), 0, TREE).names) == left
 

@@ -36,7 +36,10 @@ def refused(name: str) -> str:
 
 
 def test_no_such_set(bugs):
-    assert refused("bugs") == f"data set (=bugs): no Parquet files under {bugs}; set TRANSFERLAB_DATA to the folder of image sets"
+    assert (
+        refused("bugs")
+        == f"data set (=bugs): no Parquet files under {bugs}; set TRANSFERLAB_DATA to the folder of image sets"
+    )
 
 
 def test_a_parquet_set(bugs):
@@ -77,14 +80,21 @@ def test_the_fingerprint_is_of_everything(bugs, changed):
     elif changed == "split":
         held.append(content.pop())
     elif changed == "tree":
-        write(bugs / "wordnet.json", json.dumps({c: {"path": [{"wnid": "root"}, {"wnid": c}]} for c in ("ant", "bee", "cat")}))
-    write_parquet(bugs / "train-00000-of-00001.parquet", content, ("ant", "bee", "dog" if changed == "classes" else "cat"))
+        write(
+            bugs / "wordnet.json",
+            json.dumps({c: {"path": [{"wnid": "root"}, {"wnid": c}]} for c in ("ant", "bee", "cat")}),
+        )
+    write_parquet(
+        bugs / "train-00000-of-00001.parquet", content, ("ant", "bee", "dog" if changed == "classes" else "cat")
+    )
     write_parquet(bugs / "test-00000-of-00001.parquet", held, ("ant", "bee", "dog" if changed == "classes" else "cat"))
     assert open_set("bugs").fingerprint() != before
 
 
 def test_the_fingerprint_is_of_labels_also_when_the_order_stays():
-    of = lambda *labels: Opened("x", ("a", "b"), {"train": [Item(f"{i}", c, bytes) for i, c in enumerate(labels)]}).fingerprint()  # noqa: E731
+    def of(*labels):
+        return Opened("x", ("a", "b"), {"train": [Item(f"{i}", c, bytes) for i, c in enumerate(labels)]}).fingerprint()
+
     assert of(0, 0, 1) == of(0, 0, 1) != of(0, 1, 1)
 
 
@@ -98,13 +108,16 @@ def test_a_row_without_bytes_is_no_image(bugs):
     content = rows(1)
     content[0]["image"]["bytes"] = None
     write_set(bugs, train=content)
-    with pytest.raises(OSError, match="cannot identify image"):
+    with pytest.raises(UserError, match=r"image \(=0/00.png\): cannot be read \(UnidentifiedImageError: cannot identify"):
         open_set("bugs").splits["train"][0].image()
 
 
 def test_a_file_without_class_names(bugs):
     path = write_parquet(bugs / "train-0.parquet", rows(1), names=None)
-    assert refused("bugs") == f"Parquet file (={path}): names no classes in its metadata (huggingface, features, label, names)"
+    assert (
+        refused("bugs")
+        == f"Parquet file (={path}): names no classes in its metadata (huggingface, features, label, names)"
+    )
 
 
 def test_files_with_different_class_names(bugs):
@@ -159,7 +172,9 @@ def test_a_single_class(bugs):
 def test_class_tree(bugs):
     write_set(bugs, train=rows(1))
     paths = {"ant": ("life", "insect", "ant"), "bee": ("life", "insect", "bee"), "cat": ("life", "cat")}
-    write(bugs / "wordnet.json", json.dumps({c: {"path": [{"wnid": n, "name": n} for n in p]} for c, p in paths.items()}))
+    write(
+        bugs / "wordnet.json", json.dumps({c: {"path": [{"wnid": n, "name": n} for n in p]} for c, p in paths.items()})
+    )
     assert open_set("bugs").tree.paths == paths
 
 
@@ -202,9 +217,17 @@ def test_a_folder_without_splits_gives_up_a_fifth_for_testing(tmp_path):
     paint_all(tmp_path / "set", count=10)
     opened = open_set(f"folder:{tmp_path}/set")
     assert opened.classes == ("a", "b")
-    assert {s: [i.label for i in items] for s, items in opened.splits.items()} == {"train": [0] * 8 + [1] * 8, "test": [0] * 2 + [1] * 2}
+    assert {s: [i.label for i in items] for s, items in opened.splits.items()} == {
+        "train": [0] * 8 + [1] * 8,
+        "test": [0] * 2 + [1] * 2,
+    }
     assert len({*names(opened), *names(opened, "test")}) == 20
-    assert names(opened, "test") == ["a/2.png", "a/8.png", "b/0.png", "b/6.png"]  # the same ones on every machine, for ever
+    assert names(opened, "test") == [
+        "a/2.png",
+        "a/8.png",
+        "b/0.png",
+        "b/6.png",
+    ]  # the same ones on every machine, for ever
 
 
 def test_what_a_folder_gives_up_does_not_depend_on_the_other_images(tmp_path):

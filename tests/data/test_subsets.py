@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transferlab.data.subsets import draw, hold_out, rank, relabel
+from transferlab.data import subsets
+from transferlab.data.subsets import hold_out, rank, relabel
 from transferlab.data.tree import ClassTree
 from transferlab.errors import UserError
 from transferlab.specs import Subset
@@ -175,6 +176,10 @@ def test_a_tree_of_other_classes():
 # ---------------------------------------------------------------------------------------------------------- draws
 
 
+def draw(labels, names, per_class, seed, images=None, tail=None, classes=()):
+    return subsets.draw(labels, names, Subset(per_class=per_class, images=images, tail=tail), seed, classes)
+
+
 def test_all_images():
     assert draw(np.array([1, -1, 0, 1]), names(4), None, 0).tolist() == [0, 2, 3]
 
@@ -204,11 +209,36 @@ def test_a_budget_is_met_to_the_image_and_spread_evenly(labels, seed, images):
     assert set(draw(labels, names(len(labels)), int(counts.min()), seed)) <= set(drawn)
 
 
+@given(st.integers(2, 6), st.integers(1, 40), st.floats(1.01, 100.0), seeds)
+def test_a_long_tail(count, most, tail, seed):
+    labels, classes = np.repeat(np.arange(count), 40), MANY[:count]
+    drawn = draw(labels, names(len(labels)), most, seed, tail=tail, classes=classes)
+    sizes = np.bincount(labels[drawn], minlength=count)
+    assert sorted(sizes, reverse=True) == [max(1, round(most * tail ** (-i / (count - 1)))) for i in range(count)]
+    assert set(drawn) <= set(draw(labels, names(len(labels)), most, seed))
+    assert set(drawn) <= set(draw(labels, names(len(labels)), min(40, most + 3), seed, tail=tail, classes=classes))
+    assert set(drawn) <= set(draw(labels, names(len(labels)), most, seed, tail=1 + (tail - 1) / 2, classes=classes))
+
+
+def test_a_long_tail_of_all_images_starts_at_what_every_class_has():
+    labels = np.repeat([0, 1, 2], [30, 20, 25])
+    sizes = {
+        seed: np.bincount(labels[draw(labels, names(75), None, seed, tail=4.0, classes=MANY)]).tolist()
+        for seed in range(20)
+    }
+    assert {tuple(sorted(found)) for found in sizes.values()} == {(5, 10, 20)}
+    assert len({tuple(found) for found in sizes.values()}) == 6  # the seed draws the order
+    with pytest.raises(UserError, match=r"per_class \(=21\): the smallest class has only 20 images"):
+        draw(labels, names(75), 21, 0, tail=4.0, classes=MANY)
+
+
 def test_a_known_draw():
     """Published records rest on these draws: they must never change."""
     labels = np.repeat([0, 1], 10)
     assert draw(labels, names(20), 3, 0).tolist() == [3, 7, 8, 12, 17, 19]
     assert np.flatnonzero(hold_out(labels, names(20), 0)).tolist() == [4, 8, 11, 19]
+    tail = draw(np.repeat(range(3), 10), names(30), 8, 0, tail=8.0, classes=MANY)
+    assert np.bincount(np.repeat(range(3), 10)[tail]).tolist() == [3, 1, 8]
     assert relabel(MANY, Subset(classes=4), 0, None).names == ("class10", "class47", "class51", "class53")
 
 
@@ -274,10 +304,16 @@ def test_hold_out_of_nothing():
 
 def test_hold_out_depends_on_seed_and_purpose():
     labels = np.repeat([0, 1], 20)
-    made = [hold_out(labels, names(40), seed, purpose=purpose) for seed, purpose in ((0, "validation"), (1, "validation"), (0, "test"))]
+    made = [
+        hold_out(labels, names(40), seed, purpose=purpose)
+        for seed, purpose in ((0, "validation"), (1, "validation"), (0, "test"))
+    ]
     assert {held.sum() for held in made} == {8}
     assert len({held.tobytes() for held in made}) == 3
 
 
 def test_ranks_differ_in_every_argument():
-    assert len({rank(seed, purpose, name) for seed in (0, 1) for purpose in ("image", "class") for name in ("a", "b")}) == 8
+    assert (
+        len({rank(seed, purpose, name) for seed in (0, 1) for purpose in ("image", "class") for name in ("a", "b")})
+        == 8
+    )

@@ -1,4 +1,4 @@
-"""The synthetic world: the same images everywhere, classes that look alike at every size, a dial that moves a set away."""
+"""The synthetic world: the same images everywhere, classes alike at every size, a dial that moves a set away."""
 
 import itertools
 
@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from transferlab.data import catalog
 from transferlab.data.images import load
 from transferlab.data.synthetic import DRAWS, FAMILY_NAMES, FIRST_INDEX, PER_CLASS, World, uniform
 from transferlab.errors import UserError
-from transferlab.specs import ImageSet
+from transferlab.specs import ImageSet, catalog
 
 ALL = torch.arange(100)
 
@@ -42,7 +41,9 @@ def test_splits(name):
 
 
 def test_splits_share_no_image():
-    starts = sorted((FIRST_INDEX[split], 100 * max(counts[split] for counts in PER_CLASS.values())) for split in FIRST_INDEX)
+    starts = sorted(
+        (FIRST_INDEX[split], 100 * max(counts[split] for counts in PER_CLASS.values())) for split in FIRST_INDEX
+    )
     assert all(start + count <= following for (start, count), (following, _) in itertools.pairwise(starts))
 
 
@@ -144,7 +145,7 @@ def test_known_uniform_numbers():
 
 @pytest.mark.parametrize("distance", ["", "far", "-0.1", "1.1", "nan", "source "])
 def test_no_such_distance(distance):
-    message = rf"data set \(=synthetic:{distance}\): must be synthetic:source or synthetic:D with D from 0 \(near\) to 1 \(far\)"
+    message = rf"data set \(=synthetic:{distance}\): must be synthetic:source or synthetic:D with D from 0"
     with pytest.raises(UserError, match=message):
         ImageSet(f"synthetic:{distance}")
 

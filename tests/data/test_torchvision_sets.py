@@ -1,4 +1,4 @@
-"""torchvision's sets, each from a few images in its real layout on disk; colours tell whether an image is the right one."""
+"""torchvision's sets, each from a few images in its real layout; colours tell whether an image is the right one."""
 
 import bz2
 import hashlib
@@ -106,7 +106,9 @@ def flowers(root, patch, name):
     ids = np.arange(1, 307).reshape(3, 102)
     contents = {"label": mat(labels=labels), "setid": mat(trnid=ids[0], valid=ids[1], tstid=ids[2])}
     listed = {k: (datasets.Flowers102._file_dict[k][0], v) for k, v in contents.items()}
-    patch.setattr(datasets.Flowers102, "_file_dict", {k: (file, write(folder / file, v)) for k, (file, v) in listed.items()})
+    patch.setattr(
+        datasets.Flowers102, "_file_dict", {k: (file, write(folder / file, v)) for k, (file, v) in listed.items()}
+    )
     return Wanted(tuple(datasets.Flowers102.classes), {"train": 102, "validation": 102, "test": 102})
 
 
@@ -150,7 +152,9 @@ def aircraft(root, patch, name):
     write(folder / "variants.txt", "\n".join(classes) + "\n")
     for start, part in enumerate(("train", "val", "test")):
         numbers = [f"{start}{label:06d}" for label in range(3)]
-        write(folder / f"images_variant_{part}.txt", "".join(f"{n} {c}\n" for n, c in zip(numbers, classes, strict=True)))
+        write(
+            folder / f"images_variant_{part}.txt", "".join(f"{n} {c}\n" for n, c in zip(numbers, classes, strict=True))
+        )
         for label, number in enumerate(numbers):
             paint(folder / "images" / f"{number}.jpg", label)
     return Wanted(classes, {"train": 3, "validation": 3, "test": 3})
@@ -201,7 +205,9 @@ def gtsrb(root, patch, name):
 @maker("Country211", "RenderedSST2")
 def folders(root, patch, name):
     folder, classes, suffix = (
-        ("country211", ("AD", "ZW"), "jpg") if name == "Country211" else ("rendered-sst2", ("negative", "positive"), "png")
+        ("country211", ("AD", "ZW"), "jpg")
+        if name == "Country211"
+        else ("rendered-sst2", ("negative", "positive"), "png")
     )
     for part in ("train", "valid", "test"):
         for label, cls in enumerate(classes):
@@ -233,7 +239,9 @@ def places(root, patch, name):
             paint(root / folder / path.lstrip("/"), label)
     patch.setattr(kind, "_FILE_LIST_META", table)
     file = "categories_places365.txt"
-    patch.setattr(kind, "_CATEGORIES_META", (file, write(root / file, "".join(f"{c} {i}\n" for i, c in enumerate(classes)))))
+    patch.setattr(
+        kind, "_CATEGORIES_META", (file, write(root / file, "".join(f"{c} {i}\n" for i, c in enumerate(classes))))
+    )
     return Wanted(classes, {"train": 2, "validation": 2})
 
 
@@ -248,7 +256,13 @@ def imagenette(root, patch, name):
 @maker("ImageNet")
 def imagenet(root, patch, name):
     """The three archives as they are handed out: torchvision unpacks them, the devkit's numbers lead to WordNet ids."""
-    kinds = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("gloss", object), ("num_children", object)]
+    kinds = [
+        ("ILSVRC2012_ID", object),
+        ("WNID", object),
+        ("words", object),
+        ("gloss", object),
+        ("num_children", object),
+    ]
     rows = [(3 - i, wnid, "crane" if i else "tench, Tinca tinca", "", 0) for i, wnid in enumerate(WNIDS)]
     synsets = np.array([*rows, (4, "n00000004", "a thing above", "", 3)], dtype=kinds)
     kit = {"data/meta.mat": mat(synsets=synsets), "data/ILSVRC2012_validation_ground_truth.txt": b"1\n3\n2\n"}
@@ -344,7 +358,9 @@ def test_download(root, monkeypatch):
     files = {f.relative_to(root / "train/dtd").as_posix(): f.read_bytes() for f in (root / "train").rglob("*.*")}
     archive = packed(files, zipped=True)
     monkeypatch.setattr(datasets.DTD, "_MD5", hashlib.md5(archive).hexdigest())
-    monkeypatch.setattr(datasets.dtd, "download_and_extract_archive", lambda url, download_root, md5: unpack(archive, download_root))
+    monkeypatch.setattr(
+        datasets.dtd, "download_and_extract_archive", lambda url, download_root, md5: unpack(archive, download_root)
+    )
     assert len(open_set("torchvision:DTD").splits["train"]) == 2
 
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from transferlab.data.rebuild_sets import source_tree
-from transferlab.data.tree import ClassTree
+from transferlab.data.tree import ClassTree, source_tree
 from transferlab.errors import UserError
 
 # life
@@ -55,7 +54,11 @@ def test_labels_lifted_from_the_leaves(times, labels):
     ("leaves", "times", "labels"),
     [
         (("poodle", "pug", "oak"), 1, {"poodle": "dog", "pug": "dog", "oak": "tree"}),
-        (("poodle", "cat", "oak"), 1, {"poodle": "animal", "cat": "animal", "oak": "tree"}),  # the poodle's dog lies below the cat's animal
+        (
+            ("poodle", "cat", "oak"),
+            1,
+            {"poodle": "animal", "cat": "animal", "oak": "tree"},
+        ),  # the poodle's dog lies below the cat's animal
         (("poodle", "cat", "oak"), 2, {"poodle": "life", "cat": "life", "oak": "life"}),
         (("poodle", "oak"), 2, {"poodle": "animal", "oak": "plant"}),
         (("poodle", "oak"), 9, {"poodle": "life", "oak": "life"}),  # the root stays
@@ -116,12 +119,23 @@ def test_a_class_that_the_tree_misses():
         ({"a": []}, r"\(=a\): its path must end with the class itself"),
         ({"a": ["root", "b"]}, r"\(=a\): its path must end with the class itself"),
         ({"a": ["root", "b", "root", "a"]}, r"\(=a\): its path visits a node twice \(a cycle\)"),
-        ({"a": ["root", "a"], "b": ["root", "a", "b"], "c": ["root", "b", "a", "c"]}, r"\(=b\): has two parents, a and root"),
+        (
+            {"a": ["root", "a"], "b": ["root", "a", "b"], "c": ["root", "b", "a", "c"]},
+            r"\(=b\): has two parents, a and root",
+        ),
         ({"a": ["root", "n", "a"], "b": ["root", "m", "n", "b"]}, r"\(=n\): has two parents, root and m"),
         ({"a": ["root", "a"], "b": ["stump", "b"]}, r"\(=roots\): must have a single root"),
         ({"a": ["root", "a"], "root": ["b", "root"], "b": ["b"]}, r"\(=root\): has two parents, None and b"),
     ],
-    ids=["empty path", "ends elsewhere", "cycle", "cycle over two paths", "two parents", "two roots", "a root below another"],
+    ids=[
+        "empty path",
+        "ends elsewhere",
+        "cycle",
+        "cycle over two paths",
+        "two parents",
+        "two roots",
+        "a root below another",
+    ],
 )
 def test_what_is_no_tree(paths, message):
     with pytest.raises(UserError, match=f"class tree {message}"):

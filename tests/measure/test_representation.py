@@ -7,14 +7,16 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from transferlab.measure.representation import cka, nearest_neighbours, selectivity, silhouette
+from transferlab.measure.representation import cka, knn_accuracy, selectivity, silhouette
 
 
 def world(count: int = 60, units: int = 7, classes: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Features after a ReLU, so with many ties, that know a little of their classes."""
     draw = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % classes
-    return torch.relu(torch.randn(count, units, generator=draw) + 0.7 * torch.randn(classes, units, generator=draw)[labels]), labels
+    return torch.relu(
+        torch.randn(count, units, generator=draw) + 0.7 * torch.randn(classes, units, generator=draw)[labels]
+    ), labels
 
 
 @given(st.integers(12, 80), st.integers(2, 9), st.integers(2, 6), st.integers(0, 99))
@@ -72,13 +74,15 @@ def test_neighbours_vote_as_in_scikit_learn():
     x = x.double() + torch.rand(x.shape, generator=torch.Generator().manual_seed(1))  # no two of one direction
     known, asked = slice(0, 150), slice(150, 200)
     peer = KNeighborsClassifier(1, metric="cosine").fit(x[known], labels[known])
-    assert nearest_neighbours(x[known], labels[known], x[asked], labels[asked], 1) == pytest.approx(peer.score(x[asked], labels[asked]))
-    assert nearest_neighbours(x[known], labels[known], x[known], labels[known], 1) == 1
+    assert knn_accuracy(x[known], labels[known], x[asked], labels[asked], 1) == pytest.approx(
+        peer.score(x[asked], labels[asked])
+    )
+    assert knn_accuracy(x[known], labels[known], x[known], labels[known], 1) == 1
 
 
 def test_of_equal_votes_the_nearer_wins():
     known = torch.tensor([[1.0, 0.0], [1.0, 0.3], [1.0, 0.6], [1.0, 0.9]])
     labels, asked = torch.tensor([1, 0, 0, 1]), torch.tensor([[1.0, 0.0]])
-    assert nearest_neighbours(known, labels, asked, torch.tensor([1]), 4) == 1
-    assert nearest_neighbours(known, labels, asked, torch.tensor([0]), 3) == 1
-    assert nearest_neighbours(known, labels, asked, torch.tensor([1]), 1) == 1
+    assert knn_accuracy(known, labels, asked, torch.tensor([1]), 4) == 1
+    assert knn_accuracy(known, labels, asked, torch.tensor([0]), 3) == 1
+    assert knn_accuracy(known, labels, asked, torch.tensor([1]), 1) == 1

@@ -1,13 +1,14 @@
 """Numbers and keys as they were: a change that alters results must raise a version, and no key may change unnoticed.
 
 ``kept_values.json`` holds what a few steps of everything gave; processors agree on it to a thousandth. When a test here
-fails and the change is meant, raise the `version` that the message names, and keep the new numbers with: python
-tests/methods/test_kept_values.py
+fails and the change is meant, raise the `version` that the message names, and keep the new numbers with:
+PYTHONPATH=tests python tests/methods/test_kept_values.py
 """
 
-import copy
 import functools
+import inspect
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,38 +17,37 @@ from typing import NamedTuple
 import pytest
 import torch
 from PIL import Image
-from small_world import shrink_world, small_world  # noqa: F401  (a fixture for the whole module)
+from small_world import context, run, shrink_world, small_world, trainings  # noqa: F401  (one is a fixture)
 
-from transferlab import methods
-from transferlab.backbones import AlexNet, Backbone, ResNet, Torchvision
 from transferlab.data import images
-from transferlab.methods import probe, scratch
+from transferlab.measure import Blocks, Forgetting, UnitTrace, metrics
+from transferlab.methods import KNN, L2SP, Concepts, Distillation, FineTune, Grow, Probe, Scratch, SourceTask
 from transferlab.nets.build import build
-from transferlab.serial import Spec, canonical
 from transferlab.specs import (
-    Concepts,
-    FineTune,
-    Grow,
+    AlexNet,
+    Backbone,
+    Features,
     ImageSet,
     Method,
-    Neighbours,
-    Probe,
+    OneOf,
+    Pretrained,
     Recipe,
-    Scratch,
+    ResNet,
     Source,
-    SourceTask,
+    Spec,
     Subset,
     Target,
+    Torchvision,
+    Trained,
     Trial,
     Weights,
-    source_key,
 )
-from transferlab.train.fit import fit_together
-from transferlab.train.predict import features, predict
+from transferlab.specs.serial import canonical
+from transferlab.train import read, solvers
 
 KEPT = Path(__file__).with_name("kept_values.json")
 TOLERANCE = 2e-3
-CPU = torch.device("cpu")
+PACKAGE = Path(inspect.getfile(Spec)).parents[2]
 
 
 class Case(NamedTuple):
@@ -70,13 +70,18 @@ METHODS: dict[str, Callable[[Case], Method]] = {
     "source-task": lambda case: SourceTask(),
     "scratch": lambda case: Scratch(recipe(case)),
     "probe": lambda case: Probe(case.tap),
-    "neighbours": lambda case: Neighbours(case.tap),
+    "knn": lambda case: KNN(case.tap),
     "concepts": lambda case: Concepts(case.tap),
     "fine-tune": lambda case: FineTune(recipe(case)),
     "widened": lambda case: Grow(replace(recipe(case), lr=recipe(case).lr / 10), "widen", (6,)),
-    "deepened": lambda case: Grow(replace(recipe(case), lr=recipe(case).lr / 10, augment="none"), "deepen", (6,), norm="none", scope="new"),
+    "deepened": lambda case: Grow(
+        replace(recipe(case), lr=recipe(case).lr / 10, augment="none"), "deepen", (6,), norm="none", scope="new"
+    ),
     "frozen": lambda case: FineTune(recipe(case), head_lr=5.0, freeze=case.freeze),
+    "l2-sp": lambda case: FineTune(recipe(case), hold=L2SP(20.0)),
+    "distillation": lambda case: FineTune(recipe(case), hold=Distillation(5.0)),
 }
+MEASURES = {"blocks": Blocks(), "forgetting": Forgetting(), "unit-trace": UnitTrace(looks=3)}
 
 
 def recipe(case: Case) -> Recipe:
@@ -87,16 +92,18 @@ def trial(backbone: str, method: str) -> Trial:
     case = BACKBONES[backbone]
     source = Source("synthetic:source", case.size, Recipe(steps=4, batch=8, lr=case.source_lr), Subset(classes=6))
     if method in ("source-task", "concepts"):
-        return replace(Trial.of_source(source, case.backbone, seed=1), method=METHODS[method](case))
+        return Trial.of_source(source, METHODS[method](case), case.backbone, seed=1)
     target = Target("synthetic:0.5", case.size, Subset(classes=8, per_class=3))
     return Trial(target, METHODS[method](case), case.backbone, 1, None if method == "scratch" else source)
 
 
 @functools.cache
 def pretrained(backbone: str) -> tuple[torch.nn.Module, torch.Tensor]:
-    asked = trial(backbone, "probe")
-    ready = scratch.prepare_source(asked.source, asked.backbone, asked.seed, CPU)
-    return ready.net, fit_together([ready])[0]
+    """The network that a source leaves, not rounded, and the losses of its training."""
+    with tempfile.TemporaryDirectory() as root, trainings() as found:
+        run(Path(root), trial(backbone, "source-task"))
+    (seen,) = found
+    return seen.run.trained, seen.fitted.losses
 
 
 def size_of(x: torch.Tensor) -> list[float]:
@@ -128,45 +135,67 @@ def fresh(backbone: str) -> list[float]:
     case = BACKBONES[backbone]
     sample = images.target_sample(trial(backbone, "scratch").target, "test", 1)
     net = build(case.backbone, case.size, 8, seed=1)
-    return size_of(predict(net, sample)) + size_of(features(net, sample, [case.tap])[case.tap])
+    return size_of(read.predict(net, sample)) + size_of(read.read(net, sample, [case.tap])[case.tap])
 
 
 def results(backbone: str, method: str) -> list[float]:
     """What a method gives: losses of training and what the network says in the end, or the weights of the probe."""
     asked = trial(backbone, method)
-    net, losses = copy.deepcopy(pretrained(backbone)[0]), torch.empty(0)
-    with pytest.MonkeyPatch.context() as patch:
+    net = None if method == "scratch" else pretrained(backbone)[0]
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as root, trainings() as found:
         seen = []
 
         def spy(module, name: str) -> None:
             really = getattr(module, name)
             patch.setattr(module, name, lambda *a, **k: (out := really(*a, **k), seen.append(out))[0])
 
-        spy(methods, "fit_together")
-        spy(scratch, "predict")
-        spy(methods.source_task, "predict")
-        spy(probe, "ridge")
-        measured = methods.run(asked, None if method == "scratch" else net, CPU)
+        spy(metrics if asked.recipe else read, "predict")
+        spy(solvers, "ridge")
+        measured = run(Path(root), asked, net)
     if method == "concepts":
         return [measured["accuracy"], *(v for group in measured["groups"] for v in group[1:])]
-    if method == "neighbours":
+    if method == "knn":
         return [measured["accuracy"], measured["accuracy_among"], *map(float, measured["right_among"])]
     if method == "probe":
         ((weights, biases),) = seen
         return [*size_of(weights), *size_of(biases)]
-    if method == "source-task":
-        (logits,) = seen
-        losses = pretrained(backbone)[1]
-    else:
-        (losses,), logits = seen
-    return [*losses.tolist(), *size_of(logits)]
+    losses = found[0].fitted.losses if asked.recipe else pretrained(backbone)[1]
+    return [*losses.tolist(), *size_of(seen[0])]  # on the test images, which are read first
+
+
+def measured(name: str) -> list[float]:
+    """What a measure puts on record of a widened network."""
+    asked = replace(trial("alexnet", "widened"), measures=(MEASURES[name],))
+    with tempfile.TemporaryDirectory() as root:
+        found = run(Path(root), asked, pretrained("alexnet")[0])
+    values = [found[column] for column in asked.measures[0].columns]
+    return [float(v) for value in values for v in (value if isinstance(value, list) else [value])]
+
+
+def features(backbone: str) -> list[float]:
+    """What a frozen network makes of a split, at some layers."""
+    asked = trial(backbone, "probe")
+    with tempfile.TemporaryDirectory() as root:
+        run(Path(root), asked, pretrained(backbone)[0])
+        found = context(Path(root)).arrays(replace(asked.features()[0], grid=2, pool="max"))
+    return [v for value in list(found.values())[::3] for v in size_of(value)]
 
 
 CASES = {
     "image sets": (ImageSet, decoding),
     "subsets": (Subset, drawing),
     **{f"fresh {b}": (type(BACKBONES[b].backbone), functools.partial(fresh, b)) for b in BACKBONES},
-    **{f"{b} {m}": (type(METHODS[m](BACKBONES[b])), functools.partial(results, b, m)) for b in BACKBONES for m in METHODS},
+    **{
+        f"{b} {m}": (
+            L2SP if m == "l2-sp" else Distillation if m == "distillation" else type(METHODS[m](BACKBONES[b])),
+            functools.partial(results, b, m),
+        )
+        for b in BACKBONES
+        for m in METHODS
+        if (b, m) != ("squeezenet", "distillation")  # whose head is a convolution
+    },
+    **{f"alexnet {m}": (type(MEASURES[m]), functools.partial(measured, m)) for m in MEASURES},
+    **{f"{b} features": (Features, functools.partial(features, b)) for b in ("alexnet", "resnet")},
 }
 
 
@@ -178,12 +207,12 @@ def as_kept(cls: type[Spec], compute) -> dict:
 def test_values_are_as_they_were(name):
     cls, compute = CASES[name]
     kept, found = json.loads(KEPT.read_text())[name], as_kept(cls, compute)
-    where = f"transferlab/{'backbones' if cls in (AlexNet, ResNet, Torchvision) else 'specs'}.py"
-    keep = f"python {Path(__file__).relative_to(Path(__file__).parents[2])}"
+    where = Path(inspect.getfile(cls)).relative_to(PACKAGE)
+    keep = f"PYTHONPATH=tests python {Path(__file__).relative_to(Path(__file__).parents[2])}"
     assert found["version"] == kept["version"], f"{cls.__name__} has a new version: keep its values with: {keep}"
     assert found["values"] == pytest.approx(kept["values"], rel=TOLERANCE), (
-        f"results have changed: raise `version` of {cls.__name__} in {where} (but if image sets, subsets or fresh networks "
-        f"have changed too, of these only), then keep the new values with: {keep}"
+        f"results have changed: raise `version` of {cls.__name__} in {where} (but if image sets, subsets or fresh "
+        f"networks have changed too, of these only), then keep the new values with: {keep}"
     )
 
 
@@ -201,51 +230,79 @@ def test_kept_values_tell_methods_apart():
 
 # ------------------------------------------------------------------------------------------------------------- keys
 
+RECIPE = Recipe(
+    steps=200,
+    batch=64,
+    lr=0.1,
+    schedule="step",
+    warmup=0.1,
+    milestones=(0.5, 0.75),
+    momentum=0.8,
+    weight_decay=1e-4,
+    label_smoothing=0.0,
+    augment="none",
+    precision="bf16",
+)
+PART = Subset(exclude=("ring",), classes=("lobed-0-0", "boxy-1-2"), per_class=20, depth=2, tail=4.0)
+SOURCE = Source(
+    "synthetic:source",
+    32,
+    Recipe(steps=3200, batch=128, lr=0.1),
+    Subset(classes=50, images=125, lift=1),
+    grey=True,
+    stop=0.5,
+)
 FULL = Trial(
-    target=Target("synthetic:0.5", 32, Subset(exclude=("ring",), classes=("lobed-0-0", "boxy-1-2"), per_class=20, depth=2)),
-    method=FineTune(
-        Recipe(
-            steps=200,
-            batch=64,
-            lr=(0.01, 0.1),
-            schedule="step",
-            warmup=0.1,
-            milestones=(0.5, 0.75),
-            momentum=0.8,
-            weight_decay=1e-4,
-            label_smoothing=0.0,
-            augment="none",
-            precision="bf16",
-        ),
-        head_lr=5.0,
-        freeze="conv2",
-    ),
-    backbone=AlexNet((32, 48, 64, 64, 48), (256, 128)),
+    target=Target("synthetic:0.5", 32, PART),
+    method=FineTune(RECIPE, head_lr=5.0, freeze="conv2", hold=Distillation(0.5), batch_norm="frozen"),
+    backbone=AlexNet((32, 48, 64, 64, 48), (256, 128), norm="none"),
     seed=7,
-    source=Source("synthetic:source", 32, Recipe(steps=3200, batch=128, lr=0.1), Subset(classes=50, per_class=125)),
-    split="validation",
+    source=SOURCE,
+    measures=(Forgetting(), Blocks((64, 64))),
 )
 TEXT = (
-    '{"backbone":{"channels":[32,48,64,64,48],"hidden":[256,128],"kind":"alexnet","version":1},"kind":"trial",'
-    '"method":{"freeze":"conv2","head_lr":5.0,"kind":"fine-tune","recipe":{"augment":"none","batch":64,"kind":"recipe",'
-    '"label_smoothing":0.0,"lr":[0.01,0.1],"milestones":[0.5,0.75],"momentum":0.8,"precision":"bf16","schedule":"step",'
-    '"steps":200,"warmup":0.1,"weight_decay":0.0001},"version":1},"seed":7,'
-    '"source":{"images":{"fingerprint":"world-1","kind":"image-set","name":"synthetic:source","version":1},"kind":"source",'
-    '"recipe":{"augment":"crop-flip","batch":128,"kind":"recipe","label_smoothing":0.1,"lr":0.1,"momentum":0.9,'
-    '"precision":"float32","schedule":"cosine","steps":3200,"warmup":0.2,"weight_decay":0.0005},"size":32,'
-    '"subset":{"classes":50,"kind":"subset","per_class":125,"version":1}},"split":"validation",'
-    '"target":{"images":{"fingerprint":"world-1","kind":"image-set","name":"synthetic:0.5","version":1},"kind":"target","size":32,'
-    '"subset":{"classes":["lobed-0-0","boxy-1-2"],"depth":2,"exclude":["ring"],"kind":"subset","per_class":20,"version":1}}}'
+    '{"backbone":{"channels":[32,48,64,64,48],"hidden":[256,128],"kind":"alexnet","norm":"none","version":1},'
+    '"kind":"trial","method":{"batch_norm":"frozen","freeze":"conv2","head_lr":5.0,"hold":{"kind":"distillation",'
+    '"strength":0.5,"temperature":2.0,"version":1},"kind":"fine-tune","recipe":{"augment":"none","batch":64,'
+    '"kind":"recipe","label_smoothing":0.0,"lr":0.1,"milestones":[0.5,0.75],"momentum":0.8,"precision":"bf16",'
+    '"schedule":"step","steps":200,"warmup":0.1,"weight_decay":0.0001},"version":1},"seed":7,'
+    '"source":{"grey":true,"images":{"fingerprint":"world-1","kind":"image-set","name":"synthetic:source",'
+    '"version":1},"kind":"source","recipe":{"augment":"crop-flip","batch":128,"kind":"recipe",'
+    '"label_smoothing":0.1,"lr":0.1,"momentum":0.9,"precision":"float32","schedule":"cosine","steps":3200,'
+    '"warmup":0.2,"weight_decay":0.0005},"size":32,"stop":0.5,"subset":{"classes":50,"images":125,'
+    '"kind":"subset","lift":1,"version":1}},"target":{"images":{"fingerprint":"world-1","kind":"image-set",'
+    '"name":"synthetic:0.5","version":1},"kind":"target","size":32,"subset":{"classes":["lobed-0-0","boxy-1-2"],'
+    '"depth":2,"exclude":["ring"],"kind":"subset","per_class":20,"tail":4.0,"version":1}}}'
 )
-KEY = "84858dcfc468fd0d"
-SOURCE_KEY = "938270bbc2e95f39"
+KEY = "19f774f71eb972e3"
+SOURCE_KEY = "92577a9652c975ce"
 
 
 def test_the_key_of_a_trial_with_every_field():
     """Records are found by these keys: were they to change, every published record would be lost."""
-    assert canonical(FULL.to_dict()) == TEXT
+    assert canonical(FULL.to_dict()) == FULL.canonical == TEXT
     assert FULL.key == KEY
-    assert source_key(FULL) == SOURCE_KEY
+    assert Pretrained(SOURCE, FULL.backbone, 7).key == FULL.start.key == SOURCE_KEY
+
+
+def test_the_full_trial_has_every_field():
+    def empty(spec: Spec) -> list[str]:
+        values = {f"{spec.kind}.{name}": getattr(spec, name) for name in spec.identity()}
+        inner = [name for value in values.values() if isinstance(value, Spec) for name in empty(value)]
+        return [name for name, value in values.items() if value in (None, ())] + inner
+
+    others = {"subset.images", "subset.lift", "subset.tail", "subset.exclude", "subset.per_class", "subset.depth"}
+    assert set(empty(FULL)) <= others | {"recipe.milestones"}
+    assert not {*PART.to_dict(), *SOURCE.subset.to_dict()} ^ {*Subset().identity(), "kind", "version"}
+
+
+FIRST = Trial(
+    Target("synthetic:0", 24),
+    FineTune(Recipe(4, 8, 0.1)),
+    AlexNet((1, 2, 3, 4, 5), (6, 7)),
+    1,
+    replace(SOURCE, size=24),
+)
 
 
 @pytest.mark.parametrize(
@@ -253,15 +310,52 @@ def test_the_key_of_a_trial_with_every_field():
     [
         (SourceTask(), '{"kind":"source-task","version":1}'),
         (Probe(), '{"kind":"probe","strengths":[0.0001,0.001,0.01,0.1,1.0,10.0],"tap":"fc7","version":1}'),
+        (
+            Probe("fc6", (1.0,), "logistic", 2),
+            '{"grid":2,"kind":"probe","solver":"logistic","strengths":[1.0],"tap":"fc6","version":1}',
+        ),
+        (KNN(), '{"among":5,"kind":"knn","tap":"fc7","version":1}'),
+        (Concepts(), '{"kind":"concepts","tap":"fc7","version":1}'),
+        (L2SP(0.1), '{"kind":"l2-sp","strength":0.1,"version":1}'),
+        (Forgetting(), '{"kind":"forgetting","version":1}'),
+        (Blocks((3, 4)), '{"kind":"blocks","units":[3,4],"version":1}'),
+        (UnitTrace(), '{"kind":"unit-trace","looks":21,"version":1}'),
+        (OneOf(0.1, 0.2), '{"kind":"one-of","options":[0.1,0.2],"seeds":[0,1,2,3]}'),
         (ResNet(), '{"depth":18,"kind":"resnet","stem":"small","version":1}'),
         (Torchvision("squeezenet1_0"), '{"kind":"torchvision","name":"squeezenet1_0","version":1}'),
-        (Weights("file:net.pt", "0123"), '{"fingerprint":"0123","kind":"weights","name":"file:net.pt"}'),
+        (
+            Weights("torchvision:IMAGENET1K_V1"),
+            '{"fingerprint":"IMAGENET1K_V1","kind":"weights","name":"torchvision:IMAGENET1K_V1"}',
+        ),
+        (Weights("file:net.pt", "0123"), '{"fingerprint":"0123","kind":"weights"}'),
+        (ImageSet("folder:/here", "0123"), '{"fingerprint":"0123","kind":"image-set","version":1}'),
         (Subset(), '{"kind":"subset","version":1}'),
     ],
     ids=lambda x: x.kind if isinstance(x, Spec) else "",
 )
 def test_the_text_of_other_kinds(spec, text):
-    assert canonical(spec.to_dict()) == text
+    assert canonical(spec.to_dict()) == spec.canonical == text
+
+
+def test_the_text_of_what_growth_and_chains_and_artefacts_are():
+    grow = Grow(Recipe(4, 8, 0.1), "widen", (6,), "batch", copy=True, scope="new", unit_lr=3.0)
+    rest = grow.canonical.replace(grow.recipe.canonical, "R")
+    assert rest == (
+        '{"copy":true,"how":"widen","kind":"grow","new_lr":10.0,"norm":"batch","recipe":R,"scope":"new","unit_lr":3.0,'
+        '"units":[6],"version":1}'
+    )
+    second = replace(FIRST, source=FIRST)
+    assert second.canonical == FIRST.canonical.replace(FIRST.source.canonical, FIRST.canonical)
+    assert Trained(FIRST).canonical == f'{{"kind":"trained","trial":{FIRST.canonical}}}'
+    made = Pretrained(FIRST.source, FIRST.backbone, 1)
+    assert made.canonical == (
+        f'{{"backbone":{FIRST.backbone.canonical},"kind":"pretrained","seed":1,"source":{FIRST.source.canonical}}}'
+    )
+    features = Features(made, FIRST.target.images, 24, "train").canonical
+    images = FIRST.target.images.canonical
+    assert features == (
+        f'{{"grid":1,"images":{images},"kind":"features","network":{made.canonical},"size":24,"split":"train","version":1}}'
+    )
 
 
 if __name__ == "__main__":

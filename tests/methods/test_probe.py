@@ -1,46 +1,61 @@
 """The linear probe: its penalty is chosen on validation images only."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from small_world import context, run
+from torch import nn
 
-from transferlab.backbones import AlexNet
 from transferlab.data.images import target_sample
 from transferlab.errors import UserError
-from transferlab.measure.metrics import accuracy
-from transferlab.methods import probe
-from transferlab.methods.solvers import logistic, ridge, squared_hinge
+from transferlab.measure.metrics import scores
+from transferlab.methods import Probe
 from transferlab.nets.build import build
-from transferlab.specs import Probe, Recipe, Source, Subset, Target, Trial
-from transferlab.train.predict import features
+from transferlab.run.context import Context
+from transferlab.specs import AlexNet, Features, Recipe, Source, Subset, Target, Trial
+from transferlab.train.read import read
+from transferlab.train.solvers import logistic, ridge, squared_hinge
 
 STRENGTHS = (1e-4, 1e-2, 1.0, 100.0)
 SMALL = AlexNet((8, 8, 8, 8, 8), (24, 16))
-CPU = torch.device("cpu")
 
 
-def trial(split: str = "test", tap: str = "fc7", strengths: tuple[float, ...] = STRENGTHS, solver: str | None = None) -> Trial:
+def trial(tap: str = "fc7", strengths: tuple[float, ...] = STRENGTHS, solver: str | None = None) -> Trial:
     source = Source("synthetic:source", 24, Recipe(steps=1, batch=1, lr=0.1))
     target = Target("synthetic:0", 24, Subset(classes=4, per_class=6))
-    return Trial(target, Probe(tap, strengths, solver), SMALL, 0, source, split)
+    return Trial(target, Probe(tap, strengths, solver), SMALL, 0, source)
 
 
-def run(asked: Trial) -> dict[str, float]:
-    return probe.run(asked, build(SMALL, 24, 5, 0), CPU)
+def network() -> nn.Module:
+    return build(SMALL, 24, 5, 0)
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory):
+    """A function: what is measured of a trial, each time anew, of features that are read once."""
+    root = tmp_path_factory.mktemp("store")
+
+    def measured(asked: Trial) -> dict:
+        shutil.rmtree(root / "records", ignore_errors=True)
+        return run(root, asked, network())
+
+    return measured
 
 
 @pytest.fixture
 def altered(monkeypatch):
     """A function that makes another sample of one split, for the probe alone."""
+    sample_of = Context.sample
 
     def alter(split: str, change) -> None:
-        def altered_sample(target, asked, seed):
-            sample = target_sample(target, asked, seed)
+        def altered_sample(self, target, asked, seed):
+            sample = sample_of(self, target, asked, seed)
             return change(sample) if asked == split else sample
 
-        monkeypatch.setattr(probe, "target_sample", altered_sample)
+        monkeypatch.setattr(Context, "sample", altered_sample)
 
     return alter
 
@@ -51,17 +66,20 @@ def shuffled(sample):
 
 
 @pytest.mark.parametrize(("solver", "solve"), [(None, ridge), ("logistic", logistic), ("squared-hinge", squared_hinge)])
-def test_the_penalty_is_chosen_on_validation_images(solver, solve):
-    net = build(SMALL, 24, 5, 0)
+def test_the_penalty_is_chosen_on_validation_images(solver, solve, probe):
     part = {split: target_sample(trial().target, split, 0) for split in ("train", "validation", "test")}
-    x = {split: features(net, sample, ["fc7"])["fc7"] for split, sample in part.items()}
+    x = {split: read(network(), sample, ["fc7"])["fc7"] for split, sample in part.items()}
     weights, biases = solve(x["train"], part["train"].labels, 4, STRENGTHS)
     x = {split: value.to(weights.dtype) for split, value in x.items()}
-    right = {s: [accuracy(x[s] @ w + b, part[s].labels)["accuracy"] for w, b in zip(weights, biases, strict=True)] for s in x}
+    each = list(zip(weights, biases, strict=True))
+    right = {s: [scores(x[s] @ w + b, part[s].labels)["accuracy"] for w, b in each] for s in x}
     best = int(np.argmax(right["validation"]))
-    expected = accuracy(x["test"] @ weights[best] + biases[best], part["test"].labels) | {"strength": STRENGTHS[best]}
-    assert run(trial(solver=solver)) == expected
-    assert run(trial("validation", solver=solver))["accuracy"] == max(right["validation"])
+    expected = {"strength": STRENGTHS[best], "validation_accuracies": right["validation"]}
+    for split, before in (("test", ""), ("validation", "validation_")):
+        found = scores(x[split] @ weights[best] + biases[best], part[split].labels)
+        expected |= {f"{before}{name}": value for name, value in found.items()}
+    assert probe(trial(solver=solver)) == expected
+    assert expected["validation_accuracy"] == max(right["validation"])
 
 
 def test_solvers_have_keys_of_their_own_and_ridge_the_one_it_had():
@@ -69,42 +87,63 @@ def test_solvers_have_keys_of_their_own_and_ridge_the_one_it_had():
     assert trial(solver="ridge").key == trial().key
     assert "solver" not in trial().method.to_dict()
     assert len({trial(solver=solver).key for solver in (None, "logistic", "squared-hinge")}) == 3
-    with pytest.raises(UserError, match=r"solver \(=logistics\): must be one of ridge, logistic, squared-hinge; did you mean logistic\?"):
+    message = r"solver \(=logistics\): must be one of ridge, logistic, squared-hinge; did you mean logistic\?"
+    with pytest.raises(UserError, match=message):
         trial(solver="logistics")
 
 
-def test_test_images_do_not_choose(altered):
-    before = run(trial())
+def test_test_images_do_not_choose(altered, probe):
+    before = probe(trial())
     altered("test", shuffled)
-    after = run(trial())
-    assert after["strength"] == before["strength"]
+    after = probe(trial())
+    same = ("strength", "validation_accuracies", "validation_log_loss")
+    assert [after[name] for name in same] == [before[name] for name in same]
     assert after["accuracy"] < before["accuracy"]
 
 
-def test_validation_images_do_choose(altered):
-    chosen = {run(trial())["strength"]}
+def test_validation_images_do_choose(altered, probe):
+    chosen = {probe(trial())["strength"]}
     altered("validation", shuffled)
-    chosen.add(run(trial())["strength"])
+    chosen.add(probe(trial())["strength"])
     assert len(chosen) == 2
 
 
-def test_equal_penalties_go_to_the_first():
-    assert run(trial(strengths=(1e-9, 1e-9)))["strength"] == 1e-9
-    assert run(trial(strengths=(0.5, 0.5000001)))["strength"] == 0.5
+def test_equal_penalties_go_to_the_first(probe):
+    assert probe(trial(strengths=(1e-9, 1e-9)))["strength"] == 1e-9
+    assert probe(trial(strengths=(0.5, 0.5000001)))["strength"] == 0.5
 
 
-def test_the_network_stays_as_it_is():
-    net = build(SMALL, 24, 5, 0).train()
-    before = {k: v.clone() for k, v in net.state_dict().items()}
-    first = probe.run(trial(), net, CPU)
-    assert all(torch.equal(net.state_dict()[k], v) for k, v in before.items())
-    assert probe.run(trial(), net, CPU) == first
+def test_the_network_stays_as_it_is(tmp_path):
+    first, file = run(tmp_path, trial(), network()), context(tmp_path).store.file(trial().start)
+    before = file.read_bytes()
+    for path in (tmp_path / "features").iterdir():
+        path.unlink()
+    assert run(tmp_path, trial(solver="logistic")) != first
+    assert file.read_bytes() == before
 
 
-def test_unknown_layer():
+def test_unknown_layer(probe):
     with pytest.raises(UserError, match=r"layer \(=layer4\): must be one of conv1_pre"):
-        run(trial(tap="layer4"))
+        probe(trial(tap="layer4"))
 
 
-def test_a_network_is_loaded_by_who_needs_it():
-    assert probe.run(trial(), lambda: build(SMALL, 24, 5, 0), CPU) == run(trial())
+def test_a_network_is_loaded_by_who_needs_it(tmp_path, monkeypatch):
+    """Where features are on record, nobody opens it."""
+    first = run(tmp_path, trial(), network())
+    monkeypatch.setattr(Context, "load", lambda *given: pytest.fail("it was loaded"))
+    found = run(tmp_path, trial(strengths=(1e-4, 1e-2, 1.0, 100.0, 1000.0)))
+    assert found["validation_accuracies"][:4] == first["validation_accuracies"]
+
+
+def test_maps_are_read_on_a_grid(tmp_path):
+    asked = trial("pool5")
+    finer = replace(asked, method=replace(asked.method, grid=2))
+    assert replace(asked, method=replace(asked.method, grid=1)).key == asked.key != finer.key
+    with_grid = run(tmp_path, finer, network())
+    assert run(tmp_path, asked) != with_grid
+    part = {split: target_sample(asked.target, split, 0) for split in ("train", "validation")}
+    x = {split: read(network(), sample, ["pool5"], grid=2)["pool5"] for split, sample in part.items()}
+    weights, biases = ridge(x["train"], part["train"].labels, 4, STRENGTHS)
+    logits = (x["validation"].to(weights) @ weights + biases[:, None]).unbind()
+    assert with_grid["validation_accuracies"] == [scores(one, part["validation"].labels)["accuracy"] for one in logits]
+    assert {made.grid for made in finer.needs() if isinstance(made, Features)} == {2}

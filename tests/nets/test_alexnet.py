@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from transferlab.backbones import AlexNet, ResNet, alexnet_geometry
+from transferlab.errors import UserError
+from transferlab.nets.alexnet import Chain
 from transferlab.nets.build import build
+from transferlab.specs.networks import AlexNet, ResNet, alexnet_geometry
 
 SMALL = AlexNet((4, 6, 8, 8, 5), (12, 10))
 
@@ -13,7 +15,11 @@ SMALL = AlexNet((4, 6, 8, 8, 5), (12, 10))
 def shapes(net: nn.Module, size: int, count: int = 1) -> dict[str, torch.Size]:
     """Shape of what every layer puts out for images of zeros."""
     found = {}
-    handles = [m.register_forward_hook(lambda m, i, o, n=name: found.__setitem__(n, o.shape)) for name, m in net.named_modules() if name]
+    handles = [
+        m.register_forward_hook(lambda m, i, o, n=name: found.__setitem__(n, o.shape))
+        for name, m in net.named_modules()
+        if name
+    ]
     found["logits"] = net.eval()(torch.zeros(count, 3, size, size)).shape
     for handle in handles:
         handle.remove()
@@ -33,7 +39,8 @@ def counted(net: nn.Module, size: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("size", "side"), [(16, 2), (24, 3), (32, 4), (47, 6), (48, 3), (64, 4), (95, 6), (96, 3), (128, 4), (192, 5), (224, 6), (227, 6)]
+    ("size", "side"),
+    [(16, 2), (24, 3), (32, 4), (47, 6), (48, 3), (64, 4), (95, 6), (96, 3), (128, 4), (192, 5), (224, 6), (227, 6)],
 )
 def test_positions_before_fc6(size, side):
     found = shapes(build(SMALL, size, 7, 0), size, count=2)
@@ -62,7 +69,12 @@ def test_large_has_six_convolutions():
     large = AlexNet.named("large", factor=1 / 32)
     assert large.channels == (3, 8, 16, 16, 32, 32)
     net = build(large, 32, 7, 0)
-    assert [name for name, _ in net.named_children() if name.startswith(("conv", "pool"))][-4:] == ["conv4", "conv5", "conv6", "pool6"]
+    assert [name for name, _ in net.named_children() if name.startswith(("conv", "pool"))][-4:] == [
+        "conv4",
+        "conv5",
+        "conv6",
+        "pool6",
+    ]
     found = shapes(net, 32)
     assert (found["conv6"], found["pool6"], found["logits"]) == ((1, 32, 8, 8), (1, 32, 4, 4), (1, 7))
 
@@ -75,7 +87,9 @@ def test_multiply_adds(size, channels):
     assert spec.multiply_adds(size) == counted(net, size) - net.head.weight.numel()
 
 
-@pytest.mark.parametrize("spec", [ResNet(18), ResNet(18, "full"), ResNet(50), ResNet(50, "full")], ids=lambda s: f"{s.depth}-{s.stem}")
+@pytest.mark.parametrize(
+    "spec", [ResNet(18), ResNet(18, "full"), ResNet(50), ResNet(50, "full")], ids=lambda s: f"{s.depth}-{s.stem}"
+)
 def test_multiply_adds_of_resnets_are_about_right(spec):
     with torch.device("meta"):
         net = build(spec, 64, 10, 0).to("meta")
@@ -90,11 +104,54 @@ def test_named_widths():
     assert AlexNet.named("tiny", 1e-9) == AlexNet((1, 1, 1, 1, 1), (1, 1))
 
 
-def test_every_activation_starts_alive():
+@pytest.mark.parametrize("norm", [None, "none"])
+def test_every_activation_starts_alive(norm):
     """At the start, each layer's outputs are of the same order of size as its inputs."""
-    net = build(AlexNet((32, 48, 64, 64, 48), (128, 128)), 32, 10, 0).train()
+    net = build(AlexNet((32, 48, 64, 64, 48), (128, 128), norm), 32, 10, 0).train()
     found = {}
     for name, m in net.named_children():
         m.register_forward_hook(lambda m, i, o, n=name: found.__setitem__(n, o.std().item()))
     net(torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     assert all(0.3 < found[name] < 3 for name in found if name != "head")
+
+
+# ------------------------------------------------------------------------------------------------ without BatchNorm
+
+
+def test_without_batchnorm_convolutions_have_a_bias():
+    plain, other = build(AlexNet((4, 6, 8, 8, 5), (12, 10), "none"), 24, 7, 0), build(SMALL, 24, 7, 0)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in plain.modules())
+    convs = [m for m in plain.modules() if isinstance(m, nn.Conv2d)]
+    assert len(convs) == 5
+    assert all((m.bias == 0).all() for m in convs)
+    assert all(m.bias is None for m in other.modules() if isinstance(m, nn.Conv2d))
+    assert list(plain.state_dict()) == [n for n, _ in plain.named_parameters()]
+    assert "conv1.conv.bias" in plain.state_dict()
+
+
+def test_without_batchnorm_images_do_not_meet():
+    """In training, what a network says of an image depends on no other, nor does looking change it."""
+    net = build(AlexNet((4, 6, 8, 8, 5), (12, 10), "none"), 24, 7, 0).train()
+    x = torch.randn(4, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(net(x)[:1], net(x[:1]))
+    assert torch.equal(net(x), net.eval()(x))
+
+
+def test_norm_is_part_of_the_spec():
+    assert AlexNet((4, 6, 8, 8, 5), (12, 10), None).key == SMALL.key
+    assert '"norm"' not in SMALL.canonical
+    plain = AlexNet((4, 6, 8, 8, 5), (12, 10), "none")
+    assert plain.key != SMALL.key
+    assert AlexNet.from_dict(plain.to_dict()) == plain
+    assert plain.multiply_adds(64) == SMALL.multiply_adds(64)
+    with pytest.raises(UserError, match=r"norm \(=batch\): must be none, or left out for BatchNorm"):
+        AlexNet((4, 6, 8, 8, 5), (12, 10), "batch")
+
+
+def test_a_part_of_a_network_is_a_chain_of_the_same_modules():
+    net = build(SMALL, 24, 7, 0).eval()
+    top = Chain(list(net.named_children())[-2:], net.head_name).eval()
+    x = torch.randn(3, 12)
+    assert torch.equal(top(x), net.head(net.fc7(x)))
+    assert top.head is net.head
+    assert top.head_name == "head"

@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from transferlab.backbones import AlexNet, ResNet, Torchvision
 from transferlab.errors import UserError
-from transferlab.nets.build import build, fit_state, head_name, new_head, pretrained
+from transferlab.nets.build import build, fit_state, head_name, name_head, new_head, pretrained
 from transferlab.paths import file_fingerprint, weights_root
-from transferlab.specs import Weights
+from transferlab.specs.data import Weights
+from transferlab.specs.networks import AlexNet, ResNet, Torchvision
 
 SMALL = AlexNet((4, 6, 8, 8, 5), (12, 10))
 BACKBONES = {
@@ -52,7 +52,9 @@ def test_depth():
 
 @pytest.mark.parametrize("name", ["squeezenet1", "fcn_resnet50", "quantized_resnet18", ""])
 def test_no_such_network(name):
-    with pytest.raises(UserError, match=rf"backbone \(={name}\): must be one of alexnet, convnext_base, .* and \d+ more"):
+    with pytest.raises(
+        UserError, match=rf"backbone \(={name}\): must be one of alexnet, convnext_base, .* and \d+ more"
+    ):
         build(Torchvision(name), 64, 5, 0)
 
 
@@ -60,15 +62,27 @@ def test_no_such_network(name):
 
 
 @pytest.mark.parametrize(
-    ("kind", "head"), [("alexnet", "head"), ("resnet", "fc"), ("squeezenet", "classifier.1"), ("mobilenet", "classifier.1")]
+    ("kind", "head"),
+    [("alexnet", "head"), ("resnet", "fc"), ("squeezenet", "classifier.1"), ("mobilenet", "classifier.1")],
 )
 def test_head_name(kind, head):
     assert head_name(build(*BACKBONES[kind], 5, 0)) == head
 
 
 def test_no_head():
-    with pytest.raises(UserError, match=r"network \(=Sequential\): has no linear or convolutional layer that could be its head"):
-        head_name(nn.Sequential(nn.ReLU()))
+    with pytest.raises(
+        UserError, match=r"network \(=Sequential\): has no linear or convolutional layer that could be its head"
+    ):
+        name_head(nn.Sequential(nn.ReLU()))
+    with pytest.raises(UserError, match=r"network \(=Sequential\): does not name its head; see nets.build.name_head"):
+        head_name(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_a_network_from_elsewhere_says_which_layer_its_head_is():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4))
+    assert head_name(name_head(net)) == "3"
+    net.head_name = "1"
+    assert new_head(net, 6, seed=1) is net[1]
 
 
 @each_backbone
@@ -136,7 +150,9 @@ def test_a_path_will_do(tmp_path):
 
 
 def test_no_such_file():
-    with pytest.raises(UserError, match=r"weights \(=.*/net.pt\): there is no such file; set TRANSFERLAB_WEIGHTS to the folder"):
+    with pytest.raises(
+        UserError, match=r"weights \(=.*/net.pt\): there is no such file; set TRANSFERLAB_WEIGHTS to the folder"
+    ):
         pretrained(Weights("file:net.pt", "0"), SMALL, 24)
 
 
@@ -156,7 +172,9 @@ def test_half_a_file(suffix, share):
         pretrained(Weights(f"file:net.{suffix}", file_fingerprint(path)), SMALL, 24)
 
 
-@pytest.mark.parametrize("content", [[torch.zeros(2)], {"epoch": 3}, {"state_dict": {"a": torch.zeros(1)}}, nn.Linear(2, 2)])
+@pytest.mark.parametrize(
+    "content", [[torch.zeros(2)], {"epoch": 3}, {"state_dict": {"a": torch.zeros(1)}}, nn.Linear(2, 2)]
+)
 def test_files_of_something_else(content):
     path = weights_root() / "net.pt"
     path.parent.mkdir(parents=True)
@@ -183,7 +201,9 @@ def test_weights_of_another_architecture(backbone, message):
 def test_weights_with_more_in_them():
     net = build(SMALL, 24, 7, 0)
     state = net.state_dict()
-    with pytest.raises(UserError, match=r"weights \(=mine\): of another architecture \(1 tensors differ; extra is only in the file\)"):
+    with pytest.raises(
+        UserError, match=r"weights \(=mine\): of another architecture \(1 tensors differ; extra is only in the file\)"
+    ):
         fit_state(net, state | {"extra": torch.zeros(1)}, "mine")
 
 
@@ -191,9 +211,21 @@ def test_weights_with_more_in_them():
     ("name", "backbone", "message"),
     [
         ("http:x", SMALL, r"weights \(=http\): must be one of file, torchvision"),
-        ("torchvision:IMAGENET1K_V1", SMALL, r"weights \(=torchvision:IMAGENET1K_V1\): belong to torchvision's own networks"),
-        ("torchvision:IMAGENET1K_V3", ResNet(18, "full"), r"weights \(=IMAGENET1K_V3\): must be one of IMAGENET1K_V1; did you mean"),
-        ("torchvision:IMAGENET1K", Torchvision("mobilenet_v2"), r"must be one of IMAGENET1K_V1, IMAGENET1K_V2; did you mean"),
+        (
+            "torchvision:IMAGENET1K_V1",
+            SMALL,
+            r"weights \(=torchvision:IMAGENET1K_V1\): belong to torchvision's own networks",
+        ),
+        (
+            "torchvision:IMAGENET1K_V3",
+            ResNet(18, "full"),
+            r"weights \(=IMAGENET1K_V3\): must be one of IMAGENET1K_V1; did you mean",
+        ),
+        (
+            "torchvision:IMAGENET1K",
+            Torchvision("mobilenet_v2"),
+            r"must be one of IMAGENET1K_V1, IMAGENET1K_V2; did you mean",
+        ),
     ],
 )
 def test_no_such_weights(name, backbone, message):
@@ -206,6 +238,7 @@ def test_torchvisions_own_weights(monkeypatch):
     net = build(Torchvision("squeezenet1_0"), 64, 1000, 0)
     asked = []
     monkeypatch.setattr("torchvision.models.get_model", lambda name, weights: (asked.append((name, weights)), net)[1])
+    del net.head_name
     assert pretrained(Weights("torchvision:IMAGENET1K_V1", "0"), Torchvision("squeezenet1_0"), 64) is net
     assert asked == [("squeezenet1_0", "IMAGENET1K_V1")]
     assert np.prod(net.get_submodule(head_name(net)).weight.shape) == 512000

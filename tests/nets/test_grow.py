@@ -1,23 +1,20 @@
-"""Growth surgery: what is old stays as it was, what is new is read, trained and scaled, and the given network is left alone."""
+"""Growth surgery: what is old stays, what is new is read, trained and scaled, and the given network is left alone."""
 
 import copy
 
 import onnxruntime
 import pytest
 import torch
-import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from transferlab.backbones import AlexNet
 from transferlab.errors import UserError
 from transferlab.nets.blocks import BlockScale
-from transferlab.nets.build import build, head_name
+from transferlab.nets.build import build, head_name, head_of
 from transferlab.nets.grow import (
+    GROWTH_OPERATIONS,
     deepen,
-    net2deeper,
-    net2wider,
     new_modules,
     normalised,
     train_only,
@@ -25,8 +22,10 @@ from transferlab.nets.grow import (
     widen_and_deepen,
     widen_twice,
 )
+from transferlab.nets.heads import add_head
 from transferlab.nets.sites import sites
 from transferlab.nets.taps import freeze, taps, train_mode
+from transferlab.specs.networks import AlexNet, Torchvision
 
 SMALL = AlexNet((4, 4, 6, 6, 4), (12, 10))
 SIZE, CLASSES = 32, 5
@@ -37,7 +36,6 @@ GROW = {
     "widen_and_deepen": lambda net, **k: widen_and_deepen(net, (7, 6), **k),
     "normalised": normalised,
 }
-counts = st.integers(1, 9)
 several = st.integers(3, 9)  # a block of one unit has no direction that its norm leaves
 
 
@@ -49,10 +47,13 @@ def images(count: int = 4, size: int = SIZE) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
+def with_second_head(net: nn.Module) -> nn.Module:
+    add_head(net, "source_head", 3, 0)
+    return net
+
+
 def torchvision_net(name: str) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return torchvision.models.get_model(name, weights=None, num_classes=CLASSES)
+    return build(Torchvision(name), 64, CLASSES, 0)
 
 
 @pytest.mark.parametrize("how", GROW)
@@ -122,23 +123,15 @@ def test_every_new_unit_is_trained(first, second, new, norm, how):
                 assert (p.grad.flatten(1).abs().sum(1) > 0).all(), "a unit without a gradient"
 
 
-@given(units=counts, copies=counts, seed=st.integers(0, 3), kind=st.sampled_from([torch.float32, torch.float64]))
-def test_net2net_keeps_the_outputs(units, copies, seed, kind):
-    net = alexnet(AlexNet((4, 4, 4, 4, 4), (8, units)), seed).to(kind).eval()
-    nn.init.normal_(net.head.weight)
-    x = images().to(kind)
-    for grown in (net2wider(net, copies, seed=seed), net2deeper(net), net2deeper(net2wider(net, copies, seed=seed))):
-        torch.testing.assert_close(grown.eval()(x), net(x), rtol=1e-5, atol=1e-5)
-        assert sum(p.numel() for p in grown.parameters()) > sum(p.numel() for p in net.parameters())
-
-
 def test_blocks_are_scaled_as_in_equations_1_and_2():
     layer = BlockScale([2, 3], scale=10.0)
     with torch.no_grad():
         layer.gain[1].copy_(torch.tensor([1.0, 2.0, 3.0]))
     x = torch.tensor([[3.0, 4.0, 0.0, 0.0, 2.0], [0.0, 0.0, 1.0, 2.0, 2.0]], requires_grad=True)
     out = layer(x)
-    torch.testing.assert_close(out, torch.tensor([[6.0, 8.0, 0.0, 0.0, 3.0], [0.0, 0.0, 1 / 3, 4 / 3, 2.0]]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        out, torch.tensor([[6.0, 8.0, 0.0, 0.0, 3.0], [0.0, 0.0, 1 / 3, 4 / 3, 2.0]]), rtol=1e-5, atol=1e-6
+    )
     out.sum().backward()
     assert x.grad.isfinite().all(), "an all-zero block has a finite gradient"
     maps = layer(x.detach()[:, :, None, None].expand(-1, -1, 2, 2))
@@ -177,7 +170,9 @@ def test_a_grown_network_grows_again(layers):
     blocks = [block.weight.flatten() for block in net.fc7.linear.new]
     assert torch.stack(blocks).corrcoef().fill_diagonal_(0).abs().max() < 0.5, "blocks are drawn apart"
     gains = [gain.unique().tolist() for gain in net.fc7.relu.new_norm.gain]
-    assert gains == [*([3.0 + step] for step in range(layers)), [20.0]], "gains that were learned are kept, those of new blocks too"
+    assert gains == [*([3.0 + step] for step in range(layers)), [20.0]], (
+        "gains that were learned are kept, those of new blocks too"
+    )
     assert net(images()).shape == (4, CLASSES)
     assert deepen(net, 6)(images()).shape == (4, CLASSES)
     assert deepen(deepen(net, 6), 5)(images()).shape == (4, CLASSES)
@@ -216,14 +211,15 @@ def test_a_normalised_network_is_widened():
     assert grown(images(2, 64)).shape == (2, CLASSES)
 
 
-def test_net2deeper_keeps_the_outputs_of_what_grew_without_a_norm():
-    for net in (widen(alexnet(), 4, norm="none"), deepen(widen(alexnet(), 4), 5, norm="none")):
-        torch.testing.assert_close(net2deeper(net)(images()), net(images()), rtol=1e-5, atol=1e-5)
-
-
 AGAIN = {  # on what has grown already: what is new, without the head
-    "widen": (lambda net: widen(widen(net, 4), 4), ["fc7.linear.new.1.weight", "fc7.linear.new.1.bias", "fc7.relu.new_norm.gain.2"]),
-    "deepen": (lambda net: deepen(widen(net, 4), 4), ["head.new.linear.weight", "head.new.linear.bias", "head.new_norm.gain.0"]),
+    "widen": (
+        lambda net: widen(widen(net, 4), 4),
+        ["fc7.linear.new.1.weight", "fc7.linear.new.1.bias", "fc7.relu.new_norm.gain.2"],
+    ),
+    "deepen": (
+        lambda net: deepen(widen(net, 4), 4),
+        ["head.new.linear.weight", "head.new.linear.bias", "head.new_norm.gain.0"],
+    ),
     "both": (
         lambda net: widen_and_deepen(widen(net, 4, norm="none"), (4, 4), norm="none"),
         ["fc7.linear.new.1.weight", "fc7.linear.new.1.bias", "head.new.linear.weight", "head.new.linear.bias"],
@@ -250,7 +246,9 @@ def test_only_what_the_last_growth_added_is_new(how):
     }
 
 
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0", "mobilenet_v2", "mobilenet_v3_small", "convnext_tiny", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "squeezenet1_0", "mobilenet_v2", "mobilenet_v3_small", "convnext_tiny", "shufflenet_v2_x0_5"]
+)
 def test_the_representation_of_any_network_grows(name):
     net = torchvision_net(name).eval()
     x = images(2, 64)
@@ -262,8 +260,6 @@ def test_the_representation_of_any_network_grows(name):
         missing, unexpected = grown.load_state_dict(state, strict=False)
         assert unexpected == []
         assert all(m.startswith(head_name(net)) for m in missing)
-    with pytest.raises(UserError, match=r"layer \(=fc7\): must be one of representation"):
-        widen(net, 7, "fc7")
 
 
 def test_torchvisions_alexnet_grows_at_its_hidden_layers():
@@ -293,16 +289,18 @@ def test_scopes(how, scope, trained):
     assert all(m.frozen == (scope != "all") for m in norms)
 
 
-@pytest.mark.parametrize("how", [*GROW, "net2deeper"])
+@pytest.mark.parametrize("how", GROW)
 @pytest.mark.parametrize(("name", "maps", "fc6", "fc7"), [("alexnet", 12, 1, 4), ("vgg11", 20, 0, 3)])
 def test_scopes_of_torchvisions_networks(name, maps, fc6, fc7, how):
     """Deepened or widened, FC6 and FC7 are found, and dropout works where it does in a network that did not grow."""
     with torch.device("meta"):
-        net = torchvision.models.get_model(name, num_classes=CLASSES)
-        grown = (GROW | {"net2deeper": net2deeper})[how](net)
+        net = torchvision_net(name)
+        grown = GROW[how](net)
     assert {"fc6", "fc7"} <= taps(grown).keys()
     learned = (f"{head_name(net)}.", f"classifier.{fc7}.", f"classifier.{fc6}.", "features.")
-    for count, (scope, last) in enumerate({"new": "fc7", "fc7-new": "fc6", "fc6-new": f"features.{maps}", "all": None}.items(), 1):
+    for count, (scope, last) in enumerate(
+        {"new": "fc7", "fc7-new": "fc6", "fc6-new": f"features.{maps}", "all": None}.items(), 1
+    ):
         train_only(grown, scope)
         for n, p in grown.named_parameters():
             assert p.requires_grad == (".new" in n or n.startswith(learned[:count])), n
@@ -323,6 +321,39 @@ def test_dropout_in_front_of_new_units_alone_goes_on():
     train_only(grown, "new")
     freeze(net, "features.12")
     assert dropouts(grown) == dropouts(net) == [True]
+
+
+HEADS = {
+    "alexnet": "classifier.6",
+    "vgg11": "classifier.6",
+    "resnet18": "fc",
+    "squeezenet1_1": "classifier.1",
+    "mobilenet_v2": "classifier.1",
+    "convnext_tiny": "classifier.2",
+}
+
+
+@pytest.mark.parametrize("how", ["none", *GROW])
+@pytest.mark.parametrize("name", [None, *HEADS])
+def test_a_network_names_its_head_whatever_has_grown(name, how):
+    with torch.device("meta"):
+        net = torchvision_net(name) if name else build(SMALL, SIZE, CLASSES, 0)
+        if how == "widen_twice" and name not in (None, "alexnet", "vgg11"):
+            return
+        grown = GROW[how](net) if how != "none" else copy.deepcopy(net)
+    head = HEADS[name] if name else "head"
+    assert (net.head_name, head_name(net)) == (head, head)
+    beside = how in ("widen", "widen_and_deepen", "normalised") and not sites(net)
+    levels = beside + (how in ("deepen", "widen_and_deepen"))  # of modules that were put around it
+    assert grown.head_name == head_name(copy.deepcopy(grown)) == head + levels * ".head"
+    layers = [n for n, m in grown.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    assert grown.head_name == layers[-1], "the last linear or convolutional layer"
+    assert head_of(grown)[2].weight.shape[0] == CLASSES
+
+
+def test_operations_by_name():
+    assert list(GROWTH_OPERATIONS) == ["widen", "widen-twice", "deepen", "widen-and-deepen", "normalise"]
+    assert all(GROWTH_OPERATIONS[name.replace("_", "-").replace("normalised", "normalise")] for name in GROW)
 
 
 @pytest.mark.parametrize("how", GROW)
@@ -348,8 +379,10 @@ def test_an_exported_network_gives_the_same(how):
     torch.testing.assert_close(exported.module()(images()), grown(images()))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # of the exporter
-@pytest.mark.parametrize("net", [alexnet, lambda: torchvision.models.squeezenet1_0(num_classes=5)], ids=["alexnet", "squeezenet"])
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)  # of the exporter
+@pytest.mark.parametrize("net", [alexnet, lambda: torchvision_net("squeezenet1_0")], ids=["alexnet", "squeezenet"])
 @pytest.mark.parametrize("how", [widen, deepen])
 def test_onnx_gives_the_same_for_any_number_of_images(net, how, tmp_path):
     grown = how(net(), 6).eval()
@@ -357,7 +390,13 @@ def test_onnx_gives_the_same_for_any_number_of_images(net, how, tmp_path):
     x = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     file = tmp_path / "grown.onnx"
     torch.onnx.export(
-        grown, (x,), file, dynamo=True, verbose=False, input_names=["images"], dynamic_shapes=({0: torch.export.Dim("images")},)
+        grown,
+        (x,),
+        file,
+        dynamo=True,
+        verbose=False,
+        input_names=["images"],
+        dynamic_shapes=({0: torch.export.Dim("images")},),
     )
     session = onnxruntime.InferenceSession(file)
     for images in (x, x.repeat(2, 1, 1, 1)[:3]):
@@ -371,10 +410,14 @@ def test_onnx_gives_the_same_for_any_number_of_images(net, how, tmp_path):
         (lambda net: widen(net, 0), r"units \(=0\): must be a whole number above 0"),
         (lambda net: deepen(net, -3), r"units \(=-3\): must be a whole number above 0"),
         (lambda net: widen_twice(net, (4, 0)), r"units \(=0\)"),
-        (lambda net: widen(net, 4, "fc77"), r"layer \(=fc77\): must be one of fc7; did you mean fc7\?"),
-        (lambda net: widen(net, 4, "representation"), r"layer \(=representation\): must be one of fc7"),
-        (lambda net: widen(net, 4, norm="batches"), r"norm \(=batches\): must be one of l2, batch, layer, none; did you mean batch\?"),
-        (lambda net: widen(net, 4, init="copies"), r"init \(=copies\): must be one of random, copy; did you mean copy\?"),
+        (
+            lambda net: widen(net, 4, norm="batches"),
+            r"norm \(=batches\): must be one of l2, batch, layer, none; did you mean batch\?",
+        ),
+        (
+            lambda net: widen(net, 4, init="copies"),
+            r"init \(=copies\): must be one of random, copy; did you mean copy\?",
+        ),
         (lambda net: widen(net, 4, scale=0.0), r"scale \(=0.0\): must be above 0"),
         (lambda net: widen(net, 4, classes=1), r"classes \(=1\): must be a whole number, at least 2"),
         (lambda net: widen(net, 4, classes="7"), r"classes \(=7\): must be a whole number, at least 2"),
@@ -383,12 +426,15 @@ def test_onnx_gives_the_same_for_any_number_of_images(net, how, tmp_path):
         (lambda net: widen_and_deepen(net, (3,)), r"units \(=\(3,\)\): must be two numbers"),
         (lambda net: widen(deepen(net, 4), 4), r"layer \(=fc7\): lies below a layer that was put on top"),
         (lambda net: widen_twice(deepen(net, 4), (4, 4)), r"layer \(=fc7\): lies below a layer that was put on top"),
-        (lambda net: net2wider(widen(net, 4), 4), r"layer \(=fc7\): has grown already"),
-        (lambda net: net2deeper(widen(net, 4)), r"layer \(=fc7\): is normalised; net2deeper takes what a ReLU gives"),
-        (lambda net: net2deeper(widen(net, 4, norm="batch")), r"layer \(=fc7\): is normalised"),
-        (lambda net: net2deeper(deepen(net, 4)), r"layer \(=fc7\): is normalised"),
-        (lambda net: train_only(widen(net, 4), "fc8-new"), r"scope \(=fc8-new\): must be one of new, fc7-new, fc6-new, all"),
-        (lambda net: widen(nn.Sequential(nn.ReLU()), 4), r"network \(=Sequential\): has no linear or convolutional layer"),
+        (
+            lambda net: train_only(widen(net, 4), "fc8-new"),
+            r"scope \(=fc8-new\): must be one of new, fc7-new, fc6-new, all",
+        ),
+        (lambda net: widen(nn.Sequential(nn.ReLU()), 4), r"network \(=Sequential\): does not name its head"),
+        (
+            lambda net: widen(with_second_head(net), 4),
+            r"network \(=AlexNetModule\): grow the network first, then add second heads",
+        ),
     ],
 )
 def test_what_cannot_grow_is_told_in_one_line(act, message):
@@ -397,16 +443,10 @@ def test_what_cannot_grow_is_told_in_one_line(act, message):
     assert "\n" not in str(told.value)
 
 
-def test_networks_without_hidden_layers_have_no_such_controls():
+def test_networks_without_hidden_layers_grow_less():
     net = torchvision_net("squeezenet1_0")
-    for act in (
-        lambda: net2deeper(net),
-        lambda: net2deeper(widen(net, 4, norm="none")),
-        lambda: net2wider(net, 3),
-        lambda: widen_twice(net, (3, 3)),
-    ):
-        with pytest.raises(UserError, match=r"layer .*: this network has none of .*; it can grow at representation"):
-            act()
+    with pytest.raises(UserError, match=r"layer .*: this network has none of .*; it can grow at representation"):
+        widen_twice(net, (3, 3))
     with pytest.raises(UserError, match=r"norm \(=batch\): maps are scaled by l2 or not at all"):
         widen(net, 4, norm="batch")
     with pytest.raises(UserError, match=r"scope \(=fc7-new\): must be one of new, all"):

@@ -4,13 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from transferlab.backbones import AlexNet, ResNet, Torchvision
-from transferlab.data.images import Sample
 from transferlab.errors import UserError
-from transferlab.nets.build import build, new_head
-from transferlab.nets.taps import Reader, freeze, tap_module, taps, train_mode
-from transferlab.specs import Recipe
-from transferlab.train.fit import fit
+from transferlab.nets.build import build, head_of, new_head
+from transferlab.nets.grow import deepen, widen, widen_twice
+from transferlab.nets.heads import add_head
+from transferlab.nets.taps import Reader, batch_norm, freeze, kept_inputs, tap_module, taps, train_mode
+from transferlab.specs.networks import AlexNet, ResNet, Torchvision
 
 SMALL = AlexNet((4, 6, 8, 8, 5), (12, 10))
 SHAPES = {  # of one image
@@ -27,6 +26,7 @@ SHAPES = {  # of one image
             "pool5": (5, 4, 4),
             "fc6": (12,),
             "fc7": (10,),
+            "representation": (10,),
             "fc8": (7,),
             "softmax": (7,),
             **{f"conv{i}_pre": (c, s, s) for i, c, s in ((1, 4, 16), (2, 6, 16), (3, 8, 8), (4, 8, 8), (5, 5, 8))},
@@ -41,15 +41,26 @@ SHAPES = {  # of one image
             "layer3": (256, 4, 4),
             "layer4": (512, 2, 2),
             "avgpool": (512, 1, 1),
+            "representation": (512,),
             "head": (7,),
             "softmax": (7,),
         },
     ),
-    "squeezenet": (Torchvision("squeezenet1_0"), 32, {"features.0": (96, 13, 13), "features.12": (512, 1, 1), "head": (7, 1, 1)}),
+    "squeezenet": (
+        Torchvision("squeezenet1_0"),
+        32,
+        {"features.0": (96, 13, 13), "features.12": (512, 1, 1), "representation": (512, 1, 1), "head": (7, 1, 1)},
+    ),
     "mobilenet": (
         Torchvision("mobilenet_v2"),
         32,
-        {"features.0": (32, 16, 16), "features.18": (1280, 1, 1), "head": (7,), "softmax": (7,)},
+        {
+            "features.0": (32, 16, 16),
+            "features.18": (1280, 1, 1),
+            "representation": (1280,),
+            "head": (7,),
+            "softmax": (7,),
+        },
     ),
 }
 each = pytest.mark.parametrize(("backbone", "size", "shapes"), SHAPES.values(), ids=SHAPES)
@@ -80,7 +91,7 @@ def test_every_tap_can_be_read(backbone, size, shapes):
 def test_taps_in_order():
     assert list(taps(build(SMALL, 64, 7, 0))) == [
         *("conv1_pre", "conv1", "pool1", "conv2_pre", "conv2", "pool2", "conv3_pre", "conv3", "conv4_pre", "conv4"),
-        *("conv5_pre", "conv5", "pool5", "fc6", "fc7", "fc8", "softmax"),
+        *("conv5_pre", "conv5", "pool5", "fc6", "fc7", "representation", "fc8", "softmax"),
     ]
 
 
@@ -130,11 +141,15 @@ def test_hooks_go_also_after_an_error():
 @pytest.mark.parametrize(
     ("kind", "tap", "message"),
     [
-        ("alexnet", "conv6", r"layer \(=conv6\): must be one of conv1_pre, conv1, .* and 4 more; did you mean conv"),
+        ("alexnet", "conv6", r"layer \(=conv6\): must be one of conv1_pre, conv1, .* and 5 more; did you mean conv"),
         ("alexnet", "fc9", r"did you mean fc"),
         ("alexnet", "head", r"layer \(=head\): must be one of"),
         ("resnet", "layer5", r"layer \(=layer5\): must be one of conv1, bn1, .*; did you mean layer"),
-        ("squeezenet", "features.13", r"layer \(=features.13\): must be one of features.0, .*; did you mean features.\d"),
+        (
+            "squeezenet",
+            "features.13",
+            r"layer \(=features.13\): must be one of features.0, .*; did you mean features.\d",
+        ),
     ],
 )
 def test_unknown_layer(kind, tap, message):
@@ -148,12 +163,17 @@ def test_unknown_layer(kind, tap, message):
 # --------------------------------------------------------------------------------------------------------- freeze
 
 
-def after_training(net: nn.Module, size: int) -> tuple[set[str], set[str]]:
+def after_training(net: nn.Module, size: int, steps: int = 3) -> tuple[set[str], set[str]]:
     """Train a few steps; return the names in the state dict that stayed as they were, and those that changed."""
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    pixels = torch.randint(0, 256, (8, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    sample = Sample(pixels, torch.arange(8), torch.arange(8) % 4, 4)
-    fit(net, sample, Recipe(steps=3, batch=8, lr=0.05, warmup=0.0), seed=0)
+    draw = torch.Generator().manual_seed(0)
+    train_mode(net)
+    sgd = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
+    for _ in range(steps):
+        x = torch.randn(8, 3, size, size, generator=draw)
+        sgd.zero_grad()
+        nn.functional.cross_entropy(net(x), torch.arange(8) % 4).backward()
+        sgd.step()
     after = net.state_dict()
     stayed = {k for k in before if torch.equal(before[k], after[k])}
     return stayed, before.keys() - stayed
@@ -225,3 +245,126 @@ def test_dropout_in_frozen_layers_rests():
     train_mode(net)
     assert not net.classifier[0].training
     assert isinstance(net.classifier[0], nn.Dropout)
+
+
+def test_freezing_up_to_the_representation_leaves_the_head():
+    for net, head in ((build(SMALL, 24, 4, 0), "head"), (build(ResNet(18), 16, 4, 0), "fc")):
+        freeze(net, "representation")
+        assert [n for n, p in net.named_parameters() if p.requires_grad] == [f"{head}.weight", f"{head}.bias"]
+        assert after_training(net, 24)[1] == {f"{head}.weight", f"{head}.bias"}
+
+
+# ------------------------------------------------------------------------------------------------------ BatchNorm
+
+
+NORMS = {"alexnet": (AlexNet((8, 8, 8, 8, 8), (16, 16)), 24), "resnet": (ResNet(18), 16)}
+
+
+def norms(net: nn.Module) -> tuple[set[str], set[str]]:
+    """Names of BatchNorm's statistics and of its parameters."""
+    layers = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    return tuple(
+        {f"{n}.{k}" for n, m in layers for k, _ in found(m)}
+        for found in (nn.Module.named_buffers, nn.Module.named_parameters)
+    )
+
+
+@pytest.mark.parametrize("mode", [None, "train", "statistics", "frozen"])
+@pytest.mark.parametrize(("backbone", "size"), NORMS.values(), ids=NORMS)
+def test_batchnorm_modes(backbone, size, mode):
+    net = build(backbone, size, 4, 0)
+    statistics, affine = norms(net)
+    batch_norm(net, mode)
+    stayed, changed = after_training(net, size)
+    others = net.state_dict().keys() - statistics - affine
+    assert stayed & statistics == (set() if mode in (None, "train") else statistics)
+    assert changed & affine == (set() if mode == "frozen" else affine)
+    assert others <= changed
+
+
+def test_kept_statistics_are_used():
+    """In training such a network says what it says in evaluation, whatever else is in the batch."""
+    net = build(NORMS["alexnet"][0], 24, 4, 0)
+    after_training(net, 24)
+    batch_norm(net, "statistics")
+    train_mode(net)
+    x = images(5, 24)
+    torch.testing.assert_close(net(x)[:2], net.eval()(x[:2]))
+
+
+def test_batchnorm_that_growth_put_in_learns():
+    net = widen(build(SMALL, 32, 4, 0), 6, norm="batch")
+    batch_norm(net, "frozen")
+    statistics, affine = norms(net)
+    stayed, _ = after_training(net, 32)
+    assert stayed == {n for n in statistics | affine if ".new_norm" not in n}
+
+
+def test_batchnorm_modes_leave_frozen_layers_frozen():
+    for mode in (None, "statistics", "frozen"):
+        net = build(NORMS["alexnet"][0], 24, 4, 0)
+        freeze(net, "conv3")
+        batch_norm(net, mode)
+        stayed, _ = after_training(net, 24)
+        assert {k for k in net.state_dict() if k.startswith(("conv1", "conv2", "conv3"))} <= stayed
+
+
+def test_no_such_batchnorm_mode():
+    with pytest.raises(
+        UserError, match=r"batch_norm \(=freeze\): must be one of train, statistics, frozen; did you mean frozen\?"
+    ):
+        batch_norm(build(SMALL, 24, 4, 0), "freeze")
+
+
+# ------------------------------------------------------------------------------------ what the head reads, second heads
+
+
+@pytest.mark.parametrize(
+    "grow", [lambda n: n, lambda n: widen(n, 6), lambda n: deepen(n, 6), lambda n: deepen(widen(n, 5), 6)]
+)
+@pytest.mark.parametrize("name", [None, "resnet18", "squeezenet1_0", "mobilenet_v2", "vgg11"])
+def test_the_representation_is_what_the_head_reads(name, grow):
+    net = grow(build(Torchvision(name) if name else SMALL, 64, 7, 0)).eval()
+    add_head(net, "source_head", 3, 1)
+    last = "fc8" if name is None else "head"
+    with torch.no_grad(), Reader(net, ("representation", "source_head", last)) as reader:
+        net(images(2, 64))
+        _, _, head = head_of(net)
+        assert torch.equal(head(reader.read["representation"]), reader.read[last])
+        assert torch.equal(net.second_heads["source_head"](reader.read["representation"]), reader.read["source_head"])
+        assert tap_module(net, "representation") is head
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+def test_the_representation_of_alexnet_is_fc7_until_it_grows():
+    net = build(SMALL, 32, 7, 0).eval()
+    for grown, same in ((net, True), (widen_twice(net, (3, 7)).eval(), True), (deepen(net, 5).eval(), False)):
+        with torch.no_grad(), Reader(grown, ("fc7", "representation")) as reader:
+            grown(images(2, 32))
+        assert torch.equal(reader.read["fc7"], reader.read["representation"]) == same
+
+
+def test_there_is_no_source_head_unless_one_was_added():
+    with pytest.raises(UserError, match=r"layer \(=source_head\): must be one of"):
+        tap_module(build(SMALL, 24, 4, 0), "source_head")
+
+
+def test_without_batchnorm_taps_stand_before_and_after_relu():
+    net = build(AlexNet((4, 6, 8, 8, 5), (12, 10), "none"), 32, 7, 0).eval()
+    assert list(taps(net)) == list(taps(build(SMALL, 32, 7, 0)))
+    with torch.no_grad(), Reader(net, ("conv2_pre", "conv2")) as reader:
+        net(images(2, 32))
+    assert reader.read["conv2_pre"].min() < 0
+    assert torch.equal(reader.read["conv2_pre"].relu(), reader.read["conv2"])
+    freeze(net, "conv2_pre")
+    frozen = {n for n, p in net.named_parameters() if not p.requires_grad}
+    assert frozen == {f"conv{i}.conv.{k}" for i in (1, 2) for k in ("weight", "bias")}
+
+
+def test_kept_inputs_are_kept_while_it_lasts():
+    net, seen = build(SMALL, 32, 7, 0).eval(), []
+    with kept_inputs(net.fc7, seen.append):
+        net(images(2, 32))
+        net(images(3, 32))
+    net(images(4, 32))
+    assert [tuple(x.shape) for x in seen] == [(2, 12), (3, 12)]

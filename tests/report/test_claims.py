@@ -8,13 +8,19 @@ import pytest
 
 from transferlab.errors import UserError
 from transferlab.report.claims import COLUMNS, Verdict, as_objects, claim, claims, papers, scorecard
-from transferlab.report.stats import Judgement, effect, holm, judge
+from transferlab.report.stats import Judgement, effect, holm, judge_direction
 
-COUNTS = {"finetuning": ("L", 8), "growing": ("G", 13), "treasures": ("B", 10), "imagenet": ("I", 11), "factors": ("F", 11)}
+COUNTS = {
+    "finetuning": ("L", 8),
+    "growing": ("G", 13),
+    "treasures": ("B", 10),
+    "imagenet": ("I", 11),
+    "factors": ("F", 11),
+}
 
 
 def verdict(name: str, values=(2.0, 2.2, 1.8), scale: str = "cpu", judgement: Judgement | None = None) -> Verdict:
-    return Verdict(name, scale, "a_chapter", judgement or judge(effect(values), 1.0), "points", "A finding.")
+    return Verdict(name, scale, "a_chapter", judgement or judge_direction(effect(values), 1.0), "points", "A finding.")
 
 
 # ---------------------------------------------------------------------------------------------------------- claims
@@ -75,10 +81,26 @@ def test_one_verdict_among_many_claims():
     assert list(card["claim"]) == list(claims())
     row = card.set_index("claim").loc["I3"]
     found = effect([2.0, 2.2, 1.8])
-    assert (row["paper"], row["scale"], row["verdict"], row["unit"], row["n"]) == ("imagenet", "cpu", "supported", "points", 3)
-    assert (row["effect"], row["low"], row["high"], row["p"], row["p_sign"]) == (found.mean, found.low, found.high, found.p, found.p_sign)
+    assert (row["paper"], row["scale"], row["verdict"], row["unit"], row["n"]) == (
+        "imagenet",
+        "cpu",
+        "supported",
+        "points",
+        3,
+    )
+    assert (row["effect"], row["low"], row["high"], row["p"], row["p_sign"]) == (
+        found.mean,
+        found.low,
+        found.high,
+        found.p,
+        found.p_sign,
+    )
     assert row["p_holm"] == found.p  # alone in its paper and scale
-    assert (row["finding"], row["chapter"], row["why"]) == ("A finding.", "a_chapter", "the interval lies on the claimed side of zero")
+    assert (row["finding"], row["chapter"], row["why"]) == (
+        "A finding.",
+        "a_chapter",
+        "the interval lies on the claimed side of zero",
+    )
     assert (card["verdict"] == "not tested").sum() == 52
 
 
@@ -91,7 +113,12 @@ def test_a_claim_at_two_scales_has_two_rows():
 
 def test_holm_within_a_paper_and_scale():
     values = [(2.0, 2.2, 1.8), (1.0, 3.0, 2.0), (0.3, -0.1, 0.4), (5.0, 5.2, 4.6)]
-    judged = {(c, s): v for (c, s), v in zip(itertools.product(("I1", "I2", "G1"), ("cpu", "gpu")), itertools.cycle(values), strict=False)}
+    judged = {
+        (c, s): v
+        for (c, s), v in zip(
+            itertools.product(("I1", "I2", "G1"), ("cpu", "gpu")), itertools.cycle(values), strict=False
+        )
+    }
     card = scorecard([verdict(c, v, s) for (c, s), v in judged.items()]).set_index(["claim", "scale"])
     for scale in ("cpu", "gpu"):
         ps = [effect(judged[c, scale]).p for c in ("I1", "I2")]

@@ -22,7 +22,9 @@ def draw(kind: str) -> alt.Chart:
 def test_explorer_follows_its_widgets(capsys):
     drawn = []
     states = pd.DataFrame({"kind": ["a", "b"], "sentence": ["One.", "Two."], "interval": ["[0, 1]", "[1, 2]"]})
-    explorer = Explorer(lambda kind: (drawn.append(kind), draw(kind))[1], {"kind": KIND}, states, "Caption.", DATA, "figure")
+    explorer = Explorer(
+        lambda kind: (drawn.append(kind), draw(kind))[1], {"kind": KIND}, states, "Caption.", DATA, "figure"
+    )
     box, finding, chart = explorer.panel().children
     assert finding.value == "<p>One.<br>[0, 1]</p>"
     drawn.clear()
@@ -47,7 +49,9 @@ def test_an_explorer_of_two_charts_shows_both():
 def test_workbench_trains_when_pressed(capsys):
     trained = []
     bench = Workbench(
-        lambda kind, count: trained.append((kind, count)), {"kind": KIND, "count": Control("Seeds", {"1": 1, "2": 2}, slider=True)}, "n.md"
+        lambda kind, count: trained.append((kind, count)),
+        {"kind": KIND, "count": Control("Seeds", {"1": 1, "2": 2}, slider=True)},
+        "n.md",
     )
     kind, count, button, _ = bench.panel().children
     button.click()

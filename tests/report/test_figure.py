@@ -80,7 +80,9 @@ def test_csv_link():
     assert saved(read).equals(RECORDS)
 
 
-@pytest.mark.parametrize("records", [RECORDS.iloc[:0], pd.DataFrame({"a": [NASTY, "é\n, ü"]})], ids=["no rows", "odd text"])
+@pytest.mark.parametrize(
+    "records", [RECORDS.iloc[:0], pd.DataFrame({"a": [NASTY, "é\n, ü"]})], ids=["no rows", "odd text"]
+)
 def test_csv_of_anything(records):
     assert saved(page(csv_link(records, "x"))).to_dict("list") == records.to_dict("list")
 
@@ -228,7 +230,13 @@ def test_explorer_has_a_field_for_each_control():
     assert options == ["a", 'say "b", c']
     assert 'The "second"' in read.text
     slider = read.only("input")
-    assert (slider["name"], slider["type"], slider["min"], slider["max"], slider["value"]) == ("seeds", "range", "0", "1", "0")
+    assert (slider["name"], slider["type"], slider["min"], slider["max"], slider["value"]) == (
+        "seeds",
+        "range",
+        "0",
+        "1",
+        "0",
+    )
     assert [json.loads(v) for v in json.loads(slider["data-values"])] == [8, 1000]
     assert json.loads(slider["data-texts"]) == ["eight", "many"]
     assert slider["aria-valuetext"] == "eight"
@@ -257,7 +265,9 @@ def test_explorer_with_numbers_of_numpy():
 
 
 def test_every_combination_needs_a_state():
-    with pytest.raises(UserError, match=r"states \(=\[\('a', 1000\)\]\): every combination of the controls needs a row"):
+    with pytest.raises(
+        UserError, match=r"states \(=\[\('a', 1000\)\]\): every combination of the controls needs a row"
+    ):
         explorer(STATES.drop(index=1))
     with pytest.raises(UserError, match=r"states \(=\['a'\]\): every combination"):
         explorer(STATES.iloc[2:3], {"target": CONTROLS["target"]}, lambda target: draw(target, 8))
@@ -271,8 +281,13 @@ def test_html_escape_is_undone_by_the_page():
 
 def test_a_table_of_effects_prints_intervals_and_leaves_rows_without_an_effect_blank():
     known = effect([1.0, 2.0, 3.0])
-    rows = [{"arm": "fixed", "level": 61.26, "units": 64, "effect": None}, {"arm": "wider", "level": 63.0, "units": 128, "effect": known}]
-    table = effects_table(rows, {"arm": "grown", "level": "accuracy, %", "units": "new units"}, "What growing adds.", "gains", unit="%")
+    rows = [
+        {"arm": "fixed", "level": 61.26, "units": 64, "effect": None},
+        {"arm": "wider", "level": 63.0, "units": 128, "effect": known},
+    ]
+    table = effects_table(
+        rows, {"arm": "grown", "level": "accuracy, %", "units": "new units"}, "What growing adds.", "gains", unit="%"
+    )
     head, fixed, wider = (re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in table.markup.split("<tr")[1:])
     assert head == ["grown", "accuracy, %", "new units", "%", "from", "to", "p (t)", "p (sign)"]
     assert fixed == ["fixed", "61.3", "64", "", "", "", "", ""]

@@ -15,13 +15,13 @@ from transferlab.errors import UserError
 from transferlab.report.stats import (
     EXACT_SIGN_FLIPS,
     Judgement,
-    both,
     by_group,
     effect,
     equivalence,
-    every,
     holm,
-    judge,
+    judge_all,
+    judge_both,
+    judge_direction,
     judge_equal,
     judge_not_worse,
     seeds_needed,
@@ -32,7 +32,7 @@ EIGHT = [1.2, 0.4, 2.1, -0.3, 0.9, 1.7, 0.2, 1.1]
 samples = st.lists(st.floats(-100, 100).map(lambda v: round(v, 2)), min_size=2, max_size=10)
 
 
-# --------------------------------------------------------------------------------------------------------- effects
+# -------------------------------------------------------------------------------------------------------------- effects
 
 
 @pytest.mark.parametrize("values", [EIGHT, [-v for v in EIGHT], [0.1, -0.1], [5.0, 5.1, 4.9], [100.0, -3.0, 0.5]])
@@ -49,7 +49,14 @@ def test_effect_against_scipy(values):
 
 def test_one_seed_has_no_interval():
     found = effect([3.0])
-    assert (found.mean, found.low, found.high, found.p, found.p_sign, found.n) == (3.0, -math.inf, math.inf, 1.0, 1.0, 1)
+    assert (found.mean, found.low, found.high, found.p, found.p_sign, found.n) == (
+        3.0,
+        -math.inf,
+        math.inf,
+        1.0,
+        1.0,
+        1,
+    )
     assert math.isnan(found.deviation)
     assert found.half_width == math.inf
 
@@ -79,7 +86,7 @@ def test_effects_of_what_is_turned_around(values):
     assert found.low <= found.mean <= found.high
 
 
-# ------------------------------------------------------------------------------------------------------- sign flips
+# ----------------------------------------------------------------------------------------------------------- sign flips
 
 
 def test_three_seeds_by_hand():
@@ -120,14 +127,16 @@ def test_sign_flip_is_a_p(values):
     p = sign_flip(np.array(values))
     assert 2 / 2 ** len(values) <= p <= 1
     if abs(sum(values)) > 0:
-        assert p == pytest.approx(np.mean([abs(np.dot(s, values)) >= abs(sum(values)) - 1e-9 for s in signs(len(values))]))
+        assert p == pytest.approx(
+            np.mean([abs(np.dot(s, values)) >= abs(sum(values)) - 1e-9 for s in signs(len(values))])
+        )
 
 
 def signs(n: int):
     return itertools.product((1, -1), repeat=n)
 
 
-# ------------------------------------------------------------------------------------------------------ equivalence
+# ---------------------------------------------------------------------------------------------------------- equivalence
 
 
 @pytest.mark.parametrize("margin", [0.1, 0.5, 0.9, 1.5, 3.0])
@@ -157,7 +166,7 @@ def test_no_margin(margin):
         equivalence(effect(EIGHT), margin)
 
 
-# ------------------------------------------------------------------------------------------------------------- Holm
+# ----------------------------------------------------------------------------------------------------------------- Holm
 
 
 @pytest.mark.parametrize(
@@ -183,7 +192,7 @@ def test_holm_lies_between_nothing_and_bonferroni(ps):
     assert [adjusted[i] for i in order] == sorted(adjusted)
 
 
-# ------------------------------------------------------------------------------------------------------------ seeds
+# ---------------------------------------------------------------------------------------------------------------- seeds
 
 
 @pytest.mark.parametrize(("deviation", "half"), [(1.0, 1.0), (1.0, 0.5), (2.0, 0.3), (0.1, 5.0)])
@@ -203,7 +212,7 @@ def test_seeds_needed():
     assert [seeds_needed(d, 1.0) for d in (0.1, 1.0, 2.0)] == sorted(seeds_needed(d, 1.0) for d in (0.1, 1.0, 2.0))
 
 
-# --------------------------------------------------------------------------------------------------------- verdicts
+# ------------------------------------------------------------------------------------------------------------- verdicts
 
 CLEAR = effect([2.0, 2.2, 1.8, 2.1])  # about 1.8 to 2.3
 SMALL = effect([0.1, -0.1, 0.05, -0.04])  # around 0, narrow
@@ -225,34 +234,41 @@ NOISY = effect([5.0, -4.0, 1.0, 9.0])
         (effect([2.0, 2.0]), 1.0, 1, "supported", "the interval lies on the claimed side of zero"),
     ],
 )
-def test_judge(found, relevant, direction, verdict, why):
-    against = pytest.approx(found.p) if verdict == "contradicted" else 1.0  # for a bound of zero the opposite's p is the effect's
-    assert judge(found, relevant, direction) == Judgement(verdict, why, found, against)
+def test_judge_direction(found, relevant, direction, verdict, why):
+    against = (
+        pytest.approx(found.p) if verdict == "contradicted" else 1.0
+    )  # for a bound of zero the opposite's p is the effect's
+    assert judge_direction(found, relevant, direction) == Judgement(verdict, why, found, against)
 
 
 def test_a_clear_sign_is_not_enough_when_the_interval_is_too_wide():
     """An interval wider than the effect in question says nothing, even on one side of zero."""
     assert CLEAR.low > 0
-    got = judge(CLEAR, CLEAR.half_width * 0.99)
+    got = judge_direction(CLEAR, CLEAR.half_width * 0.99)
     needed = seeds_needed(CLEAR.deviation, CLEAR.half_width * 0.99)
     assert got.verdict == "inconclusive"
-    assert got.why == f"too few or too noisy, though the interval lies on the claimed side of zero: n = 4; about {needed} seeds would do"
-    assert judge(CLEAR, CLEAR.half_width * 1.01).verdict == "supported"
+    though = "though the interval lies on the claimed side of zero"
+    assert got.why == f"too few or too noisy, {though}: n = 4; about {needed} seeds would do"
+    assert judge_direction(CLEAR, CLEAR.half_width * 1.01).verdict == "supported"
 
 
 def test_judge_says_how_many_seeds_would_do():
-    got = judge(NOISY, 2.0)
+    got = judge_direction(NOISY, 2.0)
     assert got.verdict == "inconclusive"
     assert got.why == f"too few or too noisy: n = 4; about {seeds_needed(NOISY.deviation, 2.0)} seeds would do"
 
 
 @pytest.mark.parametrize(
     ("relevant", "direction", "message"),
-    [(0, 1, r"relevant \(=0\): must be above 0"), (1.0, 0, r"direction \(=0\): must be one of 1, -1"), (1.0, 2, "direction")],
+    [
+        (0, 1, r"relevant \(=0\): must be above 0"),
+        (1.0, 0, r"direction \(=0\): must be one of 1, -1"),
+        (1.0, 2, "direction"),
+    ],
 )
 def test_judge_refuses(relevant, direction, message):
     with pytest.raises(UserError, match=message):
-        judge(CLEAR, relevant, direction)
+        judge_direction(CLEAR, relevant, direction)
 
 
 @pytest.mark.parametrize(
@@ -263,36 +279,45 @@ def test_judge_refuses(relevant, direction, message):
         (effect([-2.0, -2.2, -1.8, -2.1]), 1.0, "contradicted", "the interval lies more than 1 from zero"),
         (MIDDLE, 1.0, "inconclusive", "the interval reaches beyond 1"),
         (effect([0.0]), 1.0, "inconclusive", "too few or too noisy: n = 1"),
-        (NOISY, 1.0, "inconclusive", f"too few or too noisy: n = 4; about {seeds_needed(NOISY.deviation, 1.0)} seeds would do"),
+        (
+            NOISY,
+            1.0,
+            "inconclusive",
+            f"too few or too noisy: n = 4; about {seeds_needed(NOISY.deviation, 1.0)} seeds would do",
+        ),
         (effect([0.2, 0.2]), 0.5, "supported", "the effect lies within 0.5 of zero"),
     ],
 )
 def test_judge_equal(found, margin, verdict, why):
     got = judge_equal(found, margin)
     assert (got.verdict, got.why) == (verdict, why)
-    assert got.effect == replace(found, p=equivalence(found, margin), p_sign=math.nan)  # signs would say something of zero
+    assert got.effect == replace(
+        found, p=equivalence(found, margin), p_sign=math.nan
+    )  # signs would say something of zero
     assert got.test == f"equal within {margin:g}"
 
 
 def test_no_difference_is_not_the_same_as_equal():
     """An interval that contains zero supports no claim of equality when it is wide."""
-    assert judge(NOISY, 100.0).why == "the interval contains zero"
+    assert judge_direction(NOISY, 100.0).why == "the interval contains zero"
     assert judge_equal(NOISY, 1.0).verdict == "inconclusive"
 
 
-YES, NO, OPEN = (Judgement(v, f"why {v}", replace(CLEAR, n=n)) for n, v in enumerate(("supported", "contradicted", "inconclusive")))
+YES, NO, OPEN = (
+    Judgement(v, f"why {v}", replace(CLEAR, n=n)) for n, v in enumerate(("supported", "contradicted", "inconclusive"))
+)
 
 
 @pytest.mark.parametrize("one", [YES, NO, OPEN])
 def test_two_readings_that_agree(one):
     other = replace(one, why="another reason")
-    assert both(one, other) is one
+    assert judge_both(one, other) is one
 
 
 def test_two_readings_that_contradict_are_as_sure_as_the_less_sure_one():
     sure, less = replace(NO, against=0.001), replace(NO, against=0.04)
-    assert both(sure, less) == both(less, sure) == less
-    assert every({"a": both(sure, less), "b": YES}).verdict == "inconclusive"  # Holm: 0.08
+    assert judge_both(sure, less) == judge_both(less, sure) == less
+    assert judge_all({"a": judge_both(sure, less), "b": YES}).verdict == "inconclusive"  # Holm: 0.08
 
 
 @pytest.mark.parametrize(
@@ -306,10 +331,10 @@ def test_two_readings_that_contradict_are_as_sure_as_the_less_sure_one():
     ],
 )
 def test_two_readings_that_differ(first, second, why):
-    assert both(first, second) == Judgement("inconclusive", why, first.effect)
+    assert judge_both(first, second) == Judgement("inconclusive", why, first.effect)
 
 
-# ----------------------------------------------------------------------------------------------------- as good or better
+# ---------------------------------------------------------------------------------------------------- as good or better
 
 
 @pytest.mark.parametrize(
@@ -349,13 +374,20 @@ def test_groups_are_summarised_one_by_one():
     records = pd.DataFrame({"target": ["a"] * 8 + ["b"] * 2, "n": [1] * 10, "accuracy": [*EIGHT, 5.0, 7.0]})
     got = by_group(records, ["target", "n"], "accuracy")
     assert list(got.columns) == ["target", "n", "accuracy", "low", "high", "seeds"]
-    assert got[["target", "n", "seeds"]].to_dict("records") == [{"target": "a", "n": 1, "seeds": 8}, {"target": "b", "n": 1, "seeds": 2}]
+    assert got[["target", "n", "seeds"]].to_dict("records") == [
+        {"target": "a", "n": 1, "seeds": 8},
+        {"target": "b", "n": 1, "seeds": 2},
+    ]
     for row, values in zip(got.to_dict("records"), (EIGHT, [5.0, 7.0]), strict=True):
-        assert (row["accuracy"], row["low"], row["high"]) == (effect(values).mean, effect(values).low, effect(values).high)
+        assert (row["accuracy"], row["low"], row["high"]) == (
+            effect(values).mean,
+            effect(values).low,
+            effect(values).high,
+        )
     assert by_group(records[:0], ["target"], "accuracy").empty
 
 
-# ------------------------------------------------------------------------------------------------- claims of several parts
+# ---------------------------------------------------------------------------------------------- claims of several parts
 
 
 def contradicted(p: float, why: str = "why contradicted") -> Judgement:
@@ -364,14 +396,14 @@ def contradicted(p: float, why: str = "why contradicted") -> Judgement:
 
 @pytest.mark.parametrize("one", [YES, contradicted(0.2), OPEN])
 def test_parts_that_agree(one):
-    assert every({"alone": one}) is one
-    assert every({"first": one, "second": replace(one, why="another reason"), "third": one}) is one
+    assert judge_all({"alone": one}) is one
+    assert judge_all({"first": one, "second": replace(one, why="another reason"), "third": one}) is one
 
 
 def test_one_part_that_does_not_hold_contradicts_the_claim():
     no = contradicted(0.01)
     for parts in ({"this": YES, "that": no}, {"that": no, "this": YES}):
-        found = every(parts)
+        found = judge_all(parts)
         assert (found.verdict, found.effect) == ("contradicted", no.effect)
         assert found.why == "supported: this; contradicted: that; the effect is that of: that"
         assert found.against == pytest.approx(0.02)  # Holm: the smallest of two
@@ -380,29 +412,33 @@ def test_one_part_that_does_not_hold_contradicts_the_claim():
 def test_contradictions_are_corrected_for_the_number_of_parts():
     """One part in ten lies on the wrong side at 1% by chance far too often."""
     parts = {f"part {i}": YES for i in range(9)} | {"tenth": contradicted(0.01)}
-    found = every(parts)
+    found = judge_all(parts)
     assert (found.verdict, found.effect) == ("inconclusive", YES.effect)
     assert found.why.endswith("; contradicted: tenth")
-    assert every(parts | {"tenth": contradicted(0.004)}).verdict == "contradicted"
+    assert judge_all(parts | {"tenth": contradicted(0.004)}).verdict == "contradicted"
 
 
 def test_of_several_contradictions_the_surest_is_shown():
     sure = replace(contradicted(0.001), effect=SMALL)
-    found = every({"a": YES, "b": contradicted(0.01), "c": sure, "d": OPEN})
+    found = judge_all({"a": YES, "b": contradicted(0.01), "c": sure, "d": OPEN})
     assert (found.verdict, found.effect) == ("contradicted", SMALL)
     assert found.why == "supported: a; contradicted: b, c; inconclusive: d (why inconclusive); the effect is that of: c"
 
 
 def test_parts_that_are_open_leave_the_claim_open():
-    found = every({"a": YES, "b": OPEN, "c": OPEN})
+    found = judge_all({"a": YES, "b": OPEN, "c": OPEN})
     assert found == Judgement("inconclusive", "supported: a; inconclusive: b, c", YES.effect)
-    found = every({"a": OPEN, "b": YES})
+    found = judge_all({"a": OPEN, "b": YES})
     assert found == Judgement("inconclusive", "supported: b; inconclusive: a (why inconclusive)", OPEN.effect)
 
 
 @pytest.mark.parametrize(
     ("judgement", "bound"),
-    [(judge(CLEAR, 1.0, -1), 0.0), (judge_equal(CLEAR, 1.0), 1.0), (judge_not_worse(effect([-3.1, -2.9, -3.3]), 1.0), -1.0)],
+    [
+        (judge_direction(CLEAR, 1.0, -1), 0.0),
+        (judge_equal(CLEAR, 1.0), 1.0),
+        (judge_not_worse(effect([-3.1, -2.9, -3.3]), 1.0), -1.0),
+    ],
 )
 def test_the_p_of_a_contradiction_is_that_of_a_t_test_against_the_bound(judgement, bound):
     values = {CLEAR.mean: [2.0, 2.2, 1.8, 2.1]}.get(judgement.effect.mean, [-3.1, -2.9, -3.3])

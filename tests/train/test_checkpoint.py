@@ -9,18 +9,14 @@ import pytest
 import torch
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
-from interruptions import BACKBONE, SOURCE, TARGET, TUNED
-from test_fit import flat_colours
+from test_fit import Own, run_of
 from torch import nn
 
 from transferlab.data.augment import BLOCK
-from transferlab.lab import Lab
-from transferlab.specs import FineTune, Recipe, Trial
-from transferlab.store import Store
+from transferlab.specs.recipe import Recipe
 from transferlab.train import checkpoint as module
 from transferlab.train.checkpoint import EVERY, Checkpoint
-from transferlab.train.fit import Diverged, cross_entropy, fit, fit_together
-from transferlab.train.pack import Trainee
+from transferlab.train.fit import Diverged, fit, fit_together
 
 STEPS = BLOCK + 12
 RECIPES = {
@@ -39,7 +35,13 @@ def network() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = nn.Sequential(
-            nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.Conv2d(4, 6, 3, 2), nn.ReLU(), nn.Flatten()
+            nn.Conv2d(3, 4, 3, 2),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Conv2d(4, 6, 3, 2),
+            nn.ReLU(),
+            nn.Flatten(),
         )
         net.append(nn.Sequential(nn.Linear(54, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 4)))
     net[4].requires_grad_(False)
@@ -47,7 +49,7 @@ def network() -> nn.Module:
 
 
 class Clock:
-    """A clock that goes one second a step, and a loss that gets killed at a step."""
+    """A clock that goes one second a step, and an objective that gets killed at a step."""
 
     def __init__(self) -> None:
         self.now, self.steps, self.kill_at = 0.0, 0, None
@@ -55,12 +57,12 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
-    def loss(self, net, batch, recipe) -> torch.Tensor:
+    def change(self, value, batch) -> torch.Tensor:
         if self.steps == self.kill_at:
             raise Killed
         self.steps += 1
         self.now += 1
-        return cross_entropy(net, batch, recipe)
+        return value
 
 
 def write_at_once(path, data: bytes) -> None:
@@ -78,12 +80,14 @@ def clock():
         yield found
 
 
-def train(recipe: Recipe, path, every: float, clock: Clock, kill_at: int | None = None) -> tuple[nn.Module, torch.Tensor]:
+def train(
+    recipe: Recipe, path, every: float, clock: Clock, kill_at: int | None = None
+) -> tuple[nn.Module, torch.Tensor]:
     """Train from the checkpoint; be killed after so many steps of this life."""
     clock.steps, clock.kill_at, net = 0, kill_at, network()
-    head = {net[-1]: 3.0}
+    run = run_of(net, recipe=recipe, seed=5, lr_multipliers={net[-1]: 3.0}, objective=Own(clock.change))
     torch.rand(3)  # other random numbers were drawn before
-    return net, fit(net, flat_colours(), recipe, 5, head, loss=clock.loss, checkpoint=Checkpoint(path, every) if path else None)
+    return net, fit(run, Checkpoint(path, every) if path else None).losses
 
 
 @cache
@@ -94,7 +98,9 @@ def uninterrupted(kind: str) -> tuple[nn.Module, torch.Tensor]:
 def same(a: tuple[nn.Module, torch.Tensor], b: tuple[nn.Module, torch.Tensor]) -> bool:
     """Whether networks and losses are equal, bit by bit."""
     states = [net.state_dict() for net, _ in (a, b)]
-    return torch.equal(a[1], b[1]) and all(torch.equal(x, y) for x, y in zip(*(s.values() for s in states), strict=True))
+    return torch.equal(a[1], b[1]) and all(
+        torch.equal(x, y) for x, y in zip(*(s.values() for s in states), strict=True)
+    )
 
 
 @pytest.mark.parametrize("kind", RECIPES)
@@ -169,8 +175,18 @@ def test_the_global_random_state_is_left_alone(tmp_path, clock):
 def test_a_pack_goes_on_too(tmp_path, clock, kept):
     def packed(path=None, kill_at=None) -> tuple[list[nn.Module], torch.Tensor]:
         clock.steps, clock.kill_at, nets = 0, kill_at, [network() for _ in range(3)]
-        team = [Trainee(n, flat_colours(), replace(RECIPES["cosine"], lr=0.01 * k), k, {n[-1]: 2.0}) for k, n in enumerate(nets, 1)]
-        return nets, fit_together(team, clock.loss, Checkpoint(path, 0) if path else None)
+        team = [
+            run_of(
+                net,
+                recipe=replace(RECIPES["cosine"], lr=0.01 * k),
+                seed=k,
+                lr_multipliers={net[-1]: 2.0},
+                objective=Own(clock.change),
+            )
+            for k, net in enumerate(nets, 1)
+        ]
+        fitted = fit_together(team, Checkpoint(path, 0) if path else None)
+        return nets, torch.stack([f.losses for f in fitted])
 
     with pytest.raises(Killed):
         packed(tmp_path / "c.pt", 3 * kept)
@@ -185,7 +201,8 @@ def test_a_pack_goes_on_too(tmp_path, clock, kept):
 
 
 @pytest.mark.parametrize(
-    ("bad", "kept"), [(0, 20), (20, BLOCK - 1), (0, BLOCK), (BLOCK - 1, BLOCK), (BLOCK, BLOCK), (BLOCK, STEPS), (STEPS - 1, STEPS)]
+    ("bad", "kept"),
+    [(0, 20), (20, BLOCK - 1), (0, BLOCK), (BLOCK - 1, BLOCK), (BLOCK, BLOCK), (BLOCK, STEPS), (STEPS - 1, STEPS)],
 )
 def test_a_run_that_diverges_says_the_same_after_an_interruption(tmp_path, clock, monkeypatch, bad, kept):
     """Also where it was killed between the step that diverged and the look at its block."""
@@ -196,13 +213,14 @@ def test_a_run_that_diverges_says_the_same_after_an_interruption(tmp_path, clock
         if clock.steps == kept:
             raise Killed
 
-    def loss(net, batch, recipe):
-        return clock.loss(net, batch, recipe) * (torch.nan if done + clock.steps - 1 >= bad else 1)
+    def loss(value, batch):
+        return clock.change(value, batch) * (torch.nan if done + clock.steps - 1 >= bad else 1)
 
     def told(path) -> str:
         clock.steps, clock.kill_at = 0, None
+        run = run_of(network(), recipe=RECIPES["cosine"], seed=5, objective=Own(loss))
         with pytest.raises((Diverged, Killed)) as caught:
-            fit(network(), flat_colours(), RECIPES["cosine"], 5, loss=loss, checkpoint=Checkpoint(path, 0) if path else None)
+            fit(run, Checkpoint(path, 0) if path else None)
         return str(caught.value)
 
     done = 0
@@ -244,7 +262,7 @@ def starts_anew(left, clock, capsys, every: float = 0.0) -> None:
     assert same(result, uninterrupted("cosine"))
 
 
-@pytest.mark.parametrize("name", ["nets", "feed", "losses", "random", "step"])
+@pytest.mark.parametrize("name", ["trainer", "feed", "losses", "random", "step", "snapshots", "watchers"])
 def test_a_file_of_other_code_is_told_and_removed(left, clock, capsys, name):
     """Whatever of it had been put back by then."""
     state = torch.load(left)
@@ -256,7 +274,7 @@ def test_a_file_of_other_code_is_told_and_removed(left, clock, capsys, name):
 
 def test_weights_of_another_network_are_told(left, clock, capsys):
     state = torch.load(left)
-    state["nets"]["net"]["7.3.weight"] = torch.zeros(9, 9)
+    state["trainer"]["net"]["7.3.weight"] = torch.zeros(9, 9)
     torch.save(state, left)
     starts_anew(left, clock, capsys)
 
@@ -272,6 +290,12 @@ def test_any_other_content_is_told_too(left, clock, content, capsys):
 
 def test_nothing_is_left_when_the_trial_is_on_record(tmp_path, monkeypatch):
     """Neither of a source nor of a trial, done or diverged."""
+    from interruptions import BACKBONE, SOURCE, TARGET, TUNED
+
+    from transferlab.lab import Lab
+    from transferlab.specs import FineTune, Trial
+    from transferlab.store import Store
+
     kept = []
     keep = Checkpoint.keep
     monkeypatch.setattr(Checkpoint, "due", lambda self: True)

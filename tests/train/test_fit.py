@@ -1,4 +1,4 @@
-"""The loop: the same bits for the same seed, falling losses, divergence that is noticed, and no waiting for the device."""
+"""The loop: the same bits for the same seed, falling losses, divergence that is noticed, no waiting for the device."""
 
 from collections import Counter
 from dataclasses import replace
@@ -8,14 +8,16 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from transferlab.backbones import AlexNet, Torchvision
 from transferlab.data.augment import BLOCK
 from transferlab.data.images import Sample
 from transferlab.errors import UserError
 from transferlab.nets.build import build
-from transferlab.specs import Recipe
-from transferlab.train.fit import Diverged, cross_entropy, fit
-from transferlab.train.predict import predict
+from transferlab.specs.networks import AlexNet, Torchvision
+from transferlab.specs.recipe import Recipe
+from transferlab.train.fit import Diverged, fit
+from transferlab.train.objectives import CrossEntropy
+from transferlab.train.read import predict
+from transferlab.train.run import Run, Stream
 
 SIZE = 16
 SMALL = AlexNet((8, 8, 8, 8, 8), (16, 16))
@@ -33,9 +35,27 @@ def flat_colours(count: int = 40, classes: int = 4) -> Sample:
     return Sample(pixels, torch.arange(0, 2 * count, 2), labels, classes)
 
 
-def trained(recipe: Recipe = RECIPE, seed: int = 0, sample: Sample | None = None, **more) -> tuple[nn.Module, torch.Tensor]:
+def run_of(net: nn.Module, sample: Sample | None = None, recipe: Recipe = RECIPE, seed: int = 0, **more) -> Run:
+    """A run of one stream, whose order and dropout have the same seed."""
+    return Run(net, (Stream(sample or flat_colours(), seed),), recipe, seed, **more)
+
+
+class Own(CrossEntropy):
+    """Cross-entropy, changed by a function of value and batch."""
+
+    def __init__(self, change) -> None:
+        self.change = change
+
+    def bind(self, net, recipe, forward=None):
+        loss = super().bind(net, recipe, forward)
+        return lambda batch: self.change(loss(batch), batch)
+
+
+def trained(
+    recipe: Recipe = RECIPE, seed: int = 0, sample: Sample | None = None, **more
+) -> tuple[nn.Module, torch.Tensor]:
     net = build(SMALL, SIZE, 4, 0)
-    return net, fit(net, sample or flat_colours(), recipe, seed, **more)
+    return net, fit(run_of(net, sample, recipe, seed, **more)).losses
 
 
 def test_losses_fall_on_what_can_be_told_apart():
@@ -65,7 +85,8 @@ def test_dropout_follows_the_seed_too():
         net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * SIZE**2, 4))
         net.load_state_dict({k: torch.zeros_like(v) for k, v in net.state_dict().items()})
         torch.rand(7)
-        losses.append(fit(net, replace(flat_colours(), rows=torch.zeros(40, dtype=torch.int64)), RECIPE, seed))
+        same = replace(flat_colours(), rows=torch.zeros(40, dtype=torch.int64))
+        losses.append(fit(run_of(net, same, seed=seed)).losses)
     assert torch.equal(losses[0], losses[1])
     assert not torch.equal(losses[0], losses[2])
 
@@ -116,22 +137,23 @@ def test_a_head_may_learn_faster(lr):
     """With a rate of almost nothing for the body, the head alone moves."""
     net = build(SMALL, SIZE, 4, 0)
     before = {k: v.clone() for k, v in net.named_parameters()}
-    fit(net, flat_colours(), replace(RECIPE, lr=lr, steps=5, weight_decay=0.0), 0, {net.head: 0.1 / lr})
+    recipe = replace(RECIPE, lr=lr, steps=5, weight_decay=0.0)
+    fit(run_of(net, recipe=recipe, lr_multipliers={net.head: 0.1 / lr}))
     moved = {k: (v - before[k]).norm().item() for k, v in net.named_parameters()}
     assert moved["head.weight"] > 0.01
     assert (moved["fc7.linear.weight"] < 0.01 * moved["head.weight"]) == (lr < 0.01)
 
 
-def test_a_loss_of_ones_own():
+def test_an_objective_of_ones_own():
     seen = []
 
-    def zero(net, batch, recipe):
-        seen.append((batch.images.shape, batch.labels.shape, recipe.lr))
-        return 0 * cross_entropy(net, batch, recipe) + 2
+    def zero(value, batch):
+        seen.append((batch.images.shape, batch.labels.shape, batch.second))
+        return 0 * value + 2
 
-    _, losses = trained(replace(RECIPE, steps=3), loss=zero)
+    _, losses = trained(replace(RECIPE, steps=3), objective=Own(zero))
     assert losses.tolist() == [2, 2, 2]
-    assert seen == [((16, 3, SIZE, SIZE), (16,), 0.05)] * 3
+    assert seen == [((16, 3, SIZE, SIZE), (16,), None)] * 3
 
 
 def test_label_smoothing_is_the_recipes():
@@ -139,7 +161,9 @@ def test_label_smoothing_is_the_recipes():
     net.load_state_dict({k: torch.zeros_like(v) for k, v in net.state_dict().items()})
     net[1].bias.data[0] = 2.0
     sample = replace(flat_colours(), labels=torch.zeros(40, dtype=torch.int64))
-    first = {s: fit(net, sample, replace(RECIPE, steps=1, lr=1e-9, label_smoothing=s), 0)[0].item() for s in (0.0, 0.4)}
+    recipe = replace(RECIPE, steps=1, lr=1e-9)
+    smoothed = {s: run_of(net, sample, replace(recipe, label_smoothing=s)) for s in (0.0, 0.4)}
+    first = {s: fit(run).losses.item() for s, run in smoothed.items()}
     of_class = -torch.tensor([2.0, 0, 0, 0]).log_softmax(0)
     assert first[0.0] == pytest.approx(of_class[0].item(), rel=1e-5)
     assert first[0.4] == pytest.approx(0.6 * of_class[0].item() + 0.4 * of_class.mean().item(), rel=1e-5)
@@ -152,13 +176,13 @@ def test_divergence_is_noticed_at_the_end_of_a_block():
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE**2, 4))
     recipe = replace(RECIPE, steps=3 * BLOCK, batch=4, lr=99.0, weight_decay=0.5, warmup=0.0)
     with pytest.raises(Diverged, match=f"the loss was no longer finite by step {BLOCK}$") as caught:
-        fit(net, flat_colours(), recipe, 0)
+        fit(run_of(net, recipe=recipe))
     assert caught.value.step == BLOCK
 
 
 def test_divergence_in_a_short_training_names_its_last_step():
     with pytest.raises(Diverged, match="by step 7"):
-        trained(replace(RECIPE, steps=7), loss=lambda net, batch, recipe: cross_entropy(net, batch, recipe) * torch.nan)
+        trained(replace(RECIPE, steps=7), objective=Own(lambda value, batch: value * torch.nan))
 
 
 # -------------------------------------------------------------------------------------------------------- precision
@@ -180,7 +204,7 @@ def test_no_step_waits_for_the_device(monkeypatch, augment, precision):
     monkeypatch.setattr("transferlab.train.fit.BLOCK", 4)
     net, sample = build(SMALL, SIZE, 4, 0), flat_colours()
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiled:
-        fit(net, sample, Recipe(steps=10, batch=4, lr=0.01, augment=augment, precision=precision), 0)
+        fit(run_of(net, sample, Recipe(steps=10, batch=4, lr=0.01, augment=augment, precision=precision)))
     calls = Counter(e.name for e in profiled.events())
     assert calls["aten::convolution"] == 5 * 10  # the profile is of the training
     assert calls["aten::item"] <= 4  # once a block, and once more when all is done
@@ -191,5 +215,5 @@ def test_no_step_waits_for_the_device(monkeypatch, augment, precision):
 def test_networks_of_torchvision_train():
     net = build(Torchvision("squeezenet1_0"), 32, 4, 0)
     pixels = flat_colours().pixels.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    losses = fit(net, replace(flat_colours(), pixels=pixels), replace(RECIPE, steps=2, batch=4), 0)
-    assert losses.isfinite().all()
+    fitted = fit(run_of(net, replace(flat_colours(), pixels=pixels), replace(RECIPE, steps=2, batch=4)))
+    assert fitted.losses.isfinite().all()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from transferlab.specs import Recipe
+from transferlab.specs.recipe import Recipe
 from transferlab.train.optim import factor, optimiser, parameter_groups
 
 
@@ -73,7 +73,9 @@ class Net(nn.Module):
         self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)
 
 
-def groups(net: Net, multiples: dict[nn.Module, float] | None = None, **changes) -> dict[tuple[float, float], list[str]]:
+def groups(
+    net: Net, multiples: dict[nn.Module, float] | None = None, **changes
+) -> dict[tuple[float, float], list[str]]:
     """Names of parameters by peak rate and decay."""
     names = {id(p): name for name, p in net.named_parameters()}
     found = parameter_groups(net, recipe(**changes), multiples or {})
@@ -101,7 +103,12 @@ def test_frozen_parameters_are_in_no_group():
     net = Net()
     for p in net.conv.parameters():
         p.requires_grad_(False)
-    assert sorted(n for names in groups(net).values() for n in names) == ["head.bias", "head.weight", "norm.bias", "norm.weight"]
+    assert sorted(n for names in groups(net).values() for n in names) == [
+        "head.bias",
+        "head.weight",
+        "norm.bias",
+        "norm.weight",
+    ]
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, True), (0.0, False)])

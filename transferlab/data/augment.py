@@ -1,7 +1,5 @@
 """Batched augmentation on uint8 images that stay where they are: batches are indices, crops are gathers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,6 +9,7 @@ from ..errors import check
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R 601
 BLOCK = 50  # steps drawn at once; another number would draw others
 
 
@@ -36,16 +35,16 @@ class Draws:
         """All three, in the order above."""
         return self.index, self.shift, self.mirror
 
-    def at(self, step: int | torch.Tensor) -> Draws:
+    def at(self, step: int | torch.Tensor) -> "Draws":
         """Return the draws of one step, whose number may be on the device, in a tensor of shape (1,)."""
         one = (lambda t: t[step]) if isinstance(step, int) else (lambda t: t.index_select(0, step)[0])
         return Draws(*map(one, self.parts))
 
-    def part(self, which: slice) -> Draws:
+    def part(self, which: slice) -> "Draws":
         """Return the draws of a part of every batch."""
         return Draws(*(t[:, which] for t in self.parts))
 
-    def to(self, device: torch.device) -> Draws:
+    def to(self, device: torch.device) -> "Draws":
         return Draws(*(t.to(device, non_blocking=True) for t in self.parts))
 
 
@@ -96,15 +95,22 @@ class Sampler:
 
 
 @cache
-def _statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    with torch.inference_mode(False):
-        return torch.tensor(MEAN, device=device) * 255, torch.tensor(STD, device=device) * 255
+@torch.inference_mode(False)
+def _statistics(device: torch.device) -> tuple[torch.Tensor, ...]:
+    return (torch.tensor((MEAN, STD), device=device) * 255).unbind()
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
-    """Return uint8 images (N, H, W, 3) as float32 (N, 3, H, W) in channels_last layout, by ImageNet's mean and deviation."""
+    """Return uint8 images (N, H, W, 3) as float32 (N, 3, H, W), channels_last, by ImageNet's mean and deviation."""
     mean, std = _statistics(images.device)
     return ((images.float() - mean) / std).permute(0, 3, 1, 2)
+
+
+def luma(pixels: torch.Tensor) -> torch.Tensor:
+    """Return uint8 images (N, H, W, 3) without colour: every channel the luma, rounded."""
+    red, green, blue = (part * share for part, share in zip(pixels.float().unbind(-1), LUMA, strict=True))
+    grey = red + green + blue  # in this order on every device: a product of matrices has an order of its own
+    return grey.round().to(torch.uint8)[..., None].expand(pixels.shape)
 
 
 def crop_flip(pixels: torch.Tensor, rows: torch.Tensor, shift: torch.Tensor, mirror: torch.Tensor) -> torch.Tensor:

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -16,14 +18,16 @@ from tqdm.auto import tqdm
 
 from ..errors import UserError, check, few
 from ..paths import cache_root, file_fingerprint, weights_file, writable, write_atomically
-from ..specs import ImageSet, Source, Subset, Target
-from . import catalog, synthetic
+from ..specs import ImageSet, Source, Subset, Target, catalog
+from . import synthetic
 from .readers import Item, Opened, open_set
 from .subsets import draw, hold_out, relabel
 from .tree import ClassTree
 
 STAYS = 4 << 30  # bytes of a split that stays on a device
-AT_ONCE = 128  # images that a thread decodes before it takes more: one at a time, threads wait for each other
+AT_ONCE = 32  # images that a thread decodes before it takes more: one at a time, threads wait for each other
+AHEAD = 40  # pieces of so many images that are decoded before the first of them is written
+LEFTOVER = 86_400  # seconds after which half-written files of the dead are removed
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,12 @@ class Split:
     Attributes
     ----------
     pixels : Tensor of uint8, shape (N, size, size, 3)
-        May be mapped from disk: index it, don't write to it.
+        May be mapped from disk: index it, don't write to it. Of a set that is being made, pieces of it, one by one.
     labels : ndarray of int64, shape (N,)
     names : list of str, length N
     """
 
-    pixels: torch.Tensor
+    pixels: torch.Tensor | Iterator[np.ndarray]
     labels: np.ndarray
     names: list[str]
 
@@ -63,26 +67,48 @@ class Sample:
     rows : Tensor of int64, shape (n,)
     labels : Tensor of int64, shape (n,)
     classes : int
+    images : ImageSet, optional
+    size : int, optional
+    split : str, optional
+        As it is stored: another one may stand in for it.
+    grey : bool
+        Whoever reads pixels takes their `augment.luma`, batch by batch.
     """
 
     pixels: torch.Tensor
     rows: torch.Tensor
     labels: torch.Tensor
     classes: int
+    images: ImageSet | None = None
+    size: int | None = None
+    split: str | None = None
+    grey: bool = False
 
     def to(self, device: torch.device) -> "Sample":
-        """Return the sample on a device; off the CPU its split stays there for all samples of it, or, if too large, its own rows travel."""
+        """Return the sample on a device.
+
+        Off the CPU its split stays there for all samples of it. If that is too large, its own rows travel; if those are
+        too, pixels and rows stay where they are, and labels alone are on the device.
+        """
         if device.type == "cpu":
             return self
+        labels = self.labels.to(device)
         if self.pixels.nbytes <= STAYS:
-            return Sample(_placed(self.pixels, device), self.rows.to(device), self.labels.to(device), self.classes)
-        rows = torch.arange(len(self.rows), device=device)
-        return Sample(self.pixels[self.rows].to(device), rows, self.labels.to(device), self.classes)
+            return replace(self, pixels=_placed(self.pixels, device), rows=self.rows.to(device), labels=labels)
+        if len(self.rows) * self.pixels[0].nbytes > _room(device):
+            return replace(self, labels=labels)
+        own = torch.empty((len(self.rows), *self.pixels.shape[1:]), dtype=torch.uint8, device=device)
+        for there, rows in zip(own.split(AT_ONCE), self.rows.split(AT_ONCE), strict=True):
+            there.copy_(self.pixels[rows])
+        return replace(self, pixels=own, rows=torch.arange(len(own), device=device), labels=labels)
 
 
-@lru_cache(maxsize=16)
-def _placed(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return pixels.to(device)
+def _room(device: torch.device) -> int:
+    """Return how many bytes of images may travel to a device."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else STAYS
+
+
+_placed = lru_cache(maxsize=16)(torch.Tensor.to)
 
 
 def shrink(picture: Image.Image, size: int) -> np.ndarray:
@@ -100,12 +126,14 @@ def unreadable(opened: Opened) -> list[str]:
     def broken(item: Item) -> bool:
         try:
             item.image()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        except UserError:
             return True
         return False
 
+    found = [(f"{split}/{item.path}", item) for split, items in opened.splits.items() for item in items]
     with ThreadPoolExecutor() as pool:
-        return [f"{s}/{i.path}" for s, items in opened.splits.items() for i, bad in zip(items, pool.map(broken, items), strict=True) if bad]
+        bad = pool.map(broken, (item for _, item in found))
+        return [name for (name, _), is_bad in zip(found, bad, strict=True) if is_bad]
 
 
 def pin(name: str, skip_unreadable: bool = False) -> dict:
@@ -130,14 +158,12 @@ def pin(name: str, skip_unreadable: bool = False) -> dict:
     """
     if name.startswith("file:"):
         entry = {"fingerprint": file_fingerprint(weights_file(name))}
-        catalog.pin(name, entry)
-        return entry
-    opened = open_set(name)
-    bad = unreadable(opened)
-    if bad and not skip_unreadable:
-        many = f"{len(bad)} unreadable image{'s' * (len(bad) > 1)}"
-        raise UserError(f"data set (={name}): {many} ({few(bad)}); leave out with --skip-unreadable")
-    entry = describe(opened.without(set(bad))) | ({"skipped": bad} if bad else {})
+    else:
+        opened = open_set(name)
+        bad = unreadable(opened)
+        rule = f"{len(bad)} unreadable image{'s' * (len(bad) > 1)} ({few(bad)}); leave out with --skip-unreadable"
+        check(not bad or skip_unreadable, "data set", name, rule)
+        entry = describe(opened.without(set(bad))) | ({"skipped": bad} if bad else {})
     catalog.pin(name, entry)
     return entry
 
@@ -164,8 +190,8 @@ def load(images: ImageSet, size: int) -> Decoded:
         If the set is missing, or is not the one that the fingerprint names.
     """
     if images.name.startswith("synthetic:"):
-        here = catalog.SYNTHETIC_FINGERPRINT
-        check(images.fingerprint == here, f"{images.name} fingerprint", images.fingerprint, f"this package draws {here}")
+        here, given = catalog.SYNTHETIC_FINGERPRINT, images.fingerprint
+        check(given == here, f"{images.name} fingerprint", given, f"this package draws {here}")
         return synthetic_set(images.name, size)
     return _decoded(images.name, images.fingerprint, size)
 
@@ -173,31 +199,49 @@ def load(images: ImageSet, size: int) -> Decoded:
 @lru_cache(maxsize=8)
 def synthetic_set(name: str, size: int) -> Decoded:
     """Return a set of the synthetic world at `size` px, from the cache if it was drawn before."""
-    distance = catalog.synthetic_distance(name)
     drawn_by = file_fingerprint(Path(synthetic.__file__))
-    folder = cache_root() / "drawn" / f"{drawn_by}-{'source' if distance is None else distance}-{size}"
+    folder = cache_root() / "drawn" / f"{drawn_by}-{name.removeprefix('synthetic:')}-{size}"
 
-    def draw() -> None:
-        world, splits = synthetic.World(distance), ("train", "validation", "test")
-        for split in splits:
-            pixels, labels = world.draw(split, size)
-            _keep(folder, split, pixels.numpy(), labels, [str(i) for i in range(len(labels))])
-        _keep_classes(folder, world.classes, splits, world.tree)
+    def draw() -> Decoded:
+        world = synthetic.World(catalog.synthetic_distance(name))
+        splits = {split: Split(*world.draw(split, size)) for split in ("train", "validation", "test")}
+        return Decoded(world.classes, world.tree, splits)
 
-    return _kept(folder, draw)
+    return _kept(folder, size, f"drawing {name}", draw)
 
 
 @lru_cache(maxsize=16)
 def _decoded(name: str, fingerprint: str, size: int) -> Decoded:
     folder = cache_root() / "decoded" / f"{fingerprint}-{size}"
-    return _kept(folder, partial(_decode, name, fingerprint, size, folder))
+
+    def decode() -> Decoded:
+        opened, splits = open_set(name).without(set(catalog.pinned(name).get("skipped", ()))), {}
+        found = opened.fingerprint()
+        rule = f"the trials name {fingerprint}; if this set is meant: transferlab data pin {name}"
+        check(found == fingerprint, f"{name} fingerprint", found, rule)
+        writable("cache", folder)
+        for split, items in opened.splits.items():
+            splits[split] = Split(_pieces(items, size), np.array([i.label for i in items]), [i.path for i in items])
+        return Decoded(opened.classes, opened.tree, splits)
+
+    return _kept(folder, size, f"decoding {name}", decode)
 
 
-def _kept(folder: Path, make: Callable[[], None]) -> Decoded:
+def _kept(folder: Path, size: int, doing: str, make: Callable[[], Decoded]) -> Decoded:
     """Return a set from the cache, made first where it is not there, or damaged."""
     with suppress(ValueError, OSError, EOFError, KeyError):
         return _read(folder)
-    make()
+    for half in folder.parent.glob("*/.*.*"):  # a write that was killed
+        with suppress(FileNotFoundError):  # its writer renamed it
+            if time.time() - half.stat().st_mtime > LEFTOVER:
+                half.unlink()
+    made = make()
+    total = sum(len(split.labels) for split in made.splits.values())
+    with tqdm(total=total, desc=f"{doing} to {size} px", unit=" images", disable=None, leave=False) as bar:
+        for name, split in made.splits.items():
+            _keep(folder, name, split, size, bar)
+    about = {"classes": made.classes, "splits": list(made.splits), "tree": made.tree and made.tree.paths}
+    write_atomically(folder / "classes.json", json.dumps(about))
     return _read(folder)
 
 
@@ -212,38 +256,33 @@ def _read(folder: Path) -> Decoded:
     return Decoded(tuple(about["classes"]), tree, splits)
 
 
-def _keep(folder: Path, split: str, pixels: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
-    for name, array in ((split, pixels), (f"{split}-labels", labels)):
-        write_atomically(folder / f"{name}.npy", partial(np.save, arr=array))
-    write_atomically(folder / f"{split}.json", json.dumps(names))
+def _keep(folder: Path, name: str, split: Split, size: int, bar: tqdm) -> None:
+    """Write a split, whose pixels come piece by piece: it may be larger than memory."""
+
+    def write(file: IO[bytes]) -> None:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(split.labels), size, size, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for piece in split.pixels:
+            file.write(piece)
+            bar.update(len(piece))
+
+    write_atomically(folder / f"{name}.npy", write)
+    write_atomically(folder / f"{name}-labels.npy", partial(np.save, arr=split.labels))
+    write_atomically(folder / f"{name}.json", json.dumps(split.names))
 
 
-def _keep_classes(folder: Path, classes: tuple[str, ...], splits: Iterable[str], tree: ClassTree | None) -> None:
-    """Write the file that comes last, and says that all is there."""
-    write_atomically(folder / "classes.json", json.dumps({"classes": classes, "splits": list(splits), "tree": tree and tree.paths}))
+def _pieces(items: list[Item], size: int) -> Iterator[np.ndarray]:
+    """Decode images on all cores, and yield them in order, a few at a time and not far ahead of who takes them."""
 
+    def decode(some: list[Item]) -> np.ndarray:
+        return np.stack([shrink(item.image(), size) for item in some])
 
-def _decode(name: str, fingerprint: str, size: int, folder: Path) -> None:
-    """Decode every split of a set into `folder`."""
-    opened = open_set(name).without(set(catalog.pinned(name).get("skipped", ())))
-    found = opened.fingerprint()
-    rule = f"the trials name {fingerprint}; if this set is meant: transferlab data pin {name}"
-    check(found == fingerprint, f"{name} fingerprint", found, rule)
-    writable("cache", folder)
-    bar = tqdm(total=sum(map(len, opened.splits.values())), desc=f"decoding {name} to {size} px", unit=" images", disable=None, leave=False)
-    for split, items in opened.splits.items():
-        pixels = np.empty((len(items), size, size, 3), dtype=np.uint8)
-
-        def place(some: range, items: list[Item] = items, pixels: np.ndarray = pixels) -> None:
-            for i in some:
-                pixels[i] = shrink(items[i].image(), size)
-            bar.update(len(some))
-
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(place, (range(len(items))[first : first + AT_ONCE] for first in range(0, len(items), AT_ONCE))))
-        _keep(folder, split, pixels, np.array([i.label for i in items], dtype=np.int64), [i.path for i in items])
-    bar.close()
-    _keep_classes(folder, opened.classes, opened.splits, opened.tree)
+    with ThreadPoolExecutor() as pool:
+        waiting: list[Future] = []
+        for first in range(0, len(items), AT_ONCE):
+            waiting.append(pool.submit(decode, items[first : first + AT_ONCE]))
+            while len(waiting) > (AHEAD if first + AT_ONCE < len(items) else 0):
+                yield waiting.pop(0).result()
 
 
 def source_sample(source: Source, seed: int) -> Sample:
@@ -254,17 +293,7 @@ def source_sample(source: Source, seed: int) -> Sample:
     UserError
         If the set has no training images.
     """
-    sample = _sample(load(source.images, source.size), source.images.name, "train", source.subset, seed)
-    return grey(sample) if source.grey else sample
-
-
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R 601
-
-
-def grey(sample: Sample) -> Sample:
-    """Return a sample without colour: of its own images only, every channel the luma, rounded."""
-    pixels = (sample.pixels[sample.rows].float() @ torch.tensor(LUMA)).round().to(torch.uint8)
-    return replace(sample, pixels=pixels[..., None].expand(-1, -1, -1, 3).contiguous(), rows=torch.arange(len(sample.rows)))
+    return _sample(source, "train", source.subset, seed)
 
 
 def target_sample(target: Target, split: str, seed: int) -> Sample:
@@ -282,20 +311,22 @@ def target_sample(target: Target, split: str, seed: int) -> Sample:
     UserError
         If the set lacks the split and what stands in for it.
     """
-    data = load(target.images, target.size)
+    splits = load(target.images, target.size).splits
     subset = target.subset if split == "train" else target.subset.shape
-    if split == "test" or {"validation", "test"} <= data.splits.keys():
-        stored = "validation" if "test" not in data.splits and "validation" in data.splits else split
-        return _sample(data, target.images.name, stored, subset, seed)
-    train = data.splits.get("train")
-    held = hold_out(train.labels, train.names, seed) if train else None
-    return _sample(data, target.images.name, "train", subset, seed, held if split == "validation" or not train else ~held)
+    if split == "test" or {"validation", "test"} <= splits.keys():
+        stored = "validation" if "test" not in splits and "validation" in splits else split
+        return _sample(target, stored, subset, seed)
+    train = splits.get("train")
+    given = train and hold_out(train.labels, train.names, seed) == (split == "validation")
+    return _sample(target, "train", subset, seed, given)
 
 
-def _sample(data: Decoded, name: str, split: str, subset: Subset, seed: int, eligible: np.ndarray | bool = True) -> Sample:
-    check(split in data.splits, "data set", name, f"has no {split} images")
+def _sample(task: Source | Target, split: str, subset: Subset, seed: int, eligible: np.ndarray | bool = True) -> Sample:
+    data, grey = load(task.images, task.size), bool(getattr(task, "grey", None))
+    check(split in data.splits, "data set", task.images.name, f"has no {split} images")
     part = data.splits[split]
     labels = relabel(data.classes, subset, seed, data.tree)
     fine = np.where(eligible & (labels.mapping[part.labels] >= 0), part.labels, -1)
-    rows = draw(fine, part.names, subset.per_class, seed, subset.images)
-    return Sample(part.pixels, torch.from_numpy(rows), torch.from_numpy(labels.mapping[part.labels[rows]]), len(labels.names))
+    rows = draw(fine, part.names, subset, seed, data.classes)
+    new = torch.from_numpy(labels.mapping[part.labels[rows]])
+    return Sample(part.pixels, torch.from_numpy(rows), new, len(labels.names), task.images, task.size, split, grey)

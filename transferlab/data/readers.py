@@ -1,10 +1,8 @@
-"""Open labelled image sets of three kinds: Parquet files, a folder a class, torchvision's own. See `images` for decoding.
+"""Open labelled image sets of three kinds: Parquet files, a folder a class, torchvision's own; `images` decodes them.
 
 A reader returns an `Opened`: class names, and for each split its items in canonical order (by label, then by name), so
 that neither the order of files nor of rows matters anywhere.
 """
-
-from __future__ import annotations
 
 import hashlib
 import io
@@ -17,13 +15,15 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import UserError, check, choose
+from ..errors import UserError, check, line
 from ..paths import data_root
 from .subsets import hold_out
 from .tree import ClassTree
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 SPLITS = ("train", "validation", "test")
+FOLDERS = dict(zip(SPLITS, SPLITS, strict=True)) | {"val": "validation", "valid": "validation"}
+BAD = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 
 
 class Item(NamedTuple):
@@ -34,12 +34,21 @@ class Item(NamedTuple):
     load: Callable[[], bytes | Image.Image]
 
     def image(self) -> Image.Image:
-        """Return the picture, upright and in RGB."""
-        loaded = self.load()
-        picture = Image.open(io.BytesIO(loaded)) if isinstance(loaded, bytes) else loaded
-        if picture.mode.startswith("I"):  # 16 bits a pixel
-            picture = picture.convert("I").point(lambda v: v / 256).convert("L")
-        return ImageOps.exif_transpose(picture).convert("RGB")
+        """Return the picture, upright and in RGB.
+
+        Raises
+        ------
+        UserError
+            If it is no whole image.
+        """
+        try:
+            loaded = self.load()
+            picture = Image.open(io.BytesIO(loaded)) if isinstance(loaded, bytes) else loaded
+            if picture.mode.startswith("I"):  # 16 bits a pixel
+                picture = picture.convert("I").point(lambda v: v / 256).convert("L")
+            return ImageOps.exif_transpose(picture).convert("RGB")
+        except BAD as e:
+            raise UserError(f"image (={self.path}): cannot be read ({line(e)})") from e
 
     def digest(self) -> str:
         """Return the SHA-256 of the file's bytes, or of the pixels where there is no file."""
@@ -67,7 +76,7 @@ class Opened:
                 whole.update(f"{split}\t{item.label}\t{item.path}\t{item.digest()}\n".encode())
         return whole.hexdigest()[:16]
 
-    def without(self, left_out: set[str]) -> Opened:
+    def without(self, left_out: set[str]) -> "Opened":
         """Return the set without the items called ``split/path``."""
         kept = {s: [i for i in items if f"{s}/{i.path}" not in left_out] for s, items in self.splits.items()}
         return _checked(self.name, self.classes, kept, self.tree)
@@ -96,7 +105,7 @@ def open_set(name: str) -> Opened:
     return open_parquet(data_root() / name, name)
 
 
-def _checked(name: str, classes: tuple[str, ...], splits: dict[str, list[Item]], tree: ClassTree | None = None) -> Opened:
+def _checked(name: str, classes: tuple[str, ...], splits: dict, tree: ClassTree | None = None) -> Opened:
     check(len(classes) != 1, "data set", name, f"has one class ({classes[:1]}); at least two are needed")
     splits = {s: sorted(splits[s], key=lambda i: (i.label, i.path)) for s in SPLITS if splits.get(s)}
     check(bool(splits), "data set", name, "has no images")
@@ -109,7 +118,7 @@ def _checked(name: str, classes: tuple[str, ...], splits: dict[str, list[Item]],
 
 
 def split_off_test(items: list[Item]) -> dict[str, list[Item]]:
-    """Return the items of a set without splits as ``train`` and ``test``: every class gives up a fifth, the same one everywhere."""
+    """Return the items of a set without splits as ``train`` and ``test``: each class gives up a fifth."""
     held = hold_out(np.array([i.label for i in items]), [i.path for i in items], seed=0, purpose="test")
     return {s: [i for i, out in zip(items, held, strict=True) if out == (s == "test")] for s in ("train", "test")}
 
@@ -120,52 +129,45 @@ def open_parquet(folder: Path, name: str) -> Opened:
     Each file has a struct column ``image`` (``bytes``, ``path``) and an integer column ``label``; class names stand in
     the schema's metadata. A file ``wordnet.json`` beside them, if there is one, is the class tree.
     """
-    import pyarrow.parquet as pq
-
-    files = {s: sorted(folder.glob(f"{s}-*.parquet")) for s in SPLITS}
-    check(any(files.values()), "data set", name, f"no Parquet files under {folder}; set TRANSFERLAB_DATA to the folder of image sets")
+    files = [(split, path) for split in SPLITS for path in sorted(folder.glob(f"{split}-*.parquet"))]
+    rule = f"no Parquet files under {folder}; set TRANSFERLAB_DATA to the folder of image sets"
+    check(bool(files), "data set", name, rule)
     classes: tuple[str, ...] = ()
     splits: dict[str, list[Item]] = {}
-    for split, paths in files.items():
-        for path in paths:
-            try:
-                schema = pq.read_schema(path)
-                _check_columns(schema, path)
-                rows = pq.read_table(path, columns=["image", "label"])
-            except (OSError, ValueError) as e:
-                if isinstance(e, UserError):
-                    raise
-                raise UserError(f"Parquet file (={path}): cannot be read ({str(e).splitlines()[0]})") from e
-            names = _class_names(schema, path)
-            classes = classes or names
-            check(names == classes, "Parquet file", path, "names other classes than the files before it")
-            images, labels = rows.column("image").combine_chunks(), rows.column("label").to_pylist()
-            names, contents = images.field("path").to_pylist(), images.field("bytes")
-            for row, (image, label) in enumerate(zip(names, labels, strict=True)):
-                known = label is not None and 0 <= label < len(classes)
-                check(known, "label", label, f"{path.name} row {row}: must be 0 to {len(classes) - 1}")
-                item = Item(image or f"{path.stem}/{row}", label, lambda c=contents, r=row: c[r].as_py() or b"")
-                splits.setdefault(split, []).append(item)
+    for split, path in files:
+        names, rows = _parquet(path)
+        classes = classes or names
+        check(names == classes, "Parquet file", path, "names other classes than the files before it")
+        contents, images, labels = (rows[name] for name in ("image.bytes", "image.path", "label"))
+        for row, (image, label) in enumerate(zip(images.to_pylist(), labels.to_pylist(), strict=True)):
+            known = label is not None and 0 <= label < len(classes)
+            check(known, "label", label, f"{path.name} row {row}: must be 0 to {len(classes) - 1}")
+            item = Item(image or f"{path.stem}/{row}", label, lambda c=contents, r=row: c[r].as_py() or b"")
+            splits.setdefault(split, []).append(item)
     tree = folder / "wordnet.json"
     return _checked(name, classes, splits, wordnet_tree(tree) if tree.is_file() else None)
 
 
-def _check_columns(schema, path: Path) -> None:
-    import pyarrow.types as kinds
+def _parquet(path: Path):
+    """Return the class names of a Parquet file, and a table of ``image.bytes``, ``image.path`` and ``label``."""
+    from pyarrow import parquet, types
 
-    missing = [c for c in ("image", "label") if c not in schema.names]
-    check(not missing, "Parquet file", path, f"has no column {' and none '.join(missing)}")
-    image, label = schema.field("image").type, schema.field("label").type
-    proper = kinds.is_struct(image) and min(image.get_field_index(part) for part in ("bytes", "path")) >= 0 and kinds.is_integer(label)
-    check(proper, "Parquet file", path, f"image (={image}) must be a struct of bytes and path, label (={label}) a whole number")
-
-
-def _class_names(schema, path: Path) -> tuple[str, ...]:
     try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        return tuple(features["label"]["names"])
+        rows = parquet.ParquetFile(path).read(["image", "label"])
+    except (OSError, ValueError) as e:
+        raise UserError(f"Parquet file (={path}): cannot be read ({str(e).splitlines()[0]})") from e
+    missing = [c for c in ("image", "label") if c not in rows.column_names]
+    check(not missing, "Parquet file", path, f"has no column {' and none '.join(missing)}")
+    image, label = rows.schema.field("image").type, rows.schema.field("label").type
+    proper = types.is_struct(image) and min(map(image.get_field_index, ("bytes", "path"))) >= 0
+    rule = f"image (={image}) must be a struct of bytes and path, label (={label}) a whole number"
+    check(proper and types.is_integer(label), "Parquet file", path, rule)
+    try:
+        features = json.loads(rows.schema.metadata[b"huggingface"])["info"]["features"]
+        return tuple(features["label"]["names"]), rows.flatten()
     except (KeyError, TypeError, ValueError) as e:
-        raise UserError(f"Parquet file (={path}): names no classes in its metadata (huggingface, features, label, names)") from e
+        wanted = "huggingface, features, label, names"
+        raise UserError(f"Parquet file (={path}): names no classes in its metadata ({wanted})") from e
 
 
 def wordnet_tree(path: Path) -> ClassTree:
@@ -175,26 +177,27 @@ def wordnet_tree(path: Path) -> ClassTree:
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UserError(f"class tree (={path}): cannot be read; wanted: {{class: {{path: [{{wnid: node}}, ...]}}}}") from e
+        wanted = "{class: {path: [{wnid: node}, ...]}}"
+        raise UserError(f"class tree (={path}): cannot be read; wanted: {wanted}") from e
+
+
+def _folders(root: Path) -> set[str]:
+    return {d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith(".")}
 
 
 def open_folder(folder: Path, name: str) -> Opened:
     """Open class-per-folder images: ``FOLDER/CLASS/*``, or ``FOLDER/train/CLASS/*`` beside ``validation`` and ``test``.
 
-    ``val`` and ``valid`` are read as ``validation``. A folder without splits gives up a fifth of every class for ``test``.
-    Hidden files and folders are left out.
+    ``val`` and ``valid`` are read as ``validation``. A folder without splits gives up a fifth of each class for
+    ``test``. Hidden files and folders are left out.
     """
     check(folder.is_dir(), "data set", name, "there is no such folder")
-    roots = {
-        choose("split", {"val": "validation", "valid": "validation"}.get(d.name, d.name), SPLITS): d
-        for d in sorted(folder.iterdir())
-        if d.name in (*SPLITS, "val", "valid") and d.is_dir()
-    }
+    roots = {FOLDERS[d.name]: d for d in sorted(folder.iterdir()) if d.name in FOLDERS and d.is_dir()}
     if "train" not in roots:
-        others = {d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith(".")} - {d.name for d in roots.values()}
+        others = _folders(folder) - {d.name for d in roots.values()}
         check(bool(others) or not roots, "data set", name, f"has {' and '.join(roots)} but no train folder")
         roots = {"train": folder}
-    classes = tuple(sorted({d.name for root in roots.values() for d in root.iterdir() if d.is_dir() and not d.name.startswith(".")}))
+    classes = tuple(sorted(set().union(*map(_folders, roots.values()))))
     check(bool(classes), "data set", name, "holds no folders of images; wanted: FOLDER/CLASS/image.jpg")
     splits: dict[str, list[Item]] = {}
     for split, root in roots.items():

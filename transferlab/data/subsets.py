@@ -14,8 +14,6 @@ from ..errors import UserError, check, suggest
 from ..specs import Subset
 from .tree import ClassTree
 
-VALIDATION_SHARE = 0.2
-
 
 @dataclass(frozen=True)
 class Labels:
@@ -46,11 +44,13 @@ def relabel(classes: Sequence[str], subset: Subset, seed: int, tree: ClassTree |
     UserError
         For an unknown class, more classes than there are, fewer than two left, or a tree that is needed and missing.
     """
+    if tree is not None:
+        tree.covers(classes)
     chosen = list(classes)
-    if subset.exclude:
-        gone: set[str] = set()
-        for node in subset.exclude:
-            gone |= {node} if tree is None and node in classes else _tree(tree, classes, node).under(node)
+    for node in subset.exclude or ():
+        if tree is None and node not in classes:
+            raise UserError(f"class (={node}): not in this set, and the set has no class tree{suggest(node, classes)}")
+        gone = tree.under(node) if tree else {node}
         chosen = [c for c in chosen if c not in gone]
     if isinstance(subset.classes, int):
         check(subset.classes <= len(chosen), "classes", subset.classes, f"there are only {len(chosen)}")
@@ -62,7 +62,6 @@ def relabel(classes: Sequence[str], subset: Subset, seed: int, tree: ClassTree |
     if subset.depth is not None or subset.lift is not None:
         name, value = ("depth", subset.depth) if subset.lift is None else ("lift", subset.lift)
         check(tree is not None, name, value, "this set has no class tree")
-        tree.covers(classes)
         merged = {c: tree.at_depth(c, value) for c in chosen} if name == "depth" else tree.lifted(chosen, value)
     names = tuple(dict.fromkeys(merged.values()))
     check(len(names) > 1, "classes", len(names), "at least two must be left")
@@ -71,26 +70,18 @@ def relabel(classes: Sequence[str], subset: Subset, seed: int, tree: ClassTree |
 
 
 def _meant(name: str, chosen: Sequence[str], classes: Sequence[str], tree: ClassTree | None) -> list[str]:
-    """Return the classes that a name stands for: itself, or those below an inner node, as far as they were not left out."""
+    """Return the classes that a name stands for: itself, or those below an inner node that were not left out."""
     if name in chosen:
         return [name]
     nodes = tree.parent.keys() - set(classes) if tree else ()
     if name not in nodes:
         raise UserError(f"class (={name}): not in this set{suggest(name, [*chosen, *nodes])}")
-    tree.covers(classes)
     below = tree.under(name)
     return [c for c in chosen if c in below]
 
 
-def _tree(tree: ClassTree | None, classes: Sequence[str], wanted: str) -> ClassTree:
-    if tree is None:
-        raise UserError(f"class (={wanted}): not in this set, and the set has no class tree{suggest(wanted, classes)}")
-    tree.covers(classes)
-    return tree
-
-
-def draw(labels: np.ndarray, names: Sequence[str], per_class: int | None, seed: int, images: int | None = None) -> np.ndarray:
-    """Return the positions of `per_class` images of every class, or of `images` in all, in ascending order.
+def draw(labels: np.ndarray, names: Sequence[str], subset: Subset, seed: int, classes: Sequence[str]) -> np.ndarray:
+    """Return the positions of as many images of every class as a subset says, in ascending order.
 
     Parameters
     ----------
@@ -98,10 +89,11 @@ def draw(labels: np.ndarray, names: Sequence[str], per_class: int | None, seed: 
         The set's own (fine) labels; negative ones are never drawn.
     names : sequence of str, length N
         Names by which the images are ranked.
-    per_class : int or None
-        ``None`` keeps all images, or as many as `images` says.
-    images : int, optional
-        Spread over the classes so that they differ by one at most; which ones have one more is drawn too.
+    subset : Subset
+        `images` are spread so that classes differ by one at most; which ones have one more is drawn too.
+    seed : int
+    classes : sequence of str
+        Names of all classes, which rank them for a long tail.
 
     Raises
     ------
@@ -109,26 +101,29 @@ def draw(labels: np.ndarray, names: Sequence[str], per_class: int | None, seed: 
         If a class has fewer images.
     """
     kept = np.flatnonzero(labels >= 0)
-    if per_class is None and images is None:
+    per_class, images, tail = subset.per_class, subset.images, subset.tail
+    if per_class is None and images is None and tail is None:
         return kept
     order = sorted(kept, key=lambda i: (labels[i], rank(seed, "image", names[i])))
-    ranked = labels[order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    sizes = np.diff(np.r_[starts, len(ranked)])
+    present, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    smallest, count = min(sizes, default=0), len(present)
     if images is None:
-        check(per_class <= sizes.min(), "per_class", per_class, f"the smallest class has only {sizes.min()} images")
-        quotas = [per_class] * len(starts)
+        most = smallest if per_class is None else per_class
+        check(0 < most <= smallest, "per_class", per_class, f"the smallest class has only {smallest} images")
+        by_size = sorted(present, key=lambda c: rank(seed, "tail", classes[c])) if tail else ()
+        shares = {c: tail ** (-place / max(1, count - 1)) for place, c in enumerate(by_size)}
+        quotas = [max(1, round(most * shares.get(c, 1))) for c in present]
     else:
-        each, more = divmod(images, len(starts))
-        lucky = set(sorted(range(len(starts)), key=lambda i: rank(seed, "one more", str(ranked[starts[i]])))[:more])
-        quotas = [each + (i in lucky) for i in range(len(starts))]
-        rule = f"spread over {len(starts)} classes; the smallest has only {sizes.min()} images"
-        check(each > 0 and max(quotas) <= sizes.min(), "images", images, rule)
+        each, more = divmod(images, max(1, count))
+        lucky = set(sorted(present, key=lambda c: rank(seed, "one more", str(c)))[:more])
+        quotas = [each + (c in lucky) for c in present]
+        rule = f"spread over {count} classes; the smallest has only {smallest} images"
+        check(each > 0 and max(quotas, default=1) <= smallest, "images", images, rule)
     return np.sort(np.concatenate([order[s : s + n] for s, n in zip(starts, quotas, strict=True)])).astype(np.int64)
 
 
 def hold_out(
-    labels: np.ndarray, names: Sequence[str], seed: int, share: float = VALIDATION_SHARE, purpose: str = "validation"
+    labels: np.ndarray, names: Sequence[str], seed: int, share: float = 0.2, purpose: str = "validation"
 ) -> np.ndarray:
     """Return which images a set without a split for `purpose` gives up for one.
 

@@ -9,7 +9,7 @@ other proportions, rotated hues, colour fading to grey, heavier clutter.
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from .tree import ClassTree
 
 KINDS, SORTS = 5, 5
 FAMILY_NAMES = ("lobed", "boxy", "ring", "bars")
-PER_CLASS = {"source": {"train": 100, "validation": 10, "test": 20}, "target": {"train": 40, "validation": 10, "test": 20}}
+PER_CLASS = {role: {"train": n, "validation": 10, "test": 20} for role, n in {"source": 100, "target": 40}.items()}
 FIRST_INDEX = {"train": 0, "validation": 1 << 20, "test": 1 << 21}
 DRAWS = 26  # random numbers an image
-CHUNK = 2000  # images drawn at once
+AT_ONCE = 2000 * 32 * 32  # pixels drawn at once
 
 
 def uniform(seed: int, index: torch.Tensor, draws: int) -> torch.Tensor:
@@ -73,19 +73,19 @@ class World:
             paths[leaf] = ("world", family, f"{family}-{k}", leaf)
         self.tree, self.classes = ClassTree(paths), tuple(paths)
 
-    def draw(self, split: str, size: int) -> tuple[torch.Tensor, np.ndarray]:
+    def draw(self, split: str, size: int) -> tuple[Iterator[np.ndarray], np.ndarray, list[str]]:
         """Draw every image of a split.
 
         Returns
         -------
-        pixels : Tensor of uint8, shape (N, size, size, 3)
+        pieces : iterator of ndarray of uint8, shapes (n, size, size, 3)
         labels : ndarray of int64, shape (N,)
+        names : list of str, length N
         """
-        count = PER_CLASS[self.role][split]
-        labels = torch.arange(len(self.classes)).repeat_interleave(count)
-        index = FIRST_INDEX[split] + torch.arange(len(labels))
-        parts = [self.render(index[i : i + CHUNK], labels[i : i + CHUNK], size) for i in range(0, len(labels), CHUNK)]
-        return torch.cat(parts), labels.numpy()
+        labels = torch.arange(len(self.classes)).repeat_interleave(PER_CLASS[self.role][split])
+        index, few = FIRST_INDEX[split] + torch.arange(len(labels)), max(1, AT_ONCE // size**2)
+        pieces = (self.render(i, of, size).numpy() for i, of in zip(index.split(few), labels.split(few), strict=True))
+        return pieces, labels.numpy(), [str(i) for i in range(len(labels))]
 
     def sample(self, labels: Iterable[int], size: int) -> np.ndarray:
         """Return one image of each of some classes, uint8 of shape (N, size, size, 3)."""
@@ -97,16 +97,15 @@ class World:
         family, kind, sort = labels // (KINDS * SORTS), labels // SORTS % KINDS, labels % SORTS
         of_kind = uniform(self.seed + 1000, family * KINDS + kind, 3)
         of_sort = uniform(self.seed + 2000, labels, 4)
-        far = self.far
         return {
             "family": family,
             "sort": sort,
-            "lobes": 2 + kind + torch.round(3 * far * of_kind[:, 0]),
+            "lobes": 2 + kind + torch.round(3 * self.far * of_kind[:, 0]),
             "depth": 0.2 + 0.35 * of_kind[:, 1],
-            "aspect": 0.45 + 0.13 * kind + 0.2 * far * (of_kind[:, 2] - 0.5),
-            "frequency": 1.5 + 2.5 * of_sort[:, 0] + 2 * far,
+            "aspect": 0.45 + 0.13 * kind + 0.2 * self.far * (of_kind[:, 2] - 0.5),
+            "frequency": 1.5 + 2.5 * of_sort[:, 0] + 2 * self.far,
             "slant": math.pi * of_sort[:, 1],
-            "hue": of_sort[:, 2] + 0.4 * far,
+            "hue": of_sort[:, 2] + 0.4 * self.far,
         }
 
     def render(self, index: torch.Tensor, labels: torch.Tensor, size: int) -> torch.Tensor:
@@ -130,9 +129,8 @@ class World:
         turn, extent = 0.8 * (at(0) - 0.5), 0.6 + 0.25 * at(1)
         x, y = right - 0.5 * (at(2) - 0.5), down - 0.5 * (at(3) - 0.5)
         x, y = (x * turn.cos() + y * turn.sin()) / extent, (y * turn.cos() - x * turn.sin()) / extent
-        inside = self.outline(trait, x, y)
         edge = 3.0 / (size * extent)
-        mask = (inside / edge).clamp(-0.5, 0.5) + 0.5  # (N, size, size), antialiased
+        mask = (self.outline(trait, x, y) / edge).clamp(-0.5, 0.5) + 0.5  # (N, size, size), antialiased
 
         # the pattern that fills it, in two colours
         filled = self.pattern(trait, x, y, u)[..., None]
@@ -155,8 +153,8 @@ class World:
         picture = scene + mask[..., None] * (paint - scene)
         light = 1 + 0.8 * (at(23) - 0.5) + 0.5 * (right * (at(24) - 0.5) + down * (at(25) - 0.5))
         pixel = index[:, None] * size**2 + torch.arange(size**2)
-        grain = uniform(self.seed + 3000, pixel.reshape(-1), 1)
-        picture = picture * light[..., None] + 0.1 * (grain.reshape(len(index), size, size, 1) - 0.5)
+        grain = uniform(self.seed + 3000, pixel.reshape(-1), 1).reshape(len(index), size, size, 1)
+        picture = picture * light[..., None] + 0.1 * (grain - 0.5)
         return (picture.clamp(0, 1) * 255).round().to(torch.uint8)
 
     @staticmethod
@@ -181,9 +179,8 @@ class World:
         along = x * of("slant").cos() + y * of("slant").sin()
         across = y * of("slant").cos() - x * of("slant").sin()
         stripes = torch.sin(frequency * along + phase)
-        checks = torch.sin(frequency * along + phase) * torch.sin(frequency * across + phase)
+        checks = 1.5 * (stripes * torch.sin(frequency * across + phase))
         rings = torch.sin(frequency * 1.3 * (x**2 + y**2).sqrt() + phase)
         dots = torch.cos(frequency * 1.2 * along + phase) + torch.cos(frequency * 1.2 * across + phase) - 0.6
-        shade = 0.6 * along
-        fields = torch.stack([shade, stripes, checks * 1.5, rings, dots])
+        fields = torch.stack([0.6 * along, stripes, checks, rings, dots])
         return (fields.gather(0, of("sort")[None].expand(1, *x.shape))[0] * 1.5).clamp(-1, 1) * 0.5 + 0.5

@@ -1,10 +1,8 @@
 """Torchvision's own classification sets by name, their official splits, and how their files come to be there."""
 
 import sys
-import tarfile
 import tomllib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +56,8 @@ def open_torchvision(name: str) -> Opened:
     made = {split: _make(name, arguments, root) for split, arguments in row.splits.items()}
     classes = _classes(f"torchvision:{name}", made)
     splits = {split: _items(dataset, root, row.file) for split, dataset in made.items()}
-    return _checked(f"torchvision:{name}", classes, split_off_test(splits["train"]) if row.splits.keys() == {"train"} else splits)
+    splits = split_off_test(splits["train"]) if row.splits.keys() == {"train"} else splits
+    return _checked(f"torchvision:{name}", classes, splits)
 
 
 def _make(name: str, arguments: dict, root: Path):
@@ -73,75 +72,52 @@ def _make(name: str, arguments: dict, root: Path):
         if not first or first[0].is_file():
             return dataset
         reason = f"no {first[0].name}"
-    except (RuntimeError, OSError) as e:  # this is how torchvision says that files are absent, or not those that it knows
+    except (RuntimeError, OSError) as e:  # so torchvision says that files are absent, or not those that it knows
         reason = line(e)
     except Exception as e:  # half a file shows up as whatever its parser trips over: pickle, scipy, numpy, csv ...
         raise UserError(f"data set (={title}): damaged ({line(e)}); put {row.wants} afresh into {root}") from e
-    check(
-        row.downloads,
-        "data set",
-        title,
-        f"not there or not whole ({reason}), and torchvision does not download it; put {row.wants} into {root}",
-    )
+    rule = f"not there or not whole ({reason}), and torchvision does not download it; put {row.wants} into {root}"
+    check(row.downloads, "data set", title, rule)
     print(f"{title}: downloading {row.wants} to {writable('data', root)}", file=sys.stderr)
     try:
-        with _old_tarfile():
-            return construct(download=True)
+        return construct(download=True)
     except Exception as e:
         same = line(e) == reason  # then torchvision found all that it looks for, and fetched nothing
         trouble = f"damaged ({reason})" if same else f"not there or not whole, and the download failed ({line(e)})"
         raise UserError(f"data set (={title}): {trouble}; put {row.wants} {'afresh ' * same}into {root}") from e
 
 
-@contextmanager
-def _old_tarfile() -> Iterator[None]:
-    """Let torchvision unpack where Python's tarfile is older than its filters (3.11.4 has them, Debian 12 has 3.11.2)."""
-    if hasattr(tarfile, "data_filter"):
-        yield
-        return
-    extract = tarfile.TarFile.extractall
-    tarfile.TarFile.extractall = lambda *arguments, filter=None, **named: extract(*arguments, **named)
-    try:
-        yield
-    finally:
-        tarfile.TarFile.extractall = extract
+def _first(dataset, *attributes: str):
+    """Return the first attribute that a set of torchvision's has, ``None`` if it has none of them."""
+    return next((getattr(dataset, name) for name in attributes if hasattr(dataset, name)), None)
 
 
 def _classes(title: str, made: dict[str, object]) -> tuple[str, ...]:
     """Return the class names; WordNet ids where there are some, because ImageNet has two cranes; else the labels."""
-    for attribute in ("wnids", "classes", "categories"):
-        if hasattr(made["train"], attribute):
-            found = {tuple(getattr(dataset, attribute)) for dataset in made.values()}
-            check(len(found) == 1, "data set", title, "its splits have different classes; some of its files are missing")
-            return found.pop()
-    return tuple(str(i) for i in range(1 + max(max(_labels(d)) for d in made.values())))
+    found = {tuple(_first(dataset, "wnids", "classes", "categories") or ()) for dataset in made.values()}
+    check(len(found) == 1, "data set", title, "its splits have different classes; some of its files are missing")
+    return found.pop() or tuple(str(i) for i in range(1 + max(max(_labels(d)) for d in made.values())))
 
 
 def _labels(dataset) -> list[int]:
-    for attribute in ("targets", "_labels", "labels", "y"):
-        if hasattr(dataset, attribute):
-            return [int(label) for label in getattr(dataset, attribute)]
-    return [int(label) for _, label in dataset._samples]
+    labels = _first(dataset, "targets", "_labels", "labels", "y")
+    return [int(label) for label in ([y for _, y in dataset._samples] if labels is None else labels)]
 
 
 def _files(dataset, pattern: str) -> Sequence[Path]:
     """Return the images' files in the order of the set, none if it keeps its pixels in memory."""
     if pattern:
-        numbered = zip(dataset.y, dataset.index, strict=True)
-        return [Path(dataset.root, pattern.format(category=dataset.categories[y], label=y + 1, number=n)) for y, n in numbered]
-    for attribute in ("_image_files", "_images"):
-        if hasattr(dataset, attribute):
-            return [Path(file) for file in getattr(dataset, attribute)]
-    for attribute in ("_samples", "samples", "imgs"):
-        if hasattr(dataset, attribute):
-            return [Path(file) for file, _ in getattr(dataset, attribute)]
-    return []
+        named = ((dataset.categories[y], y + 1, n) for y, n in zip(dataset.y, dataset.index, strict=True))
+        return [Path(dataset.root, pattern.format(category=c, label=y, number=n)) for c, y, n in named]
+    pairs = _first(dataset, "_samples", "samples", "imgs") or ()
+    return [Path(file) for file in _first(dataset, "_image_files", "_images") or (file for file, _ in pairs)]
 
 
 def _items(dataset, root: Path, pattern: str) -> list[Item]:
     labels, files = _labels(dataset), _files(dataset, pattern)
     if files:
-        return [Item(f.relative_to(root).as_posix(), label, partial(_read, f)) for f, label in zip(files, labels, strict=True)]
+        both = zip(files, labels, strict=True)
+        return [Item(f.relative_to(root).as_posix(), label, partial(_read, f)) for f, label in both]
     digits = len(str(len(labels)))
     return [Item(f"{i:0{digits}}", label, lambda i=i: dataset[i][0]) for i, label in enumerate(labels)]
 

@@ -1,8 +1,12 @@
 """Class trees: which classes lie under which node, and what a cut at a depth merges. Nothing here imports torch."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 
 from ..errors import UserError, check, suggest
+
+TINY_IMAGENET = Path(__file__).with_name("tiny-imagenet-tree.txt")
 
 
 class ClassTree:
@@ -35,10 +39,10 @@ class ClassTree:
 
     @classmethod
     def of(cls, entries: Mapping[str, Mapping]) -> "ClassTree":
-        """Return the tree that entries ``{class: {"path": [{"wnid": node, "name": words}, ...]}}`` describe; names may be missing."""
+        """Return the tree of ``{class: {"path": [{"wnid": node, "name": words}, ...]}}``; names may be missing."""
         paths = {leaf: [node["wnid"] for node in entry["path"]] for leaf, entry in entries.items()}
-        words = {n["wnid"]: n["name"].replace("_", " ") for entry in entries.values() for n in entry["path"] if "name" in n}
-        return cls(paths, words)
+        named = (node for entry in entries.values() for node in entry["path"] if "name" in node)
+        return cls(paths, {node["wnid"]: node["name"].replace("_", " ") for node in named})
 
     def covers(self, classes: Sequence[str]) -> None:
         """Check that every class has a path.
@@ -53,11 +57,10 @@ class ClassTree:
 
     def at_depth(self, leaf: str, depth: int) -> str:
         """Return the ancestor of `leaf` at `depth` (the root has 0), or `leaf` itself if it is shallower."""
-        path = self.paths[leaf]
-        return path[min(depth, len(path) - 1)]
+        return self.paths[leaf][: depth + 1][-1]
 
     def lifted(self, leaves: Sequence[str], times: int) -> dict[str, str]:
-        """Return what `leaves` become: so many times, each node gives way to its parent and nodes below another one merge into it.
+        """Return what `leaves` become if so often nodes give way to their parents, and those below one merge into it.
 
         Parameters
         ----------
@@ -91,3 +94,23 @@ class ClassTree:
     def depth(self) -> int:
         """Depth of the deepest class."""
         return max(len(path) for path in self.paths.values()) - 1
+
+
+def class_tree() -> dict[str, dict]:
+    """Return tiny-imagenet's classes as in its ``wordnet.json``: words, and the path from the root."""
+    rows = [line.split("\t") for line in TINY_IMAGENET.read_text().splitlines() if not line.startswith("#")]
+    nodes = {node: (parent, words) for node, parent, words in rows}
+    inner = {parent for parent, _ in nodes.values()}
+
+    def path(node: str) -> list[dict]:
+        parent, words = nodes[node]
+        name = words if node in inner else words.split(",")[0].lower().replace(" ", "_")
+        return [*(path(parent) if parent in nodes else []), {"wnid": node, "name": name}]
+
+    return {node: {"name": words, "path": path(node)} for node, (_, words) in nodes.items() if node not in inner}
+
+
+@cache
+def source_tree() -> ClassTree:
+    """Return tiny-imagenet's class tree, which the package knows without the images."""
+    return ClassTree.of(class_tree())

@@ -1,10 +1,17 @@
-"""Numbers that say how good predictions are."""
+"""Numbers that say how good predictions are. They are computed in float64 on the CPU, which every machine has."""
+
+from collections.abc import Iterable
+from typing import Any
 
 import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..train.read import predict
 
 
-def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """Return the share of right answers, over images and averaged over classes.
+def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float | int]:
+    """Return the share of right answers, over images and averaged over classes, and what the answers cost.
 
     Parameters
     ----------
@@ -14,8 +21,10 @@ def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     Returns
     -------
     dict
-        ``accuracy``, ``mean_class_accuracy`` (over the classes that occur) and ``n``, the number of images.
+        ``accuracy``, ``mean_class_accuracy`` (over the classes that occur), ``log_loss`` (mean cross-entropy, in nats)
+        and ``n``, the number of images.
     """
+    logits, labels = logits.cpu().double(), labels.cpu()
     right = (logits.argmax(1) == labels).double()
     counts = torch.bincount(labels, minlength=logits.shape[1]).double()
     hits = torch.bincount(labels, weights=right, minlength=logits.shape[1])
@@ -23,5 +32,18 @@ def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     return {
         "accuracy": round(right.mean().item(), 5),
         "mean_class_accuracy": round((hits[seen] / counts[seen]).mean().item(), 5),
+        "log_loss": round(F.cross_entropy(logits, labels).item(), 5),
         "n": len(labels),
     }
+
+
+def scores_of(
+    net: nn.Module, trial: Any, context: Any, splits: Iterable[str] = ("test", "validation")
+) -> dict[str, Any]:
+    """Return what a network reaches on a trial's test images, and under ``validation_...`` on its validation images."""
+    found: dict[str, Any] = {}
+    for split in splits:
+        sample = context.sample(trial.target, split, trial.seed)
+        measured = scores(predict(net, sample), sample.labels)
+        found |= measured if split == "test" else {f"{split}_{name}": value for name, value in measured.items()}
+    return found

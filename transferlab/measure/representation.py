@@ -10,7 +10,8 @@ ROWS = 1000  # images that are compared with all others at once
 
 
 def cka(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Return the linear centred kernel alignment of two representations of the same images: 1 if they differ by a rotation and a scale.
+    """Return the linear centred kernel alignment of two representations of the same images: 1 if they differ by a
+    rotation and a scale.
 
     Parameters
     ----------
@@ -25,7 +26,8 @@ def cka(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def silhouette(x: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the mean silhouette of classes, by cosine distance: near 1 if they are compact and apart, below 0 if they are mixed.
+    """Return the mean silhouette of classes, by cosine distance: near 1 if they are compact and apart, below 0 if they
+    are mixed.
 
     Parameters
     ----------
@@ -50,7 +52,8 @@ def silhouette(x: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def selectivity(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return how well each unit tells its best class from the others: the largest area under the ROC curve over classes, from 0.5 to 1.
+    """Return how well each unit tells its best class from the others: the largest area under the ROC curve over
+    classes, from 0.5 to 1.
 
     Parameters
     ----------
@@ -69,8 +72,11 @@ def selectivity(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return areas.max(0).values
 
 
-def nearest_neighbours(known: torch.Tensor, known_labels: torch.Tensor, asked: torch.Tensor, labels: torch.Tensor, count: int = 5) -> float:
-    """Return the share of images that most of their nearest known images, by cosine, put into the right class; of equals the nearer wins.
+def knn_accuracy(
+    known: torch.Tensor, known_labels: torch.Tensor, asked: torch.Tensor, labels: torch.Tensor, count: int = 5
+) -> float:
+    """Return the share of images that most of their nearest known images, by cosine, put into the right class; of
+    equals the nearer wins.
 
     Parameters
     ----------
@@ -85,6 +91,8 @@ def nearest_neighbours(known: torch.Tensor, known_labels: torch.Tensor, asked: t
     right = 0
     for part, wanted in zip(F.normalize(asked).split(ROWS), labels.split(ROWS), strict=True):
         theirs = known_labels[(part @ near.T).topk(count, 1).indices]
-        ballot = torch.zeros(len(part), classes, device=near.device, dtype=votes.dtype).scatter_add_(1, theirs, votes.expand_as(theirs))
+        ballot = torch.zeros(len(part), classes, device=near.device, dtype=votes.dtype).scatter_add_(
+            1, theirs, votes.expand_as(theirs)
+        )
         right += int((ballot.argmax(1) == wanted).sum())
     return right / len(labels)

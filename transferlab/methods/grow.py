@@ -1,141 +1,99 @@
-"""Growing: add units to the source network and go on training on the target, under a new head."""
+"""Growing: add units to the source network and go on training on the target, under a new head (Wang et al.)."""
 
-from __future__ import annotations
-
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
-import torch
-from torch import nn
-
-from ..data.images import target_sample
-from ..errors import check
-from ..measure.metrics import accuracy
-from ..nets.build import head_of, new_head
-from ..nets.grow import deepen, net2deeper, net2wider, new_modules, normalised, train_only, widen, widen_and_deepen, widen_twice
-from ..nets.sites import read_by_head, sites
+from ..errors import check, choose
 from ..seeds import stream
-from ..specs import Grow, Recipe, Trial
-from ..train.feed import Batch
-from ..train.fit import cross_entropy
-from ..train.frozen import kept_inputs
-from ..train.pack import Trainee
-from . import scratch
+from ..specs import Method, Recipe, Trial
+from ..specs.networks import GROWTH_NORMS, GROWTH_SCOPES
+from ..specs.serial import above_zero, flags, positive
 
-WAYS = {"widen": widen, "widen-twice": widen_twice, "deepen": deepen, "widen-and-deepen": widen_and_deepen}
-WAYS |= {"normalise": normalised, "net2wider": net2wider, "net2deeper": net2deeper}  # controls
-LOOKS = 21  # at old and new units while they are trained
+NUMBERS = {"widen": 1, "widen-twice": 2, "deepen": 1, "widen-and-deepen": 2, "normalise": 0}
+"""Ways to grow, each with how many numbers of units it takes; the last one is a control."""
 
-
-def prepare(trial: Trial, network: nn.Module, device: torch.device) -> Trainee:
-    """Grow the source network, and freeze what is to stay."""
-    method = trial.method
-    sample = target_sample(trial.target, "train", trial.seed).to(device)
-    grown = surgery(network, method, sample.classes, stream(trial.seed, "head"))
-    train_only(grown, method.scope or "all")
-    units, head = new_modules(grown)
-    rates = {units: method.unit_lr or method.new_lr, head: method.new_lr}
-    return Trainee(grown, sample, trial.recipe, stream(trial.seed, "target order"), rates)
+LACKS = {"deepen": ("copy",), "normalise": ("norm", "copy")}
+"""Options that a way to grow does not take."""
 
 
-def surgery(network: nn.Module, method: Grow, classes: int, seed: int) -> nn.Module:
-    """Return the grown network that a method describes, with a new head."""
-    options = {"norm": method.norm, "scale": method.scale, "init": method.copy and "copy", "spread": method.spread, "classes": classes}
-    way, units = WAYS[method.how], (method.units,) if len(method.units) > 1 else method.units
-    takes = signature(way).parameters
-    grown = way(network, *units, **{k: v for k, v in (options | {"seed": seed}).items() if k in takes and v is not None})
-    if method.how.startswith("net2"):  # they keep the old head, whose classes are the source's
-        new_head(grown, classes, seed)
-    return grown
-
-
-def measure(net: nn.Module, trial: Trial, losses: torch.Tensor, device: torch.device) -> dict[str, Any]:
-    """Return what `scratch.measure` does, and what each block of a widened layer reaches alone (figure 6).
-
-    A block alone is the trained head without the weights that read the other blocks: ``accuracy_old`` and ``accuracy_new``,
-    of networks whose head is a linear layer that reads one old block and one new one, or two that the method names.
-
-    Raises
-    ------
-    UserError
-        If the head reads another number of units than the method says.
-    """
-    _, _, head = head_of(net)
-    named = list(getattr(trial.method, "blocks", None) or ())
-    blocks = named or read_by_head(net)
-    check(not named or head.weight.shape[1] == sum(named), "blocks", named, f"the head reads {head.weight.shape[1]} units")
-    if len(blocks) != 2 or not isinstance(head, nn.Linear):
-        return scratch.measure(net, trial, losses, device)
-    inputs: list[torch.Tensor] = []
-    with kept_inputs(head, inputs.append):
-        found = scratch.measure(net, trial, losses, device)
-    labels = target_sample(trial.target, trial.split, trial.seed).labels.to(device)
-    old, new = said(head, torch.cat(inputs), blocks)
-    alone = {name: accuracy(part + head.bias, labels)["accuracy"] for name, part in (("accuracy_old", old), ("accuracy_new", new))}
-    return found | alone
-
-
-@torch.no_grad()
-def said(head: nn.Linear, inputs: torch.Tensor, blocks: list[int]) -> list[torch.Tensor]:
-    """Return what each block that the head reads adds to the logits, shape (N, classes) each."""
-    return [x @ w.T for x, w in zip(inputs.float().split(blocks, 1), head.weight.float().split(blocks, 1), strict=True)]
-
-
-class Watch:
-    """A loss that looks at the old and the new units of FC7 while they are trained (sec. 3.2: "pace of learning").
+@dataclass(frozen=True)
+class Grow(Method, kind="grow", version=1):
+    """Add units to the source network, put a new head on it, and go on training on the target (Wang et al.).
 
     Parameters
     ----------
-    net : Module
-        With one new block beside FC7.
-    steps : int
-        Of the training: it is looked at `LOOKS` times, evenly, before a step is taken.
-
-    Attributes
-    ----------
-    seen : dict of str to list of float
-        ``at``: the steps. ``size_*``: root mean square of what the head reads of a block. ``said_*``: that of what a block adds to
-        the logits, means over classes taken away. ``pace_*``: change of a block's incoming weights since the last look, in
-        thousandths of their norm a step (one number fewer).
-
-    Raises
-    ------
-    UserError
-        If the network has no FC7 with one new block.
+    recipe : Recipe
+        With ``augment="none"`` and a scope that leaves the convolutions as they are, their activations are computed
+        once.
+    how : {"widen", "widen-twice", "deepen", "widen-and-deepen", "normalise"}
+        As in `nets.grow`.
+    units : tuple of int
+        New units: beside FC7; beside FC6 and FC7; on top; beside FC7 and on top.
+    norm : {"l2", "batch", "layer", "none"}, optional
+        How old and new activations are normalised; by default ``l2``, as in the paper.
+    scale : float, optional
+        What the gains of ``l2`` start from; by default `nets.grow.SCALE`.
+    copy : bool, optional
+        New units are copies of old ones with noise, instead of random.
+    spread : float, optional
+        Standard deviation of the weights that new units beside FC7 start from, as a multiple of He's.
+    scope : {"new", "fc7-new", "fc6-new"}, optional
+        What is trained; by default everything.
+    new_lr : float
+        Learning rate of what is new, the head included, as a multiple of the backbone's.
+    unit_lr : float, optional
+        Another one for the new units, the head left out.
     """
 
-    def __init__(self, net: nn.Module, steps: int) -> None:
-        places = sites(net)
-        self.blocks, (_, _, self.head) = read_by_head(net), head_of(net)
-        check("fc7" in places and len(self.blocks) == 2, "watch", type(net).__name__, "wants an FC7 with one block of new units")
-        layer = places["fc7"].layer
-        self.weights = {"old": layer.weight, "new": layer.new[0].weight}
-        self.before = {name: w.detach().clone() for name, w in self.weights.items()}
-        self.step, self.at = 0, sorted({round(i * (steps - 1) / (LOOKS - 1)) for i in range(LOOKS)})
-        names = [f"{what}_{block}" for what in ("size", "said", "pace") for block in self.weights]
-        self.seen: dict[str, list[float]] = {"at": list(self.at)} | {name: [] for name in names}
+    recipe: Recipe
+    how: str
+    units: tuple[int, ...] = ()
+    norm: str | None = None
+    scale: float | None = None
+    copy: bool | None = None
+    scope: str | None = None
+    new_lr: float = 10.0
+    unit_lr: float | None = None
+    spread: float | None = None
 
-    def __call__(self, net: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
-        if self.step not in self.at:
-            loss = cross_entropy(net, batch, recipe)
-        else:
-            with kept_inputs(self.head, self.look):
-                loss = cross_entropy(net, batch, recipe)
-        self.step += 1
-        return loss
+    def __post_init__(self) -> None:
+        wanted = NUMBERS[choose("how", self.how, NUMBERS)]
+        counted = isinstance(self.units, tuple) and len(self.units) == wanted
+        check(counted, "units", self.units, f"{self.how} takes a tuple of {wanted}")
+        for units in self.units:
+            positive("units", units)
+        if self.norm is not None and choose("norm", self.norm, GROWTH_NORMS) == "l2":
+            object.__setattr__(self, "norm", None)
+        above_zero(self, "scale", "new_lr", "unit_lr", "spread")
+        flags(self, "copy")
+        for name in LACKS.get(self.how, ()):
+            check(getattr(self, name) is None, name, getattr(self, name), f"{self.how} takes none; leave it out")
+        rule = f"is that of l2, not of norm {self.norm}; leave it out"
+        check(not (self.scale and self.norm), "scale", self.scale, rule)
+        if self.scope is not None and choose("scope", self.scope, GROWTH_SCOPES) == "all":
+            object.__setattr__(self, "scope", None)
+        spread = self.spread is None or (self.how == "widen" and not self.copy)
+        check(spread, "spread", self.spread, "is that of random units beside FC7")
 
-    @torch.no_grad()
-    def look(self, inputs: torch.Tensor) -> None:
-        """Note how large the blocks are, what they add, and how far their weights have gone since."""
-        inputs = inputs.float()
-        words = said(self.head, inputs, self.blocks)
-        steps = self.step - self.at[self.at.index(self.step) - 1]
-        for (name, weight), x, logits in zip(self.weights.items(), inputs.split(self.blocks, 1), words, strict=True):
-            self._note(f"size_{name}", x.square().mean().sqrt())
-            self._note(f"said_{name}", (logits - logits.mean(1, keepdim=True)).square().mean().sqrt())
-            if self.step:
-                self._note(f"pace_{name}", 1000 * (weight - self.before[name]).norm() / self.before[name].norm() / steps)
-            self.before[name].copy_(weight)
+    @property
+    def frozen(self) -> bool:
+        return bool(self.scope)
 
-    def _note(self, name: str, value: torch.Tensor) -> None:
-        self.seen[name].append(float(f"{value.item():.4g}"))
+    def prepare(self, trial: Trial, context: Any) -> Any:
+        """Grow the source network, and freeze what is to stay."""
+        from ..nets.grow import GROWTH_OPERATIONS, new_modules, train_only
+        from ..train.run import Run, Stream
+
+        sample = context.sample(trial.target, "train", trial.seed)
+        options = {"norm": self.norm, "scale": self.scale, "init": self.copy and "copy", "spread": self.spread}
+        options |= {"classes": sample.classes, "seed": stream(trial.seed, "head")}
+        operation, units = GROWTH_OPERATIONS[self.how], (self.units,) if len(self.units) > 1 else self.units
+        takes = signature(operation).parameters
+        chosen = {name: value for name, value in options.items() if name in takes and value is not None}
+        grown = operation(context.network(trial), *units, **chosen)
+        train_only(grown, self.scope or "all")
+        added, head = new_modules(grown)
+        rates = {added: self.unit_lr or self.new_lr, head: self.new_lr}
+        order = stream(trial.seed, "target order")
+        return Run(grown, (Stream(sample, order),), self.recipe, order, rates)

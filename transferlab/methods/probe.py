@@ -1,48 +1,60 @@
 """Linear probe: a linear classifier on frozen features, its penalty chosen on validation images."""
 
-from __future__ import annotations
+from dataclasses import dataclass
+from typing import Any
 
-from collections.abc import Callable
-
-import torch
-from torch import nn
-
-from ..data.images import target_sample
-from ..measure.metrics import accuracy
-from ..specs import Trial
-from ..train.predict import features
-from .feature_cache import FeatureCache
-from .solvers import logistic, ridge, squared_hinge
+from ..errors import check, choose
+from ..specs import Artefact, Method, Trial
 
 
-def run(
-    trial: Trial,
-    network: nn.Module | Callable[[], nn.Module],
-    device: torch.device,
-    cache: FeatureCache | None = None,
-) -> dict[str, float]:
-    """Fit the probe on training images, choose the penalty on validation images, and measure it.
+@dataclass(frozen=True)
+class Probe(Method, kind="probe", version=1):
+    """A linear classifier on frozen features.
 
     Parameters
     ----------
-    network : Module or callable
-        The source's network, or what loads it, which is called only if features are missing.
-    cache : FeatureCache, optional
-        Where trials share features; without it the trial's own images are read.
+    tap : str
+        The layer that is read.
+    strengths : tuple of float
+        Penalties, relative to the mean eigenvalue of the features' covariance; the best on validation is kept.
+    solver : {"ridge", "logistic", "squared-hinge"}, optional
+        Ridge regression on one-hot labels, in closed form (the default, kept as ``None``); softmax regression; or
+        one-vs-rest support vector machines with the squared hinge loss.
+    grid : int
+        Maps are averaged over grid x grid parts.
     """
-    tap, strengths = trial.method.tap, trial.method.strengths
-    part = {s: target_sample(trial.target, s, trial.seed) for s in {"train", "validation", trial.split}}
-    if cache:
-        load = (lambda: network) if isinstance(network, nn.Module) else network
-        x = {s: cache.read(trial, sample, tap, load, device) for s, sample in part.items()}
-    else:
-        network = network if isinstance(network, nn.Module) else network()
-        x = {s: features(network, sample.to(device), [tap])[tap] for s, sample in part.items()}
-    labels = {s: sample.labels.to(device) for s, sample in part.items()}
 
-    solve = {"logistic": logistic, "squared-hinge": squared_hinge}.get(trial.method.solver, ridge)
-    weights, biases = solve(x["train"], labels["train"], part["train"].classes, strengths)
-    x = {s: value.to(weights.dtype) for s, value in x.items()}
-    scores = [accuracy(x["validation"] @ w + b, labels["validation"])["accuracy"] for w, b in zip(weights, biases, strict=True)]
-    best = max(range(len(strengths)), key=scores.__getitem__)
-    return accuracy(x[trial.split] @ weights[best] + biases[best], labels[trial.split]) | {"strength": strengths[best]}
+    tap: str = "fc7"
+    strengths: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    solver: str | None = None
+    grid: int | None = None
+
+    def __post_init__(self) -> None:
+        check(bool(self.strengths) and min(self.strengths) > 0, "strengths", self.strengths, "must be above 0")
+        if self.solver is not None and choose("solver", self.solver, ("ridge", "logistic", "squared-hinge")) == "ridge":
+            object.__setattr__(self, "solver", None)
+        if self.grid == 1:
+            object.__setattr__(self, "grid", None)
+
+    def needs(self, trial: Trial) -> tuple[Artefact, ...]:
+        return trial.features(self.grid or 1)
+
+    def evaluate(self, trial: Trial, context: Any) -> dict[str, Any]:
+        """Fit the probe on training images, choose the penalty on validation images, and measure it."""
+        from ..measure.metrics import scores
+        from ..train.solvers import logistic, ridge, squared_hinge
+
+        part = {s: context.sample(trial.target, s, trial.seed) for s in ("train", "validation", "test")}
+        x = {s: context.features(trial, sample, self.tap, self.grid or 1) for s, sample in part.items()}
+        solve = {"logistic": logistic, "squared-hinge": squared_hinge}.get(self.solver, ridge)
+        weights, biases = solve(x["train"], part["train"].labels, part["train"].classes, self.strengths)
+        x = {s: value.to(weights) for s, value in x.items()}
+        found = [
+            scores(x["validation"] @ w + b, part["validation"].labels) for w, b in zip(weights, biases, strict=True)
+        ]
+        best = max(range(len(found)), key=lambda i: found[i]["accuracy"])
+        return (
+            scores(x["test"] @ weights[best] + biases[best], part["test"].labels)
+            | {f"validation_{name}": value for name, value in found[best].items()}
+            | {"strength": self.strengths[best], "validation_accuracies": [one["accuracy"] for one in found]}
+        )

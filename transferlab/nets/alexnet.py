@@ -1,29 +1,48 @@
-"""The AlexNet family, for images of 16 to 227 px, with BatchNorm in the convolutions."""
+"""The AlexNet family, for images of 16 to 227 px, with BatchNorm in the convolutions or without any normalisation."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
-from ..backbones import AlexNet, alexnet_geometry
+from ..specs.networks import AlexNet, alexnet_geometry
+
+SECOND_HEADS = "second_heads"  # a child that holds them: `forward` leaves it out
 
 
-def conv_block(before: int, out: int, kernel: int, stride: int, pad: int) -> nn.Sequential:
-    """Return convolution, BatchNorm and ReLU, by the names ``conv``, ``norm`` and ``relu``."""
-    conv = nn.Conv2d(before, out, kernel, stride, pad, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(out), relu=nn.ReLU(inplace=True)))
+class Chain(nn.Sequential):
+    """A network whose children run one after another, second heads left out.
+
+    Parameters
+    ----------
+    children : iterable of (str, Module)
+    head_name : str
+        Of the layer that makes the logits.
+    """
+
+    def __init__(self, children: Iterable[tuple[str, nn.Module]] = (), head_name: str = "head") -> None:
+        super().__init__(OrderedDict(children))
+        self.head_name = head_name
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for name, layer in self.named_children():
+            if name != SECOND_HEADS:
+                x = layer(x)
+        return x
 
 
-def linear_block(before: int, out: int) -> nn.Sequential:
-    """Return a linear layer and ReLU, by the names ``linear`` and ``relu``."""
-    linear = nn.Linear(before, out)
-    nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
-    nn.init.zeros_(linear.bias)
-    return nn.Sequential(OrderedDict(linear=linear, relu=nn.ReLU(inplace=True)))
+def block(**layers: nn.Module) -> nn.Sequential:
+    """Return a layer, BatchNorm if there is one, and ReLU, named ``linear`` or ``conv``, ``norm`` and ``relu``."""
+    first, *norms = layers.values()
+    # without BatchNorm, nothing but the weights keeps activations as large as what comes in
+    nn.init.kaiming_normal_(first.weight, mode="fan_out" if norms else "fan_in", nonlinearity="relu")
+    if first.bias is not None:
+        nn.init.zeros_(first.bias)
+    return nn.Sequential(OrderedDict(**layers, relu=nn.ReLU(inplace=True)))
 
 
-class AlexNetModule(nn.Module):
+class AlexNetModule(Chain):
     """The network that an `AlexNet` spec describes.
 
     Parameters
@@ -46,18 +65,15 @@ class AlexNetModule(nn.Module):
         before, side = 3, size
         geometry = alexnet_geometry(size, len(spec.channels))
         for layer, (out, (kernel, stride, pad, pool)) in enumerate(zip(spec.channels, geometry, strict=True), start=1):
-            self.add_module(f"conv{layer}", conv_block(before, out, kernel, stride, pad))
+            conv = nn.Conv2d(before, out, kernel, stride, pad, bias=spec.norm == "none")
+            norm = {} if spec.norm == "none" else {"norm": nn.BatchNorm2d(out)}
+            self.add_module(f"conv{layer}", block(conv=conv, **norm))
             side = (side + 2 * pad - kernel) // stride + 1
             if pool:
                 self.add_module(f"pool{layer}", nn.MaxPool2d(pool, 2))
                 side = (side - pool) // 2 + 1
             before = out
         self.flatten = nn.Flatten()
-        self.fc6 = linear_block(before * side * side, spec.hidden[0])
-        self.fc7 = linear_block(*spec.hidden)
+        self.fc6 = block(linear=nn.Linear(before * side * side, spec.hidden[0]))
+        self.fc7 = block(linear=nn.Linear(*spec.hidden))
         self.head = nn.Linear(spec.hidden[1], classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for layer in self.children():
-            x = layer(x)
-        return x

@@ -1,15 +1,12 @@
 """What grown networks are made of: layers with new units beside old ones, and blocks brought to one scale."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..errors import check, choose
-from ..method_specs import NORMS
+from ..specs.networks import GROWTH_NORMS
 
 SCALE = 20.0  # of activations brought to one scale; the paper names 10 and 20
 EPSILON = 1e-6  # added to squared norms: an all-zero block stays zero and has a finite gradient
@@ -36,14 +33,15 @@ class WideLinear(nn.Linear):
         return [self.out_features, *(layer.out_features for layer in self.new)]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        old = F.linear(x[:, : self.in_features], self.weight, self.bias)
+        old = nn.functional.linear(x[:, : self.in_features], self.weight, self.bias)
         return torch.cat([old, *(layer(x[:, : layer.in_features]) for layer in self.new)], 1)
 
 
 class BlockScale(nn.Module):
-    """Bring blocks of activations to one scale: each is divided by its norm, sample by sample, and every unit multiplied by its own gain.
+    """Bring blocks of activations to one scale: each is divided by its norm, and every unit multiplied by its own gain.
 
-    Equations 1 and 2 of Wang et al. The norm is that over the units of a block; of maps, at every position.
+    Equations 1 and 2 of Wang et al. The norm is that over the units of a block, sample by sample; of maps, at every
+    position.
 
     Parameters
     ----------
@@ -85,7 +83,7 @@ class Branch(nn.Module):
         return [self.before, *(len(layer.weight) for layer in self.new)]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x, *(F.relu(layer(x)) for layer in self.new)], 1)
+        return torch.cat([x, *(nn.functional.relu(layer(x)) for layer in self.new)], 1)
 
 
 def blocks_of(layer: nn.Linear) -> list[int]:
@@ -109,7 +107,7 @@ def drawn(layer: nn.Module, draw: torch.Generator, std: float | None = None, spr
 
 @torch.no_grad()
 def copied(layer: nn.Linear, old: nn.Linear, draw: torch.Generator) -> nn.Linear:
-    """Fill a layer with old units, drawn at random, plus noise; weights of inputs that these did not have are noise alone."""
+    """Fill a layer with old units, drawn at random, plus noise; weights of inputs that these lack are noise alone."""
     chosen = torch.randint(len(old.weight), (len(layer.weight),), generator=draw).to(old.weight.device)
     layer.weight.copy_(torch.randn(layer.weight.shape, generator=draw) * NOISE * old.weight.std().item())
     layer.weight[:, : old.weight.shape[1]] += old.weight[chosen]
@@ -117,14 +115,16 @@ def copied(layer: nn.Linear, old: nn.Linear, draw: torch.Generator) -> nn.Linear
     return layer
 
 
-def normalisation(
-    beside: nn.Module, blocks: Sequence[int], norm: str, scale: float, learned: nn.Module | None = None
-) -> dict[str, nn.Module]:
-    """Return a normalisation by the name ``new_norm``, on the device of a layer; nothing for ``none``."""
-    if choose("norm", norm, NORMS) == "none":
+def normalisation(beside: nn.Module, blocks: list[int], norm: str, scale: float, learned: nn.Module | None) -> dict:
+    """Return a normalisation by the name ``new_norm``, on the device of a layer; nothing for ``none``.
+
+    Gains that were `learned` are kept, where both are `BlockScale`.
+    """
+    if choose("norm", norm, GROWTH_NORMS) == "none":
         return {}
     check(norm == "l2" or not isinstance(beside, nn.Conv2d), "norm", norm, "maps are scaled by l2 or not at all")
-    found = BlockScale(blocks, scale) if norm == "l2" else {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}[norm](sum(blocks))
+    over_all = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+    found = BlockScale(blocks, scale) if norm == "l2" else over_all[norm](sum(blocks))
     if isinstance(found, BlockScale) and isinstance(learned, BlockScale):
         for fresh, old in zip(found.gain, learned.gain, strict=False):
             fresh.data.copy_(old.data)

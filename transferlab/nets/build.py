@@ -1,17 +1,15 @@
 """Networks from their specs: fresh, with a new head, or with weights from a file or from torchvision."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
+import safetensors.torch
 import torch
 import torchvision
 from torch import nn
 
-from ..backbones import AlexNet, Backbone, ResNet, Torchvision
 from ..errors import UserError, check, choose
 from ..paths import file_fingerprint, weights_file
-from ..specs import Weights
+from ..specs import AlexNet, Backbone, ResNet, Weights
 from .alexnet import AlexNetModule
 from .blocks import drawn, like
 
@@ -40,27 +38,40 @@ def build(backbone: Backbone, size: int, classes: int, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         if isinstance(backbone, AlexNet):
             return AlexNetModule(backbone, size, classes)
-        if isinstance(backbone, ResNet):
-            net = getattr(torchvision.models, f"resnet{backbone.depth}")(num_classes=classes)
-            if backbone.stem == "small":
-                net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
-                nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-            return net
         name = choose("backbone", backbone.name, torchvision.models.list_models(torchvision.models))
-        return torchvision.models.get_model(name, weights=None, num_classes=classes)
+        net = torchvision.models.get_model(name, weights=None, num_classes=classes)
+        if isinstance(backbone, ResNet) and backbone.stem == "small":
+            net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+            nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return name_head(net)
 
 
-def head_name(net: nn.Module) -> str:
-    """Return the name of the layer that makes the logits: the last linear one, or SqueezeNet's last convolution.
+def name_head(net: nn.Module) -> nn.Module:
+    """Write down which layer of a network from elsewhere makes the logits, and return the network.
+
+    That is the last linear layer, or SqueezeNet's last convolution; for another one, set ``net.head_name`` yourself.
 
     Raises
     ------
     UserError
         If the network has neither.
     """
-    layers = [(name, m) for name, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    layers = [name for name, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     check(bool(layers), "network", type(net).__name__, "has no linear or convolutional layer that could be its head")
-    return layers[-1][0]
+    net.head_name = layers[-1]
+    return net
+
+
+def head_name(net: nn.Module) -> str:
+    """Return the name of the layer that makes the logits, which the network itself knows.
+
+    Raises
+    ------
+    UserError
+        If it was neither built here nor given a name by `name_head`.
+    """
+    check(hasattr(net, "head_name"), "network", type(net).__name__, "does not name its head; see nets.build.name_head")
+    return net.head_name
 
 
 def head_of(net: nn.Module) -> tuple[nn.Module, str, nn.Module]:
@@ -97,13 +108,11 @@ def pretrained(weights: Weights, backbone: Backbone, size: int) -> nn.Module:
     UserError
         If the file is missing or is not the pinned one, or the weights belong to another architecture.
     """
-    kind, _, name = weights.name.partition(":")
-    choose("weights", kind, ("file", "torchvision"))
-    if kind == "torchvision":
-        check(isinstance(backbone, Torchvision | ResNet), "weights", weights.name, "belong to torchvision's own networks")
-        arch = backbone.name if isinstance(backbone, Torchvision) else f"resnet{backbone.depth}"
-        known = [w.name for w in torchvision.models.get_model_weights(arch)]
-        return torchvision.models.get_model(arch, weights=choose("weights", name, known))
+    if weights.name.startswith("torchvision:"):
+        check(not isinstance(backbone, AlexNet), "weights", weights.name, "belong to torchvision's own networks")
+        known = [w.name for w in torchvision.models.get_model_weights(backbone.name)]
+        name = choose("weights", weights.name.removeprefix("torchvision:"), known)
+        return name_head(torchvision.models.get_model(backbone.name, weights=name))
     path = weights_file(weights.name)
     found = file_fingerprint(path)
     check(found == weights.fingerprint, f"{weights.name} fingerprint", found, f"the trials name {weights.fingerprint}")
@@ -125,15 +134,12 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         If the file is truncated or no state dict.
     """
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        state = safetensors.torch.load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
         return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     except Exception as e:
-        raise UserError(f"weights (={path}): cannot be read as a state dict ({(str(e) or type(e).__name__).splitlines()[0]})") from e
+        why = (str(e) or type(e).__name__).splitlines()[0]
+        raise UserError(f"weights (={path}): cannot be read as a state dict ({why})") from e
 
 
 def fit_state(net: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
@@ -142,12 +148,15 @@ def fit_state(net: nn.Module, state: dict[str, torch.Tensor], name: str) -> None
     Raises
     ------
     UserError
-        Naming the first difference, if the weights are of another architecture.
+        Naming the first difference, if the weights are of another architecture, or the first that are no numbers.
     """
     own = net.state_dict()
     odd = sorted(own.keys() ^ state.keys()) or sorted(k for k in own if own[k].shape != state[k].shape)
     if odd:
-        where = "both" if odd[0] in own and odd[0] in state else "the network" if odd[0] in own else "the file"
-        shapes = f", {tuple(state[odd[0]].shape)} for {tuple(own[odd[0]].shape)}" if where == "both" else f" is only in {where}"
-        raise UserError(f"weights (={name}): of another architecture ({len(odd)} tensors differ; {odd[0]}{shapes})")
+        shapes = [str(tuple(each[odd[0]].shape)) for each in (state, own) if odd[0] in each]
+        where = f" is only in the {'network' if odd[0] in own else 'file'}"
+        differs = f", {' for '.join(shapes)}" if len(shapes) > 1 else where
+        raise UserError(f"weights (={name}): of another architecture ({len(odd)} tensors differ; {odd[0]}{differs})")
+    bad = next((n for n, value in state.items() if not value.isfinite().all()), None)
+    check(bad is None, "weights", name, f"hold what is no finite number ({bad})")
     net.load_state_dict(state)

@@ -1,13 +1,9 @@
 """Where a network can grow: FC6 and FC7 of AlexNet and VGG, what the head reads of every other one."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
-from ..errors import check, choose
 from .alexnet import AlexNetModule
 from .blocks import blocks_of
 from .build import head_of
@@ -40,18 +36,10 @@ def sites(net: nn.Module) -> dict[str, Site]:
         return {name: Site(net.get_submodule(name), "linear", "relu") for name in ("fc6", "fc7")}
     holder = getattr(net, "classifier", None)
     layers = holder.named_children() if isinstance(holder, nn.Sequential) else ()
-    linear = [n for n, m in layers if isinstance(m, nn.Linear) or hasattr(m, "head")]  # one that was deepened is still the head
+    linear = [n for n, m in layers if isinstance(m, nn.Linear) or hasattr(m, "head")]  # also a head that was deepened
     if len(linear) != 3:
         return {}
     return {name: Site(holder, n, str(int(n) + 1)) for name, n in zip(("fc6", "fc7"), linear, strict=False)}
-
-
-def place(net: nn.Module, layer: str | None, allowed: Sequence[str]) -> str:
-    """Return the layer that is meant: one of `allowed` that the network has."""
-    here = [*sites(net)] or [REPRESENTATION]
-    known = [name for name in allowed if name in here]
-    check(bool(known), "layer", layer or allowed[-1], f"this network has none of {', '.join(allowed)}; it can grow at {', '.join(here)}")
-    return choose("layer", layer or known[0], known)
 
 
 def in_front(net: nn.Module) -> nn.Module | None:
@@ -59,10 +47,6 @@ def in_front(net: nn.Module) -> nn.Module | None:
     holder, leaf, _ = head_of(net)
     ours = leaf == "head" and any(hasattr(holder, name) for name in ("units", "new", "new_norm"))
     return holder if ours else None
-
-
-def deepened(net: nn.Module) -> bool:
-    return hasattr(in_front(net), "new")
 
 
 def read_by_head(net: nn.Module) -> list[int]:

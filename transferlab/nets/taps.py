@@ -1,16 +1,21 @@
 """Taps: the layers that papers name, and how to read or freeze up to them."""
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import choose
-from .alexnet import AlexNetModule
-from .build import head_name
-from .sites import sites
+from .alexnet import SECOND_HEADS, AlexNetModule
+from .build import head_name, head_of
+from .sites import REPRESENTATION, sites
 
 SOFTMAX = "softmax"
+BEHIND = ("features", "classifier", "fc", "heads", "head", SECOND_HEADS)  # children that are no taps of their own
 
 
 def taps(net: nn.Module) -> dict[str, str]:
@@ -18,23 +23,27 @@ def taps(net: nn.Module) -> dict[str, str]:
 
     AlexNet: ``conv1`` ... (after ReLU), ``conv1_pre`` ... (before it), ``pool1`` ..., ``fc6``, ``fc7``, ``fc8`` (the
     logits). Torchvision networks: ResNet's ``layer1`` to ``layer4`` and ``avgpool``, ``features.0`` ... where the
-    network has ``features``, ``fc6`` and ``fc7`` (after ReLU) of its AlexNet and VGG, and ``head`` (the logits). After
-    a linear head also ``softmax``.
+    network has ``features``, ``fc6`` and ``fc7`` (after ReLU) of its AlexNet and VGG, and ``head`` (the logits). All:
+    ``representation`` (what the head reads: its module is the head), second heads by their names (``source_head``: what
+    they make of it), and after a linear head ``softmax``.
     """
+    head = head_name(net)
+    second = {name: f"{SECOND_HEADS}.{name}" for name in getattr(net, SECOND_HEADS, ())}
+    behind = {REPRESENTATION: head} | second
     if isinstance(net, AlexNetModule):
         found = {}
-        for name, _ in net.named_children():
+        for name, child in net.named_children():
             if name.startswith("conv"):
-                found[f"{name}_pre"] = f"{name}.norm"
-            if name not in ("flatten", "head"):
+                found[f"{name}_pre"] = f"{name}.{'norm' if hasattr(child, 'norm') else 'conv'}"
+            if name not in ("flatten", "head", SECOND_HEADS):
                 found[name] = name
-        return found | {"fc8": "head", SOFTMAX: "head"}
-    stages = [n for n, _ in net.named_children() if n not in ("features", "classifier", "fc", "heads", "head")]
-    inner = [f"features.{n}" for n, _ in net.features.named_children()] if isinstance(getattr(net, "features", None), nn.Module) else []
-    head = head_name(net)
+        return found | behind | {"fc8": head, SOFTMAX: head}
+    stages = [n for n, _ in net.named_children() if n not in BEHIND]
+    features = getattr(net, "features", None)
+    inner = [f"features.{n}" for n, _ in features.named_children()] if isinstance(features, nn.Module) else []
     hidden = {name: f"classifier.{site.relu}" for name, site in sites(net).items()}
     last = ("head", SOFTMAX) if isinstance(net.get_submodule(head), nn.Linear) else ("head",)
-    return {n: n for n in (*inner, *stages)} | hidden | dict.fromkeys(last, head)
+    return {n: n for n in (*inner, *stages)} | hidden | behind | dict.fromkeys(last, head)
 
 
 def tap_module(net: nn.Module, tap: str) -> nn.Module:
@@ -49,7 +58,12 @@ def tap_module(net: nn.Module, tap: str) -> nn.Module:
     return net.get_submodule(known[choose("layer", tap, known)])
 
 
-class Reader:
+def kept_inputs(module: nn.Module, keep: Callable[[torch.Tensor], None]) -> RemovableHandle:
+    """Hand on what a module is given, each time that its network runs while the context lasts."""
+    return module.register_forward_pre_hook(lambda _, inputs: keep(inputs[0]))
+
+
+class Reader(ExitStack):
     """Reads activations at taps while a network runs.
 
     Use as a context manager; after each forward pass `read` maps tap to activations, (N, units) for vectors and
@@ -57,43 +71,63 @@ class Reader:
     """
 
     def __init__(self, net: nn.Module, wanted: tuple[str, ...]) -> None:
+        super().__init__()
         self.read: dict[str, torch.Tensor] = {}
-        self.modules = {tap: tap_module(net, tap) for tap in wanted}
+        self.net, self.modules = net, {tap: tap_module(net, tap) for tap in wanted}
 
     def __enter__(self) -> "Reader":
-        def keep(tap: str):
-            # a copy: the ReLU that follows may work in place
-            change = partial(torch.softmax, dim=1) if tap == SOFTMAX else torch.clone
-            return lambda module, inputs, output: self.read.__setitem__(tap, change(output))
-
-        self.handles = [module.register_forward_hook(keep(tap)) for tap, module in self.modules.items()]
+        for tap, module in self.modules.items():
+            self.enter_context(self._hook(tap, module))
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        for handle in self.handles:
-            handle.remove()
+    def _hook(self, tap: str, module: nn.Module) -> RemovableHandle:
+        keep, head = partial(self.read.__setitem__, tap), head_of(self.net)[2]
+        if tap == REPRESENTATION:
+            return kept_inputs(head, lambda inputs: keep(inputs.clone()))
+        if tap in getattr(self.net, SECOND_HEADS, ()):  # `forward` leaves it out
+            return kept_inputs(head, lambda inputs: keep(module(inputs)))
+        # a copy: the ReLU that follows may work in place
+        change = partial(torch.softmax, dim=1) if tap == SOFTMAX else torch.clone
+        return module.register_forward_hook(lambda _, inputs, output: keep(change(output)))
 
 
 def freeze(net: nn.Module, last: str) -> None:
     """Keep every layer up to and including the tap `last` as it is: no gradients, BatchNorm on its kept statistics.
 
     Layers count in the order in which the network defines them, which is the order of execution in all networks here.
+    ``representation`` means all but the head.
 
     Raises
     ------
     UserError
         If the network has no such tap.
     """
-    end = tap_module(net, last)
-    inside = set(end.modules())
-    passed = False
-    for module in net.modules():
-        if passed and module not in inside:
-            break
-        passed = passed or module is end
+    order, end = list(net.modules()), tap_module(net, last)
+    first = order.index(end)
+    inside = set(end.modules()) - set(order[:first]) if last != REPRESENTATION else ()
+    for module in order[: first + len(inside)]:
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
         module.frozen = module is end or not list(module.children())
+
+
+def batch_norm(net: nn.Module, mode: str | None = None) -> None:
+    """Say what BatchNorm does in training, in place, after layers were frozen.
+
+    Parameters
+    ----------
+    net : Module
+    mode : {"train", "statistics", "frozen"}, optional
+        ``train``, the default: as ever, by each batch, which moves the running statistics. ``statistics``: the running
+        ones are used and kept, while gain and bias are trained. ``frozen``: these stay as they are too.
+    """
+    if choose("batch_norm", mode or "train", ("train", "statistics", "frozen")) == "train":
+        return
+    for name, module in net.named_modules():
+        if isinstance(module, _BatchNorm) and ".new" not in name:  # one that growth put in has no statistics yet
+            module.frozen = True
+            if mode == "frozen":
+                module.requires_grad_(False)
 
 
 def train_mode(net: nn.Module) -> None:

@@ -48,7 +48,9 @@ def interval(effect: Effect, unit: str) -> str:
     return f"{mean} {unit}, 95% interval {low} to {high}, n = {effect.n} seeds"
 
 
-def effects_table(rows: Iterable[Mapping[str, object]], columns: Mapping[str, str], caption: str, name: str, unit: str = "points") -> Table:
+def effects_table(
+    rows: Iterable[Mapping[str, object]], columns: Mapping[str, str], caption: str, name: str, unit: str = "points"
+) -> Table:
     """Return a table with an effect in each row, its interval and its p values.
 
     Parameters
@@ -85,8 +87,8 @@ def at_the_ends(chosen: pd.DataFrame, arm: str, rates: Sequence[float]) -> str:
         return ""
     low, high = chosen["lr"] == min(rates), chosen["lr"] == max(rates)
     always = (low | high).groupby(chosen[arm], sort=False).all()
-    words = f"Of {len(chosen)} choices of a rate, {low.sum()} fell on the smallest and {high.sum()} on the largest of {len(rates)}"
-    words += ": a rate beyond might have suited these better"
+    ends = f"{low.sum()} fell on the smallest and {high.sum()} on the largest of {len(rates)}"
+    words = f"Of {len(chosen)} choices of a rate, {ends}: a rate beyond might have suited these better"
     return f"{words}; nothing else was chosen by: {'; '.join(always.index[always])}." if always.any() else f"{words}."
 
 
@@ -108,16 +110,17 @@ class VerdictCard:
         v, c = self.verdict, claim(self.verdict.claim)
         j = v.judgement
         reported = f'<p class="tl-reported">The paper: {html.escape(c.reported)}.</p>' if c.reported else ""
-        ps = ", ".join(f"{p_value(p)} ({of})" for p, of in ((j.effect.p, j.test), (j.effect.p_sign, "sign flip")) if p_value(p))
-        others = [o for o in self.beside if o.claim == v.claim]
+        tests = ((j.effect.p, j.test), (j.effect.p_sign, "sign flip"))
+        ps = ", ".join(f"{p_value(p)} ({of})" for p, of in tests if p_value(p))
+        others = [(o, html.escape(interval(o.judgement.effect, o.unit))) for o in self.beside if o.claim == v.claim]
         at = '<p class="tl-interval">At scale <code>{}</code>: {} {}</p>'
-        also = "".join(at.format(o.scale, badge(o.judgement.verdict), html.escape(interval(o.judgement.effect, o.unit))) for o in others)
+        also = "".join(at.format(o.scale, badge(o.judgement.verdict), words) for o, words in others)
         return (
-            f'<div class="tl-verdict" style="--tone:{VERDICT[j.verdict]}"><p class="tl-verdict-head"><span class="tl-id">{c.id}</span> '
-            f"{badge(j.verdict)} <span>at scale <code>{v.scale}</code>: {html.escape(j.why)}</span></p>"
-            f'<p class="tl-claim">{html.escape(c.sentence)}</p>'
-            f"<p>{html.escape(v.sentence)}</p>"
-            f'<p class="tl-interval">{html.escape(interval(j.effect, v.unit))}; p {html.escape(ps)}</p>{also}{reported}</div>'
+            f'<div class="tl-verdict" style="--tone:{VERDICT[j.verdict]}">'
+            f'<p class="tl-verdict-head"><span class="tl-id">{c.id}</span> {badge(j.verdict)} '
+            f"<span>at scale <code>{v.scale}</code>: {html.escape(j.why)}</span></p>"
+            f'<p class="tl-claim">{html.escape(c.sentence)}</p><p>{html.escape(v.sentence)}</p><p class="tl-interval">'
+            f"{html.escape(interval(j.effect, v.unit))}; p {html.escape(ps)}</p>{also}{reported}</div>"
         )
 
 
@@ -136,15 +139,16 @@ def scorecard_table(card: pd.DataFrame, links: dict[str, str]) -> Table:
         rows = "".join(_row(r, links) for r in card[card["paper"] == paper.key].to_dict("records"))
         title = f"{html.escape(paper.authors)}: <em>{html.escape(paper.title)}</em>"
         parts.append(f'<tbody><tr class="tl-paper"><th colspan="4" scope="rowgroup">{title}</th></tr>{rows}</tbody>')
-    head = "".join(f'<th scope="col">{c}</th>' for c in ("Claim", "What is claimed", "Verdict", "Effect [95% interval], p, n"))
+    headings = ("Claim", "What is claimed", "Verdict", "Effect [95% interval], p, n")
+    head = "".join(f'<th scope="col">{c}</th>' for c in headings)
     markup = (
         '<div class="tl-scroll" tabindex="0" role="region" aria-label="scorecard">'
         f'<table class="tl-table tl-scorecard"><thead><tr>{head}</tr></thead>{"".join(parts)}</table></div>'
     )
     caption = (
-        "Every claim of the five papers. Effects are paired over seeds. Verdicts and intervals are those of each claim alone; p, of "
-        "the test that decides, is corrected by Holm's method within a paper and scale. A hypothesis is ours: about a factor that the "
-        "paper names, or a reading of its figures."
+        "Every claim of the five papers. Effects are paired over seeds. Verdicts and intervals are those of each claim "
+        "alone; p, of the test that decides, is corrected by Holm's method within a paper and scale. A hypothesis is "
+        "ours: about a factor that the paper names, or a reading of its figures."
     )
     return Table(card, caption, "scorecard", markup=markup)
 
@@ -162,11 +166,13 @@ def _row(row: dict, links: dict[str, str]) -> str:
     first = f'<tr id="{c.id}"><th scope="row">{c.id}</th><td>{html.escape(c.sentence)}{mark}{reported}'
     if row["verdict"] == "not tested":
         return f"{first}</td><td>{badge('not tested')}</td><td></td></tr>"
-    where = f'<a href="{links[row["chapter"]]}">scale {row["scale"]}</a>' if row["chapter"] in links else f"scale {row['scale']}"
+    link = links.get(row["chapter"])
+    where = f'<a href="{link}">scale {row["scale"]}</a>' if link else f"scale {row['scale']}"
     return (
         f'{first}<span class="tl-why">Here: {html.escape(row["why"])}.</span></td>'
         f'<td>{badge(row["verdict"])}<span class="tl-why">{where}</span></td>'
-        f'<td>{bracketed(row)}<span class="tl-why">p {p_value(row["p_holm"])}, n = {int(row["n"])} seeds</span></td></tr>'
+        f'<td>{bracketed(row)}<span class="tl-why">p {p_value(row["p_holm"])}, n = {int(row["n"])} seeds</span></td>'
+        "</tr>"
     )
 
 

@@ -13,7 +13,8 @@ from ..errors import choose
 from .stats import Judgement, holm
 
 CLAIMS = Path(__file__).with_name("claims.toml")
-COLUMNS = ("claim", "paper", "scale", "verdict", "effect", "low", "high", "unit", "p", "p_sign", "p_holm", "n", "why", "finding", "chapter")
+EFFECT = ("effect", "low", "high", "unit", "p", "p_sign", "p_holm", "n")
+COLUMNS = ["claim", "paper", "scale", "verdict", *EFFECT, "why", "finding", "chapter"]
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,13 @@ class Verdict:
 @cache
 def papers() -> dict[str, Paper]:
     """Return the five papers by key."""
-    return {key: Paper(key, **about) for key, about in tomllib.loads(CLAIMS.read_text())["papers"].items()}
+    return {key: Paper(key, **about) for key, about in tomllib.loads(CLAIMS.read_text("utf-8"))["papers"].items()}
 
 
 @cache
 def claims() -> dict[str, Claim]:
     """Return every claim by id, paper by paper."""
-    return {c["id"]: Claim(**c) for c in tomllib.loads(CLAIMS.read_text())["claims"]}
+    return {c["id"]: Claim(**c) for c in tomllib.loads(CLAIMS.read_text("utf-8"))["claims"]}
 
 
 def claim(name: str) -> Claim:
@@ -126,7 +127,7 @@ def scorecard(verdicts: Iterable[Verdict]) -> pd.DataFrame:
             rows.append(base | asdict(e) | about | {"effect": e.mean, "unit": v.unit, "chapter": v.chapter})
         if c.id not in by_claim:
             rows.append(base | {"scale": None, "verdict": "not tested"})
-    card = pd.DataFrame(rows).reindex(columns=list(COLUMNS)).astype({"p_holm": float})
+    card = pd.DataFrame(rows).reindex(columns=COLUMNS).astype({"p_holm": float})
     for _, group in card.dropna(subset=["p"]).groupby(["paper", "scale"]):
         card.loc[group.index, "p_holm"] = holm(group["p"].tolist())
     return card

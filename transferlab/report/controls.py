@@ -46,7 +46,8 @@ class Explorer:
     Parameters
     ----------
     draw : callable
-        From a value for each control, by name, to a chart, or several, each with a Vega parameter of each of these names.
+        From a value for each control, by name, to a chart, or several, each with a Vega parameter of each of these
+        names.
     controls : mapping of str to Control
     states : DataFrame
         One row for every combination of values: a column for each control, ``sentence`` and ``interval``.
@@ -74,7 +75,8 @@ class Explorer:
         wanted = wanted if len(self.controls) > 1 else wanted.get_level_values(0)
         lacking = wanted.difference(self.states.index)
         check(lacking.empty, "states", list(lacking[:1]), "every combination of the controls needs a row")
-        check(self.states.index.is_unique, "states", list(self.states.index[self.states.index.duplicated()][:1]), "has more than one row")
+        twice = self.states.index[self.states.index.duplicated()]
+        check(twice.empty, "states", list(twice[:1]), "has more than one row")
         self.start = {key: c.first for key, c in self.controls.items()}
         self.figure = Figure(draw(**self.start), caption, records, name, legend)
 
@@ -87,10 +89,8 @@ class Explorer:
     def html(self) -> str:
         """Return the explorer for the book: native form controls, and all states as data."""
         fields = "".join(self._field(key, c) for key, c in self.controls.items())
-        states = [
-            {"key": list(key if isinstance(key, tuple) else (key,)), "sentence": row["sentence"], "interval": row["interval"]}
-            for key, row in self.states.iterrows()
-        ]
+        rows = self.states[["sentence", "interval"]].to_dict("index").items()
+        states = [{"key": list(key if isinstance(key, tuple) else (key,)), **state} for key, state in rows]
         sentence, interval = self.state(self.start)
         data = json.dumps(states, default=_number).replace("</", "<\\/")
         above = (
@@ -112,8 +112,8 @@ class Explorer:
         texts = html.escape(json.dumps(list(control.options)))
         return (
             f'<label for="{name}">{label} <output for="{name}">{first}</output></label>'
-            f'<input id="{name}" name="{key}" type="range" min="0" max="{len(values) - 1}" value="0" aria-valuetext="{first}" '
-            f'data-texts="{texts}" data-values="{html.escape(json.dumps(values))}">'
+            f'<input id="{name}" name="{key}" type="range" min="0" max="{len(values) - 1}" value="0" '
+            f'aria-valuetext="{first}" data-texts="{texts}" data-values="{html.escape(json.dumps(values))}">'
         )
 
     def _ipython_display_(self) -> None:
@@ -165,13 +165,10 @@ class Workbench:
         from IPython.display import HTML, display
 
         if in_book():
-            choices = ", ".join(c.label.lower() for c in self.controls.values())
-            display(
-                HTML(
-                    f'<p class="tl-workbench">With a kernel this place holds a workbench: choose {html.escape(choices)}, and train again. '
-                    f"Open <code>{html.escape(self.notebook)}</code> in Jupyter (with jupytext) and run all cells.</p>"
-                )
-            )
+            choices = html.escape(", ".join(c.label.lower() for c in self.controls.values()))
+            words = f"With a kernel this place holds a workbench: choose {choices}, and train again. Open "
+            words += f"<code>{html.escape(self.notebook)}</code> in Jupyter (with jupytext) and run all cells."
+            display(HTML(f'<p class="tl-workbench">{words}</p>'))
             return
         display(self.panel())
 
@@ -200,7 +197,8 @@ def _widget(control: Control):
     import ipywidgets as widgets
 
     kind = widgets.SelectionSlider if control.slider else widgets.Dropdown
-    return kind(options=list(control.options.items()), description=control.label, style={"description_width": "initial"})
+    style = {"description_width": "initial"}
+    return kind(options=list(control.options.items()), description=control.label, style=style)
 
 
 def _number(value: object) -> object:

@@ -1,4 +1,4 @@
-"""Figures of the book: a chart with its caption, its numbers as a table and as CSV. In a live notebook, a plain chart."""
+"""Figures of the book: a chart with its caption, its numbers as a table and as CSV. Live, a plain chart."""
 
 import base64
 import html
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import altair as alt
 import pandas as pd
 
-from .theme import SCOPES, config
+from .theme import config
 
 BOOK = "TRANSFERLAB_BOOK"
 
@@ -29,13 +29,15 @@ def _cell(value: object) -> object:
     """Return a number as it is printed: four significant digits, thousands apart, a true minus sign."""
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
         return value
-    return (f"{value:,}" if float(value).is_integer() else f"{value:.4g}").replace(".0", "", float(value).is_integer()).replace("-", "−")
+    text = f"{value:,}".replace(".0", "") if float(value).is_integer() else f"{value:.4g}"
+    return text.replace("-", "−")
 
 
-def table_html(
-    records: pd.DataFrame, columns: Mapping[str, str] | None = None, formats: Mapping[str, Callable[[object], str]] | None = None
-) -> str:
-    """Return a table as HTML, numbers rounded to four significant digits unless `formats` says how a column is printed."""
+Formats = Mapping[str, Callable[[object], str]]  # how the values of a column are printed
+
+
+def table_html(records: pd.DataFrame, columns: Mapping[str, str] | None = None, formats: Formats | None = None) -> str:
+    """Return a table as HTML; numbers have four significant digits unless `formats` says how a column is printed."""
     shown = records.astype(object)
     for column, write in (formats or {}).items():
         shown[column] = shown[column].map(write, na_action="ignore")
@@ -49,37 +51,8 @@ def table_html(
 def chart_html(chart: alt.TopLevelMixin, label: str) -> str:
     """Return the place where the page's script draws a chart, with its specification inside."""
     spec = json.dumps(config(chart).to_dict()).replace("</", "<\\/")
-    return f'<div class="tl-chart" role="img" aria-label="{html.escape(label)}"><script type="application/json">{spec}</script></div>'
-
-
-SHORT = "replace(replace(datum.label, ' layers', ''), 'and ', '+ ')"  # four of them have room in a small panel
-
-
-def over_scopes(frame: pd.DataFrame, what: str, tones: Mapping[str, str], height: int = 230) -> alt.LayerChart:
-    """Return accuracy over what is trained of grown networks: a line for each arm, with intervals where there are any.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Columns ``scope``, ``accuracy`` in percent, `what`, and ``low`` and ``high`` if there are intervals.
-    what : str
-        The column that tells arms apart.
-    tones : mapping of str to str
-        Their colours.
-    """
-    scopes = [words for scope, words in SCOPES.items() if scope in set(frame["scope"])]
-    axis = alt.Axis(labelAngle=0, grid=False, labelExpr=SHORT)
-    numbers = [alt.Tooltip(f"{c}:Q", format=".1f") for c in ("accuracy", "low", "high") if c in frame]
-    base = alt.Chart(frame.assign(learns=frame["scope"].map(SCOPES))).encode(
-        alt.X("learns:N", title="what is trained", sort=scopes, axis=axis, scale=alt.Scale(padding=0.4)),
-        alt.Color(f"{what}:N", legend=None, scale=alt.Scale(domain=list(tones), range=list(tones.values()))),
-        tooltip=[alt.Tooltip(f"{what}:N"), alt.Tooltip("learns:N", title="trained"), *numbers],
-    )
-    title, scale = "test accuracy, %", alt.Scale(zero=False, nice=True, padding=8)
-    parts = [base.mark_line(strokeWidth=2.2, point=alt.OverlayMarkDef(size=45)).encode(alt.Y("accuracy:Q", title=title, scale=scale))]
-    if "low" in frame:
-        parts.insert(0, base.mark_rule(strokeWidth=1.4, opacity=0.55).encode(alt.Y("low:Q", title=title, scale=scale), alt.Y2("high:Q")))
-    return alt.layer(*parts).properties(width="container", height=height)
+    script = f'<script type="application/json">{spec}</script>'
+    return f'<div class="tl-chart" role="img" aria-label="{html.escape(label)}">{script}</div>'
 
 
 def bars(frame: pd.DataFrame, what: str, tones: Mapping[str, str]) -> alt.Chart:
@@ -87,7 +60,8 @@ def bars(frame: pd.DataFrame, what: str, tones: Mapping[str, str]) -> alt.Chart:
     y = alt.Y(f"{what}:N", title="", sort=list(tones), axis=alt.Axis(labelLimit=200, grid=False))
     tone = alt.Color(f"{what}:N", legend=None, scale=alt.Scale(domain=list(tones), range=list(tones.values())))
     tip = [alt.Tooltip(f"{what}:N"), alt.Tooltip("accuracy:Q", format=".1f")]
-    chart = alt.Chart(frame).mark_bar(size=18).encode(y, alt.X("accuracy:Q", title="test accuracy, %"), tone, tooltip=tip)
+    x = alt.X("accuracy:Q", title="test accuracy, %")
+    chart = alt.Chart(frame).mark_bar(size=18).encode(y, x, tone, tooltip=tip)
     return chart.properties(width="container", height=40 + 26 * frame[what].nunique())
 
 
@@ -125,7 +99,8 @@ class Figure:
         keys = "".join(f'<li style="--tone:{colour}">{html.escape(word)}</li>' for word, colour in self.legend.items())
         legend = f'<ul class="tl-legend">{keys}</ul>' if keys else ""
         return (
-            f'<figure class="tl-figure" id="{self.name}">{above}{legend}{drawn}<figcaption>{html.escape(self.caption)}</figcaption>'
+            f'<figure class="tl-figure" id="{self.name}">{above}{legend}{drawn}'
+            f"<figcaption>{html.escape(self.caption)}</figcaption>"
             f'<details class="tl-numbers"><summary>The numbers</summary>{table_html(self.records)}</details>'
             f"{csv_link(self.records, self.name)}</figure>"
         )
@@ -164,7 +139,7 @@ class Table:
         caption: str,
         name: str,
         columns: Mapping[str, str] | None = None,
-        formats: Mapping[str, Callable[[object], str]] | None = None,
+        formats: Formats | None = None,
         markup: str = "",
         folded: bool = False,
     ) -> None:

@@ -8,6 +8,7 @@
 import os
 from pathlib import Path
 
+import scipy.stats  # noqa: F401  (before autodoc puts a stand-in in torch's place, which scipy would ask)
 import vl_convert
 from docutils import nodes
 from latex2mathml.converter import convert
@@ -48,7 +49,8 @@ def write_vega(app: Sphinx) -> None:
 def drop_scripts(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
     """Take out what asks the network or is twice on the page."""
     told = lambda script: f"{getattr(script, 'filename', '')}{getattr(script, 'attributes', '')}"  # noqa: E731
-    context["script_files"] = [s for s in context.get("script_files", []) if not any(word in told(s) for word in UNWANTED)]
+    scripts = context.get("script_files", [])
+    context["script_files"] = [s for s in scripts if not any(word in told(s) for word in UNWANTED)]
 
 
 def setup(app: Sphinx) -> dict:

@@ -1,4 +1,4 @@
-"""Statistics over seeds: paired effects with intervals, equivalence, Holm's correction, and verdicts computed from them."""
+"""Statistics over seeds: paired effects with intervals, equivalence, Holm's correction, and verdicts from them."""
 
 import itertools
 import math
@@ -27,8 +27,8 @@ class Effect:
     p : float
         Two-sided p of the paired t test against no effect; in a judgement, that of the test which decides.
     p_sign : float
-        Two-sided p of the sign-flip test, which assumes symmetry about zero; with n seeds it cannot go below 2 / 2^n. NaN where
-        the test that decides is not against zero.
+        Two-sided p of the sign-flip test, which assumes symmetry about zero; with n seeds it cannot go below 2 / 2^n.
+        NaN where the test that decides is not against zero.
     n : int
         Independent seeds.
     deviation : float
@@ -72,25 +72,23 @@ def effect(differences: Sequence[float]) -> Effect:
         If there is no number, or one is not finite.
     """
     values = np.asarray(differences, dtype=float)
-    check(values.size > 0 and bool(np.isfinite(values).all()), "differences", differences, "must be finite numbers, one a seed")
+    fine = values.size > 0 and bool(np.isfinite(values).all())
+    check(fine, "differences", differences, "must be finite numbers, one a seed")
     n, mean = len(values), float(values.mean())
     if n < 2:
         return Effect(mean, -math.inf, math.inf, 1.0, 1.0, n, math.nan)
     deviation = float(values.std(ddof=1))
     error = deviation / math.sqrt(n)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
-    found = Effect(mean, mean - half, mean + half, 1.0, sign_flip(values), n, deviation)
-    return replace(found, p=_two_sided(found, 0.0))
+    p = min(1.0, 2 * _tail(abs(mean), error, n))
+    return Effect(mean, mean - half, mean + half, p, sign_flip(values), n, deviation)
 
 
 def _tail(distance: float, error: float, n: int) -> float:
-    """Return the one-sided p of a mean over n seeds that lies so far on one side of a bound."""
+    """Return the one-sided p of a mean over n seeds that lies so far on one side of a bound: 1 if n is 1."""
+    if n < 2:
+        return 1.0
     return float(stats.t.sf(distance / error, n - 1)) if error > 0 else float(distance <= 0)
-
-
-def _two_sided(found: Effect, bound: float) -> float:
-    """Return the two-sided p of the t test of a mean against a bound."""
-    return min(1.0, 2 * _tail(abs(found.mean - bound), found.error, found.n)) if found.n > 1 else 1.0
 
 
 def by_group(records: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
@@ -109,10 +107,8 @@ def by_group(records: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFra
     DataFrame
         One row a group: the columns `by`, `value`, ``low``, ``high`` and ``seeds``.
     """
-    rows = []
-    for key, group in records.groupby(list(by))[value]:
-        found = effect(group)
-        rows.append(dict(zip(by, key, strict=True)) | {value: found.mean, "low": found.low, "high": found.high, "seeds": found.n})
+    found = {key: effect(group) for key, group in records.groupby(list(by))[value]}
+    rows = [(*key, e.mean, e.low, e.high, e.n) for key, e in found.items()]
     return pd.DataFrame(rows, columns=[*by, value, "low", "high", "seeds"])
 
 
@@ -136,27 +132,21 @@ def equivalence(found: Effect, margin: float) -> float:
         If the margin is not above 0.
     """
     check(margin > 0, "margin", margin, "must be above 0")
-    if found.n < 2:
-        return 1.0
     return max(_tail(margin + side * found.mean, found.error, found.n) for side in (1, -1))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
     """Return p values adjusted by Holm's step-down method, in the order given."""
     order = np.argsort(ps)
-    adjusted, running = [0.0] * len(ps), 0.0
-    for place, i in enumerate(order):
-        running = max(running, min(1.0, (len(ps) - place) * ps[i]))
-        adjusted[i] = running
-    return adjusted
+    multiplied = np.minimum(1, np.asarray(ps)[order] * np.arange(len(ps), 0, -1))
+    return np.maximum.accumulate(multiplied)[np.argsort(order)].tolist()
 
 
 def seeds_needed(deviation: float, half_width: float, most: int = 10_000) -> int:
     """Return how many seeds make the interval's half-width at most `half_width`, for this deviation over seeds."""
-    for n in range(2, most):
-        if float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n) <= half_width:
-            return n
-    return most
+    n = np.arange(2, most)
+    half_widths = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * deviation / np.sqrt(n)
+    return 2 + int((half_widths > half_width).sum())  # they fall with n
 
 
 @dataclass(frozen=True)
@@ -187,7 +177,7 @@ def _noisy(found: Effect, half_width: float, though: str = "") -> str:
     return f"too few or too noisy{though}: n = {found.n}{need}"
 
 
-def judge(found: Effect, relevant: float, direction: int = 1) -> Judgement:
+def judge_direction(found: Effect, relevant: float, direction: int = 1) -> Judgement:
     """Judge a directional claim from one effect.
 
     Parameters
@@ -210,7 +200,10 @@ def judge(found: Effect, relevant: float, direction: int = 1) -> Judgement:
 
 
 def _by_side(found: Effect, half_width: float, interval: Sequence[float], words: Sequence[str]) -> Judgement:
-    """Judge by the side of zero on which an interval lies, if the effect is known to within a half-width; `words` say what it does."""
+    """Judge by the side of zero on which an interval lies, if the effect is known to within a half-width.
+
+    `words` say what the interval does on the claimed side, on the other, and on both.
+    """
     side = 0 if interval[0] > 0 else 1 if interval[1] < 0 else 2
     if not found.half_width <= half_width:
         though = f", though the interval {words[side]}" if side < 2 else ""
@@ -246,19 +239,22 @@ def judge_not_worse(found: Effect, margin: float) -> Judgement:
     """
     check(margin > 0, "margin", margin, "must be above 0")
     words = (f"lies above {-margin:g}", f"lies below {-margin:g}", f"contains {-margin:g}")
-    shown = replace(found, p=_two_sided(found, -margin), p_sign=math.nan)
-    return replace(_by_side(shown, margin, (found.low + margin, found.high + margin), words), test=f"t, against {-margin:g}")
+    p = min(1.0, 2 * _tail(abs(found.mean + margin), found.error, found.n))
+    shown = replace(found, p=p, p_sign=math.nan)
+    judged = _by_side(shown, margin, (found.low + margin, found.high + margin), words)
+    return replace(judged, test=f"t, against {-margin:g}")
 
 
-def both(first: Judgement, second: Judgement) -> Judgement:
-    """Judge a claim by two readings of it: the first one decides only if the second one agrees, and is no surer than that."""
+def judge_both(first: Judgement, second: Judgement) -> Judgement:
+    """Judge a claim by two readings of it: the first decides only if the second agrees, and is no surer than that."""
     if first.verdict == second.verdict:
         return first if first.against >= second.against else replace(first, against=second.against)
     reason = next((f" ({j.why})" for j in (first, second) if j.verdict == "inconclusive"), "")
-    return replace(first, verdict="inconclusive", why=f"one reading is {first.verdict}, the other {second.verdict}{reason}", against=1.0)
+    why = f"one reading is {first.verdict}, the other {second.verdict}{reason}"
+    return replace(first, verdict="inconclusive", why=why, against=1.0)
 
 
-def every(parts: Mapping[str, Judgement]) -> Judgement:
+def judge_all(parts: Mapping[str, Judgement]) -> Judgement:
     """Judge a claim that says several things at once.
 
     Parameters
@@ -269,8 +265,9 @@ def every(parts: Mapping[str, Judgement]) -> Judgement:
     Returns
     -------
     Judgement
-        Supported if every part is. Contradicted if some part is, at 5% after Holm's correction over the parts: then the effect
-        is that of the part that is contradicted most surely. Otherwise, and where all parts agree, the effect is that of the first.
+        Supported if every part is. Contradicted if some part is, at 5% after Holm's correction over the parts: then the
+        effect is that of the part that is contradicted most surely. Otherwise, and where all parts agree, the effect is
+        that of the first.
     """
     first, *others = parts.values()
     if all(j.verdict == first.verdict for j in others):

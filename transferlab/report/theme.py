@@ -2,15 +2,14 @@
 
 import altair as alt
 
+from ..arms.growing import GROWN as GROWN
+
 SOURCE = "#c2571a"  # accuracy on the source's own task
 TRANSFER = "#2878b5"  # accuracy on a target after transfer
 GAIN = "#2a9d7c"  # gain over training from scratch
 SCRATCH = "#8a8f98"  # training from scratch
 PROBE = "#b58900"  # frozen features
-GROWN = "#7d5ba6"  # grown networks
 JOINT = "#c0497b"  # joint fine-tuning
-WAYS = {"widen": GROWN, "deepen": "#2b93a3", "widen-and-deepen": "#a0703c", "widen-twice": "#c583c9"}  # to grow
-SCOPES = {"new": "new layers", "fc7-new": "and FC7", "fc6-new": "and FC6", "all": "all layers"}  # what is trained of them
 VERDICT = {"supported": "#2a9d7c", "contradicted": "#c0392b", "inconclusive": "#b58900", "not tested": "#8a8f98"}
 
 FONT = "Inter, Segoe UI, Helvetica Neue, Roboto, Liberation Sans, Arial, sans-serif"
@@ -42,8 +41,10 @@ def at_start(words: str) -> str:
 
 def config(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
     """Return a chart with the book's look: ink from the page, no frame, light grid, direct labels."""
-    ink, words = {"labelColor": INK, "titleColor": INK}, {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
-    lines = {"domainColor": INK, "tickColor": INK, "gridColor": INK, "gridOpacity": 0.12, "domainOpacity": 0.4, "tickOpacity": 0.4}
+    ink = {"labelColor": INK, "titleColor": INK}
+    words = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
+    lines = {f"{part}Color": INK for part in ("domain", "tick", "grid")}
+    lines |= {"gridOpacity": 0.12, "domainOpacity": 0.4, "tickOpacity": 0.4}
     return (
         chart.configure(background="transparent", font=FONT)
         .configure_view(stroke=None)

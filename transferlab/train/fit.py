@@ -1,20 +1,21 @@
 """The one training loop, for one network or for many of one shape at once."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from ..data.augment import BLOCK
-from ..data.images import Sample
-from ..specs import Recipe
 from . import processes
 from .checkpoint import Checkpoint
-from .feed import Batch, Feed
-from .pack import Loss, Trainee, best_size, step_seconds, team
-from .steps import Captured, Stepwise, apart
+from .dropout import own_dropout
+from .feed import Feed
+from .run import Run
+from .steppers import EagerStepper, GraphStepper, side_stream
+from .trainers import Trainer, best_size, rescale, step_seconds, trainer_of
+
+State = dict[str, torch.Tensor]
 
 
 class Diverged(Exception):
@@ -25,92 +26,155 @@ class Diverged(Exception):
         self.step = step
 
 
-def cross_entropy(net: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
-    """Return the mean cross-entropy of a batch, labels smoothed as the recipe says."""
-    return F.cross_entropy(net(batch.images), batch.labels, label_smoothing=recipe.label_smoothing)
+@dataclass(frozen=True)
+class Fitted:
+    """What training gives beside the network.
+
+    Attributes
+    ----------
+    losses : Tensor of float32, shape (steps taken,)
+        The training loss of every step, on the CPU; of a run that diverged, not finite from some step on (`finite`).
+    snapshots : dict of int to dict of str to Tensor
+        By number of steps, the state of the whole network after them, on the CPU.
+    """
+
+    losses: torch.Tensor
+    snapshots: dict[int, State]
 
 
-def fit(
-    net: nn.Module,
-    sample: Sample,
-    recipe: Recipe,
-    seed: int,
-    multiples: dict[nn.Module, float] | None = None,
-    loss: Loss = cross_entropy,
-    checkpoint: Checkpoint | None = None,
-) -> torch.Tensor:
+def fit(run: Run, checkpoint: Checkpoint | None = None) -> Fitted:
     """Train a network in place.
 
     Parameters
     ----------
-    net, sample, recipe, seed, multiples
-        As in `Trainee`.
-    loss : callable
-        From network, batch and recipe to a scalar.
+    run : Run
     checkpoint : Checkpoint, optional
         Where a long run keeps its state now and then, and goes on from.
-
-    Returns
-    -------
-    Tensor of float32, shape (steps,)
-        The training loss of every step, on the CPU.
 
     Raises
     ------
     Diverged
         If the loss stops being finite; looked at after every block of steps, so that no step waits for the device.
     """
-    return finite(fit_together([Trainee(net, sample, recipe, seed, multiples or {})], loss, checkpoint)[0])
+    (fitted,) = fit_together([run], checkpoint)
+    finite(fitted.losses)
+    return fitted
 
 
-def fit_together(trainees: Sequence[Trainee], loss: Loss = cross_entropy, checkpoint: Checkpoint | None = None) -> torch.Tensor:
+def fit_together(runs: Sequence[Run], checkpoint: Checkpoint | None = None) -> list[Fitted]:
     """Train K networks in place, at once.
 
     Parameters
     ----------
-    trainees : sequence of Trainee, length K
-        On one device; networks of one shape; recipes that differ in learning rate, decay and momentum only.
-    loss : callable
-        From network, batch and recipe to a scalar. For K > 1 it is given copies of the networks, which stay as they
-        are until training is over.
+    runs : sequence of Run, length K
+        On one device, with as many streams; networks of one shape; recipes that differ in learning rate, decay and
+        momentum only; the same `stop` and `gradient_scale`. For K > 1 copies of the networks are trained, and put into
+        place when that is over.
     checkpoint : Checkpoint, optional
 
     Returns
     -------
-    Tensor of float32, shape (K, steps)
-        Of a network that diverged, no longer finite from some step on (`finite`); the others are not touched by that. When
-        all have diverged, training ends with the block.
+    list of Fitted, length K
+        A network that diverged does not touch the others. When all have, training ends with the block.
     """
-    recipe, device = trainees[0].recipe, trainees[0].sample.labels.device
-    feed = Feed([t.sample for t in trainees], recipe, [t.seed for t in trainees])
-    losses = torch.zeros(len(trainees), recipe.steps, device=device)
-    draws = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with draws, apart(device):
-        captured = may_be_captured(device, loss)
-        nets = team(trainees, loss, captured)
-        torch.manual_seed(trainees[0].seed + processes.number())  # of dropout
-        step = checkpoint.resume(nets, feed, losses) if checkpoint else 0
-        pace = (Captured if captured else Stepwise)(nets, feed, recipe, losses)
-        while step < recipe.steps:
-            first, before = step - step % BLOCK, feed.state()
-            block = feed.block(min(BLOCK, recipe.steps - first))
-            pace.start(block, step - first, step)
-            for i in range(step - first, len(block.index)):
-                pace.go(i, step)
-                step += 1
-                if checkpoint and processes.number() == 0 and checkpoint.due():
-                    state = before if step % BLOCK else feed.state()
-                    checkpoint.keep(nets, state, losses, step)
-            processes.mean(losses[:, first:step])
-            if not losses[:, first:step].isfinite().all(1).any():
-                break
-        nets.finish()
-    return losses.cpu()
+    first = runs[0]
+    recipe, device, last = first.recipe, first.device, first.last
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), side_stream(device):
+        torch.manual_seed(first.seed + processes.number())  # of what objectives may draw
+        training = Training(runs)
+        trainer, feed, losses = training.trainer, training.feed, training.losses
+        with own_dropout(trainer.nets, training.generators[: len(runs)]):
+            step = checkpoint.resume(training) if checkpoint else 0
+            stepper = training.stepper()
+            training.take_snapshots(step)
+            while step < last:
+                start, before = step - step % BLOCK, feed.state()
+                block = feed.block(min(BLOCK, recipe.steps - start))
+                stepper.start(block, step - start, step)
+                while step < min(start + BLOCK, last):
+                    if first.gradient_scale and step % first.gradient_scale.every == 0:
+                        which = first.gradient_scale.which(step - start, len(block[0].index))
+                        rescale(trainer, (feed.batch(block, i) for i in which))
+                    stepper.go(step - start, step)
+                    step += 1
+                    training.take_snapshots(step)
+                    if checkpoint and processes.number() == 0 and checkpoint.due():
+                        checkpoint.keep(training.state(step, before if step % BLOCK else feed.state()))
+                processes.mean(losses[:, start:step])
+                if not losses[:, start:step].isfinite().all(1).any():
+                    break
+        trainer.finish()
+    return [Fitted(row, found) for row, found in zip(losses[:, :step].cpu(), training.snapshots, strict=True)]
 
 
-def may_be_captured(device: torch.device, loss: Loss) -> bool:
-    """Whether a step does the same each time: a loss of one's own may look at the network that it was made for, or count."""
-    return device.type == "cuda" and processes.count() == 1 and loss is cross_entropy
+class Training:
+    """K runs on their way: all that a checkpoint holds."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        device = runs[0].device
+        self.runs, self.feed = runs, Feed(runs)
+        self.losses = torch.zeros(len(runs), runs[0].recipe.steps, device=device)
+        self.captured = may_be_captured(runs, self.feed)
+        self.trainer: Trainer = trainer_of(runs, self.captured)
+        self.generators = [torch.Generator(device).manual_seed(r.seed + processes.number()) for r in runs]
+        self.generators += [torch.default_generator]
+        self.generators += [torch.cuda.default_generators[device.index]] if device.type == "cuda" else []
+        self.snapshots: list[dict[int, State]] = [{} for _ in runs]
+
+    def stepper(self) -> EagerStepper:
+        """Return what does the steps."""
+        parts = self.trainer, self.feed, self.losses
+        if not self.captured:
+            return EagerStepper(*parts)
+        watched = {step for r in self.runs for w in r.watchers for step in w.steps}
+        return GraphStepper(*parts, generators=self.generators[: len(self.runs)], watched=watched)
+
+    def take_snapshots(self, step: int) -> None:
+        """Keep the networks that are wanted after so many steps."""
+        for run, net, kept in zip(self.runs, self.trainer.nets, self.snapshots, strict=True):
+            if step in run.snapshots:
+                state = run.trained.state_dict() | net.state_dict()
+                kept[step] = {name: value.to("cpu", copy=True) for name, value in state.items()}
+
+    def state(self, step: int, drawn: list[State] | None = None) -> dict[str, Any]:
+        """Return everything that step number `step` depends on, and what was found before.
+
+        Parameters
+        ----------
+        step : int
+            The next one.
+        drawn : list of dict, optional
+            The feed's state before the block of steps that `step` belongs to; by default its present one.
+        """
+        return {
+            "trainer": self.trainer.state(),
+            "feed": drawn or self.feed.state(),
+            "losses": self.losses,
+            "step": step,
+            "random": [g.get_state() for g in self.generators],
+            "snapshots": self.snapshots,
+            "watchers": [[w.state() for w in r.watchers] for r in self.runs],
+        }
+
+    def restore(self, state: dict[str, Any]) -> int:
+        """Go back to where `state` was taken; return the step to go on with."""
+        self.trainer.restore(state["trainer"])
+        self.feed.restore(state["feed"])
+        self.losses.copy_(state["losses"])
+        for generator, kept in zip(self.generators, state["random"], strict=True):
+            generator.set_state(kept)
+        for run, kept in zip(self.runs, state["watchers"], strict=True):
+            for watcher, its in zip(run.watchers, kept, strict=True):
+                watcher.restore(its)
+        self.snapshots = state["snapshots"]
+        return state["step"]
+
+
+def may_be_captured(runs: Sequence[Run], feed: Feed) -> bool:
+    """Whether every step has the device do the same, and nothing waits for the host."""
+    single = runs[0].device.type == "cuda" and processes.count() == 1
+    return single and feed.on_device and all(r.objective.capturable for r in runs)
 
 
 def finite(losses: torch.Tensor) -> torch.Tensor:
@@ -127,10 +191,11 @@ def finite(losses: torch.Tensor) -> torch.Tensor:
     return losses
 
 
-def pack_size(trainees: Sequence[Trainee]) -> int:
-    """Find out, in a few seconds, how many of `trainees` to train at once on their device."""
+def pack_size(runs: Sequence[Run]) -> int:
+    """Find out, in a few seconds, how many of `runs` to train at once on their device."""
 
-    def run(some: Sequence[Trainee], steps: int) -> None:
-        fit_together([replace(t, recipe=replace(t.recipe, steps=steps)) for t in some])
+    def train(some: Sequence[Run], steps: int) -> None:
+        plain = {"lr_multipliers": {}, "snapshots": (), "watchers": (), "gradient_scale": None, "stop": None}
+        fit_together([replace(r, recipe=replace(r.recipe, steps=steps), **plain) for r in some])
 
-    return best_size(trainees, lambda some: step_seconds(some, run))
+    return best_size(runs, lambda some: step_seconds(some, train))

@@ -1,4 +1,4 @@
-"""One training run over several processes, each with its own GPU: torchrun starts them, DistributedDataParallel averages."""
+"""One training run over several processes, each with its own GPU: torchrun starts them, DDP averages gradients."""
 
 import os
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def part(batch: int) -> slice:
 
 
 def shared(net: nn.Module) -> nn.Module:
-    """Return the network such that its gradients are averaged over all processes; BatchNorm sees each one's own part."""
+    """Return the network with gradients averaged over all processes; BatchNorm sees each one's own part."""
     return DistributedDataParallel(net) if count() > 1 else net
 
 

@@ -1,0 +1,170 @@
+"""Fine-tuning: what holds the network, and what BatchNorm does meanwhile."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_world import Seen, context, give, run, small_world, trainings  # noqa: F401  (one is a fixture)
+
+from transferlab.data.images import target_sample
+from transferlab.errors import UserError
+from transferlab.lab import Lab
+from transferlab.methods import L2SP, Distillation, FineTune
+from transferlab.nets.build import build, head_of
+from transferlab.specs import AlexNet, Recipe, ResNet, Source, Subset, Target, Torchvision, Trial
+from transferlab.train.read import inputs_of, predict
+
+RECIPE = Recipe(steps=20, batch=16, lr=0.01, augment="none", weight_decay=0.0)
+BACKBONE = AlexNet((8, 12, 16, 16, 12), (32, 24))
+SOURCE = Source("synthetic:source", 24, Recipe(steps=4, batch=8, lr=0.01))
+TARGET = Target("synthetic:0.5", 24, Subset(classes=6, per_class=5))
+
+
+def tuned(lr: float = RECIPE.lr, **given) -> Trial:
+    return Trial(TARGET, FineTune(replace(RECIPE, lr=lr), **given), BACKBONE, 1, SOURCE)
+
+
+def network(backbone=BACKBONE, size: int = 24) -> torch.nn.Module:
+    net = build(backbone, size, 25, seed=3)
+    predict(net.train(), target_sample(replace(TARGET, size=size), "train", 1))
+    return net
+
+
+@pytest.fixture
+def after(tmp_path):
+    """A function: the training of a trial, and the network that it left."""
+
+    def found(asked: Trial, net: torch.nn.Module | None = None) -> Seen:
+        with trainings() as seen:
+            run(tmp_path, asked, net or network())
+        return seen[0]
+
+    return found
+
+
+def moved(net: torch.nn.Module) -> float:
+    start = network().state_dict()
+    return sum(((p - start[n]) ** 2).sum().item() for n, p in net.named_parameters() if not n.startswith("head")) ** 0.5
+
+
+# ------------------------------------------------------------------------------------------------------- regularisers
+
+
+def test_the_stronger_the_pull_the_nearer_the_weights_stay(after):
+    far = [moved(after(tuned(hold=hold)).run.trained) for hold in (None, L2SP(3.0), L2SP(30.0))]
+    assert far[0] > 1.2 * far[1] > 2 * far[2] > 0
+
+
+def test_the_pull_is_towards_the_networks_own_start_in_a_pack_too(tmp_path):
+    """Three seeds, three source networks: each is held to its own."""
+    asked = [replace(tuned(hold=L2SP(30.0)), seed=seed) for seed in range(3)]
+    far = []
+    for root, pack in ((tmp_path / "alone", 1), (tmp_path / "packed", 3)):
+        starts = [build(BACKBONE, 24, 25, seed=10 + one.seed) for one in asked]
+        for one, net in zip(asked, starts, strict=True):
+            give(root, one.start, net)
+        with trainings() as seen:
+            Lab(root, workers=1, device="cpu", quiet=True, pack=pack).run(asked)
+        assert context(root).store.get(asked[0].key)["provenance"].get("together", 1) == pack
+        left = {one.job.key: one.run.trained for one in seen}
+        far.append(
+            [
+                sum((p - q).norm().item() for p, q in zip(left[one.key].parameters(), net.parameters(), strict=True)
+                    if p.shape == q.shape)
+                for one, net in zip(asked, starts, strict=True)
+            ]
+        )  # fmt: skip
+    assert far[0] == pytest.approx(far[1], rel=1e-4)
+
+
+def test_old_answers_are_kept(after):
+    images, old = target_sample(TARGET, "test", 1), network()
+    then = predict(old, images).log_softmax(1)
+
+    def away(net: torch.nn.Module) -> float:
+        with torch.inference_mode():
+            now = old.head(inputs_of(net, head_of(net)[2], images)).log_softmax(1)
+        return torch.nn.functional.kl_div(now, then, reduction="batchmean", log_target=True).item()
+
+    free, held = (after(tuned(hold=hold)).run.trained for hold in (None, Distillation(10.0)))
+    assert away(held) < 0.3 * away(free)
+
+
+def test_answers_are_kept_where_layers_are_frozen(after):
+    """Images are read, although the activations of frozen layers could be kept."""
+    seen = after(tuned(freeze="conv3", hold=Distillation(1.0)))
+    assert seen.run.whole is None
+    assert seen.fitted.losses.isfinite().all()
+    left, start = seen.run.trained.state_dict(), network().state_dict()
+    assert torch.equal(left["conv3.conv.weight"], start["conv3.conv.weight"])
+    assert not torch.equal(left["conv4.conv.weight"], start["conv4.conv.weight"])
+
+
+def test_a_head_that_is_a_convolution_has_no_answers_to_keep(tmp_path):
+    source, target = replace(SOURCE, size=64), replace(TARGET, size=64)
+    asked = Trial(target, FineTune(RECIPE, hold=Distillation(1.0)), Torchvision("squeezenet1_0"), 1, source)
+    with pytest.raises(UserError, match=r"distillation \(=SqueezeNet\): wants a network whose head is a linear layer"):
+        run(tmp_path, asked, build(asked.backbone, 64, 25, seed=0))
+
+
+# ---------------------------------------------------------------------------------------------------------- BatchNorm
+
+
+@pytest.mark.parametrize(
+    ("backbone", "mode", "kept"),
+    [
+        (BACKBONE, None, ()),
+        (BACKBONE, "statistics", ("running",)),
+        (BACKBONE, "frozen", ("running", "norm")),
+        (ResNet(18), "frozen", ("running", "norm")),
+    ],
+)
+def test_what_batchnorm_keeps(backbone, mode, kept, after):
+    size = 24 if isinstance(backbone, AlexNet) else 16
+    few = FineTune(replace(RECIPE, steps=2), batch_norm=mode)
+    asked = Trial(replace(TARGET, size=size), few, backbone, 1, replace(SOURCE, size=size))
+    start = network(backbone, size)
+    affine = {
+        f"{n}.{p}" for n, m in start.named_modules() if isinstance(m, torch.nn.BatchNorm2d) for p in ("weight", "bias")
+    }
+    before = {n: v.clone() for n, v in start.state_dict().items()}
+    left = after(asked, start).run.trained.state_dict()
+    same = {n for n, v in left.items() if n in before and torch.equal(v, before[n])}
+    running = {n for n in left if "running" in n}
+    assert running
+    assert affine
+    assert same & running == (running if "running" in kept else set())
+    assert same & affine == (affine if "norm" in kept else set())
+
+
+def test_at_a_rate_near_zero_frozen_batchnorm_is_a_head_on_the_sources_features(after):
+    """A known answer: all that learns is the head, with the source's own statistics."""
+    head = after(tuned(0.01, freeze="representation", head_lr=1.0)).fitted.losses
+    for mode in ("frozen", "statistics"):
+        slow = after(tuned(1e-8, head_lr=1e6, batch_norm=mode)).fitted.losses
+        torch.testing.assert_close(slow, head, rtol=0, atol=1e-3)
+    free = after(tuned(1e-8, head_lr=1e6)).fitted.losses
+    assert (free - head).abs().max() > 0.01, "by the batch's own statistics"
+
+
+def test_at_a_low_rate_batchnorms_ways_come_near_to_each_other(after):
+    """At a high one, only the batch's own statistics keep activations in bounds: the others lose the network."""
+    losses = {m: after(tuned(0.002, batch_norm=m)).fitted.losses[-5:].mean() for m in (None, "statistics", "frozen")}
+    assert all(loss < 1.9 for loss in losses.values()), losses
+    assert (losses["statistics"] - losses["frozen"]).abs() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: L2SP(0.0), r"strength \(=0.0\): must be above 0"),
+        (lambda: Distillation(-1.0), r"strength \(=-1.0\): must be above 0"),
+        (lambda: Distillation(1.0, 0.0), r"temperature \(=0.0\): must be above 0"),
+        (lambda: tuned(head_lr=0.0), r"head_lr \(=0.0\): must be above 0"),
+        (lambda: tuned(batch_norm="froze"), r"batch_norm \(=froze\): must be one of statistics, frozen; did you mean"),
+        (lambda: tuned(batch_norm="train"), r"batch_norm \(=train\): must be one of statistics, frozen"),
+    ],
+)
+def test_bad_settings(make, message):
+    with pytest.raises(UserError, match=message):
+        make()

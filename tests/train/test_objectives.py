@@ -1,0 +1,227 @@
+"""Objectives: bound to what is really trained, so that packed is alone, and killed and resumed is uninterrupted."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_fit import RECIPE, SIZE, SMALL, run_of
+from test_trainers import alone, capture, killed, pictures, together
+from torch import nn
+
+from transferlab.errors import UserError
+from transferlab.nets import grow
+from transferlab.nets.build import build
+from transferlab.nets.taps import freeze
+from transferlab.specs.networks import Torchvision
+from transferlab.train.checkpoint import Checkpoint
+from transferlab.train.feed import Batch
+from transferlab.train.fit import fit, fit_together
+from transferlab.train.frozen import shortened
+from transferlab.train.objectives import L2SP, CrossEntropy, Distillation, Objective
+from transferlab.train.run import Run
+
+STEPS = replace(RECIPE, steps=20)
+OBJECTIVES = {
+    CrossEntropy: lambda net: CrossEntropy(),
+    L2SP: lambda net: L2SP(net.state_dict(), 0.5),
+    Distillation: lambda net: Distillation(copy.deepcopy(net), 2.0),
+}
+every_objective = pytest.mark.parametrize("kind", OBJECTIVES)
+
+
+def subclasses(cls: type) -> Iterator[type]:
+    for each in cls.__subclasses__():
+        yield each
+        yield from subclasses(each)
+
+
+def test_these_are_all_objectives():
+    packages = {each for each in subclasses(Objective) if each.__module__.startswith("transferlab.train.")}
+    assert packages == OBJECTIVES.keys()
+
+
+def runs(kind: type[Objective], count: int = 3, recipe=STEPS, frozen: str | None = None) -> list[Run]:
+    """Networks that are moved a bit away from where their objectives think that they started."""
+    found = []
+    for k in range(count):
+        net = build(SMALL, SIZE, 4, k)
+        objective = OBJECTIVES[kind](net)
+        with torch.no_grad():
+            for p in net.parameters():
+                p.mul_(1.1)
+        if frozen:
+            freeze(net, frozen)
+        more = {"lr_multipliers": {net.head: 3.0}, "objective": objective}
+        found.append(run_of(net, pictures(), replace(recipe, lr=0.002 * (k + 1)), k, **more))
+    return found
+
+
+@every_objective
+@pytest.mark.parametrize("frozen", [None, "conv3"])
+def test_packed_is_alone(kind, frozen):
+    losses = together(runs(kind, frozen=frozen))
+    for row, run in zip(losses, runs(kind, frozen=frozen), strict=True):
+        torch.testing.assert_close(row, alone(run), rtol=1e-6, atol=1e-6)
+
+
+@every_objective
+def test_captured_is_eager(kind, monkeypatch):
+    eager = together(runs(kind))
+    capture(monkeypatch)
+    torch.testing.assert_close(together(runs(kind)), eager, rtol=1e-6, atol=1e-6)
+
+
+@every_objective
+def test_shortened_is_whole(kind):
+    """An objective that reads images gets them."""
+    plain = replace(STEPS, augment="none")
+    short, whole = (runs(kind, 2, plain, "pool5") for _ in range(2))
+    short = [shortened(run) for run in short]
+    assert all((run.whole is None) == run.objective.reads_images for run in short)
+    torch.testing.assert_close(together(short), together(whole), rtol=1e-4, atol=1e-5)
+
+
+@every_objective
+@pytest.mark.parametrize("count", [1, 2])
+def test_killed_and_resumed_is_uninterrupted(kind, count, monkeypatch, tmp_path):
+    def train(kept: Checkpoint | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        some = runs(kind, count)
+        return together(some, kept), [v for run in some for v in run.net.state_dict().values()]
+
+    killed(monkeypatch, 7, tmp_path / "c.pt", train)
+    (losses, nets), (wanted, those) = train(Checkpoint(tmp_path / "c.pt", 10**6)), train()
+    assert torch.equal(losses, wanted)
+    assert all(map(torch.equal, nets, those))
+
+
+# ------------------------------------------------------------------------------------------------------------- L2-SP
+
+
+def far(net: nn.Module, start: dict[str, torch.Tensor]) -> float:
+    """The distance of all weights but the head's."""
+    named = [(n, p) for n, p in net.named_parameters() if not n.startswith("head")]
+    return sum(((p - start[n]) ** 2).sum() for n, p in named).sqrt().item()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_pull_keeps_weights_near_the_start(count):
+    """In a pack, too, where it once pulled at nothing."""
+    moved = {}
+    for strength in (0.0, 1.0):
+        nets = [build(SMALL, SIZE, 4, k) for k in range(count)]
+        starts = [copy.deepcopy(net.state_dict()) for net in nets]
+        pulls = [L2SP(start, strength) for start in starts]
+        fit_together([run_of(n, pictures(), STEPS, objective=pull) for n, pull in zip(nets, pulls, strict=True)])
+        moved[strength] = [far(*each) for each in zip(nets, starts, strict=True)]
+    assert all(near < 0.5 * free for near, free in zip(moved[1.0], moved[0.0], strict=True))
+
+
+def test_the_penalty_of_l2_sp():
+    """By hand: frozen layers and the head are left out, the start stays as it was."""
+    net = build(SMALL, SIZE, 4, 0)
+    state = net.state_dict()
+    pull = L2SP(state, 0.5)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.1)
+    freeze(net, "fc6")
+    net.eval()
+    batch = Batch(torch.zeros(2, 3, SIZE, SIZE), torch.tensor([0, 1]))
+    extra = pull.bind(net, STEPS)(batch) - CrossEntropy().bind(net, STEPS)(batch)
+    count = sum(p.numel() for p in net.fc7.parameters())
+    assert extra.item() == pytest.approx(0.25 * 0.01 * count, rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------ distillation
+
+
+def test_answers_stay_as_they_were():
+    apart = {}
+    for strength in (1e-6, 10.0):
+        net = build(SMALL, SIZE, 4, 0)
+        before = copy.deepcopy(net).eval()
+        fit(run_of(net, pictures(), STEPS, objective=Distillation(copy.deepcopy(net), strength)))
+        x = torch.randn(20, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            net.head = before.head
+            apart[strength] = F.kl_div(
+                net(x).log_softmax(1), before(x).log_softmax(1), reduction="batchmean", log_target=True
+            ).item()
+    assert apart[10.0] < 0.5 * apart[1e-6]
+
+
+def test_the_old_network_stays_as_it_was():
+    (run,) = runs(Distillation, 1)
+    before = copy.deepcopy(run.objective.before.state_dict())
+    fit(run)
+    assert all(map(torch.equal, before.values(), run.objective.before.state_dict().values()))
+
+
+def test_a_head_that_is_no_linear_layer():
+    net = build(Torchvision("squeezenet1_0"), 32, 4, 0)
+    with pytest.raises(UserError, match=r"distillation \(=SqueezeNet\): wants a network whose head is a linear layer"):
+        fit(run_of(net, objective=Distillation(copy.deepcopy(net), 1.0)))
+
+
+# -------------------------------------------------------------------------------------- what an objective doesn't reach
+
+
+class Sometimes(CrossEntropy):
+    """Reaches a layer from some step on."""
+
+    def __init__(self, since: int) -> None:
+        self.since = since
+
+    def bind(self, net, recipe, forward=None):
+        loss, steps = super().bind(net, recipe, forward), iter(range(10**6))
+
+        def of(batch):
+            extra = net.extra.weight.square().sum() if next(steps) >= self.since else 0
+            return loss(batch) + extra
+
+        return of
+
+
+class Beside(nn.Module):
+    """A classifier, and a layer that it doesn't use."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(k)
+            self.layer, self.extra = nn.Linear(3 * SIZE**2, 4), nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.flatten(1))
+
+
+@pytest.mark.parametrize("since", [100, 0, 7])
+def test_parameters_that_are_not_reached_neither_decay_nor_move(since):
+    recipe = replace(STEPS, weight_decay=0.1, lr=0.01)
+    make = lambda: [run_of(Beside(k), pictures(), recipe, k, objective=Sometimes(since)) for k in range(2)]  # noqa: E731
+    packed, separate = make(), make()
+    losses = together(packed)
+    for k, (row, a, b) in enumerate(zip(losses, packed, separate, strict=True)):
+        torch.testing.assert_close(row, alone(b), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(a.net.extra.weight, b.net.extra.weight, rtol=1e-5, atol=1e-6)
+        for net in (a.net, b.net):
+            assert torch.equal(net.extra.weight, Beside(k).extra.weight) == (since == 100)
+            assert torch.equal(net.extra.bias, Beside(k).extra.bias)  # never reached
+
+
+def test_each_network_of_a_pack_has_its_own_reach():
+    recipe = replace(STEPS, weight_decay=0.1, lr=0.01)
+    make = lambda: [run_of(Beside(k), pictures(), recipe, k, objective=Sometimes(10 * k)) for k in range(3)]  # noqa: E731
+    packed, separate = make(), make()
+    for row, a, b in zip(together(packed), packed, separate, strict=True):
+        torch.testing.assert_close(row, alone(b), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(a.net.extra.weight, b.net.extra.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_objectives_know_grown_networks_by_their_names():
+    """The names of old units stay; those of new ones are in no start."""
+    net = grow.widen(build(SMALL, SIZE, 4, 0), 6)
+    fit(run_of(net, pictures(), STEPS, objective=L2SP(net.state_dict(), 0.5)))

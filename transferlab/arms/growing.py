@@ -1,0 +1,126 @@
+"""Arms of the chapters on growing a network (Wang et al.), at every scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..errors import choose
+from ..methods.finetune import FineTune
+from ..methods.grow import Grow
+from ..scales import DECIDE, Scale
+from ..scales import scale as scale_of
+from ..specs import OneOf, Recipe
+from ..specs.networks import GROWTH_SCOPES
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+NEW_LR = 10.0  # how many times as fast as old layers new ones learn (Wang et al., sec. 3.3)
+GROWN = "#7d5ba6"
+GROWTH_TONES = {"widen": GROWN, "deepen": "#2b93a3", "widen-and-deepen": "#a0703c", "widen-twice": "#c583c9"}
+SCOPE_WORDS = {"new": "new layers", "fc7-new": "and FC7", "fc6-new": "and FC6", "all": "all layers"}
+SHORT = "replace(replace(datum.label, ' layers', ''), 'and ', '+ ')"  # four of them have room in a small panel
+SMALL_RATES = OneOf(0.004, 0.016, 0.064, seeds=DECIDE)
+RATES = {
+    "smoke": 0.016,
+    "cpu": SMALL_RATES,
+    "gpu": SMALL_RATES,
+    "paper": OneOf(0.0002, 0.001, 0.005, seeds=DECIDE),
+}
+SMALL = dict(zip(GROWTH_SCOPES, ("fc7", "fc6", "pool5", None), strict=True))
+LAST_KEPT = {  # of what is trained (`specs.networks.GROWTH_SCOPES`), the last layer that is kept
+    "smoke": {"new": "fc7", "all": None},
+    "cpu": SMALL,
+    "gpu": SMALL,
+    "paper": SMALL | {"fc6-new": "features.12"},
+}
+
+
+@dataclass(frozen=True)
+class Growing:
+    """Networks that grow, and those that they are compared with, at one scale."""
+
+    scale: Scale
+
+    @property
+    def scopes(self) -> dict[str, str | None]:
+        """What is trained, with the last layer that is kept."""
+        return LAST_KEPT[self.scale.name]
+
+    @property
+    def recipe(self) -> Recipe:
+        """Training of grown networks and of those that they are compared with.
+
+        Images are not augmented, so that the activations of frozen layers can be kept.
+        """
+        return replace(self.scale.train, lr=RATES[self.scale.name], augment="none")
+
+    @property
+    def width(self) -> int:
+        """Units of FC7."""
+        return getattr(self.scale.backbone, "hidden", (4096, 4096))[-1]
+
+    @property
+    def gain(self) -> float:
+        """What gains of grown networks start from: 20 where FC7 has 4096 units (sec. 3.2); in others a unit is as
+        large.
+        """
+        return round(20 * (self.width / 4096) ** 0.5, 3)
+
+    def grown(self, how: str, units: tuple[int, ...] = (), norm: str = "l2", **given: object) -> Grow:
+        """Return a way to grow, rate searched; its gains start from `gain` unless `scale` is given."""
+        start = {"scale": self.gain} if norm == "l2" else {}
+        return Grow(self.recipe, how, units, norm, **start | given)
+
+    def fixed(self, scope: str = "all", **given: object) -> FineTune:
+        """Return what growing is compared with: the network as it is, new head, rate searched among the same ones."""
+        return FineTune(self.recipe, NEW_LR, self.scopes[choose("scope", scope, self.scopes)], **given)
+
+    def trained(self, pairs: Iterable[tuple[object, object]]) -> list[str]:
+        """Return which of `scopes` records are, by their columns ``scope`` (of grown networks) and ``freeze`` (of fixed
+        ones).
+        """
+        frozen = {layer: scope for scope, layer in self.scopes.items()}
+        return [
+            scope if isinstance(scope, str) else frozen[kept if isinstance(kept, str) else None]
+            for scope, kept in pairs
+        ]
+
+
+def growing(scale: str) -> Growing:
+    """Return the arms at a scale, by its name."""
+    return Growing(scale_of(scale))
+
+
+def over_scopes(frame: pd.DataFrame, what: str, tones: Mapping[str, str], height: int = 230) -> alt.LayerChart:
+    """Return accuracy over what is trained of grown networks: a line for each arm, with intervals where there are any.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns ``scope``, ``accuracy`` in percent, `what`, and ``low`` and ``high`` if there are intervals.
+    what : str
+        The column that tells arms apart.
+    tones : mapping of str to str
+        Their colours.
+    """
+    import altair as alt
+
+    scopes = [words for scope, words in SCOPE_WORDS.items() if scope in set(frame["scope"])]
+    axis = alt.Axis(labelAngle=0, grid=False, labelExpr=SHORT)
+    numbers = [alt.Tooltip(f"{c}:Q", format=".1f") for c in ("accuracy", "low", "high") if c in frame]
+    base = alt.Chart(frame.assign(learns=frame["scope"].map(SCOPE_WORDS))).encode(
+        alt.X("learns:N", title="what is trained", sort=scopes, axis=axis, scale=alt.Scale(padding=0.4)),
+        alt.Color(f"{what}:N", legend=None, scale=alt.Scale(domain=list(tones), range=list(tones.values()))),
+        tooltip=[alt.Tooltip(f"{what}:N"), alt.Tooltip("learns:N", title="trained"), *numbers],
+    )
+    title, scale = "test accuracy, %", alt.Scale(zero=False, nice=True, padding=8)
+    lines = base.mark_line(strokeWidth=2.2, point=alt.OverlayMarkDef(size=45))
+    parts = [lines.encode(alt.Y("accuracy:Q", title=title, scale=scale))]
+    if "low" in frame:
+        low = alt.Y("low:Q", title=title, scale=scale)
+        parts.insert(0, base.mark_rule(strokeWidth=1.4, opacity=0.55).encode(low, alt.Y2("high:Q")))
+    return alt.layer(*parts).properties(width="container", height=height)

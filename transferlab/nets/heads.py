@@ -1,0 +1,58 @@
+"""Second heads: more than one answer from one representation, such as that to the source task beside the target's."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from .alexnet import SECOND_HEADS
+from .blocks import drawn, like
+from .build import HEAD_STD, head_of
+from .taps import kept_inputs
+
+
+def add_head(net: nn.Module, name: str, classes: int, seed: int) -> nn.Module:
+    """Add a second head, in place, and return it: it reads what the head reads, and ``forward`` leaves it out.
+
+    Parameters
+    ----------
+    net : Module
+        From `build`; one that is to grow grows first.
+    name : str
+        It is a tap of the network by this name, and the module ``second_heads.NAME``.
+    classes : int
+    seed : int
+        Of the weights, from N(0, 0.01^2), as those of `build.new_head`; the bias is zero.
+    """
+    _, _, head = head_of(net)
+    if not hasattr(net, SECOND_HEADS):
+        net.add_module(SECOND_HEADS, nn.ModuleDict())
+    second = drawn(like(head, head.weight.shape[1], classes), torch.Generator().manual_seed(seed), HEAD_STD)
+    net.second_heads[name] = second
+    return second
+
+
+def logits(
+    net: nn.Module, images: torch.Tensor, names: Sequence[str] = ("head",), forward: Callable | None = None
+) -> list[torch.Tensor]:
+    """Return the logits (N, classes) of several heads, in one pass.
+
+    Parameters
+    ----------
+    net : Module
+    images : Tensor
+        What the network takes.
+    names : sequence of str
+        ``head``, and names of second heads.
+    forward : callable, optional
+        Runs the network, where it is wrapped or compiled; by default the network itself.
+    """
+    read: list[torch.Tensor] = []
+    with kept_inputs(head_of(net)[2], read.append):
+        first = (forward or net)(images)
+    return [first if name == "head" else _flat(net.second_heads[name](read[-1])) for name in names]
+
+
+def _flat(found: torch.Tensor) -> torch.Tensor:
+    """Return logits; of maps as SqueezeNet makes them, by a ReLU and the mean over positions."""
+    return nn.functional.adaptive_avg_pool2d(found.relu(), 1).flatten(1) if found.ndim == 4 else found

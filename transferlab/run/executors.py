@@ -1,0 +1,194 @@
+"""Get jobs done: one after another here, side by side in processes, or on a Dask cluster. Nothing here imports torch.
+
+All three ways are one loop over an executor; what differs is who executes.
+"""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from ..errors import UserError
+from .queue import PATIENCE, Job, Queue
+
+BUSY = "busy"  # what a job returns that somebody else is doing
+POLL = 0.5  # seconds after which a busy job is asked for again
+PULSE = 2.0  # seconds after which an executor that says nothing is looked at
+CONNECT = 10  # seconds that a scheduler has to answer
+RETRIES = 2  # of a pack whose worker died
+KILLED = "failed: its worker was killed"
+KILLS = 3  # of a job's workers before it is given up; after two it has run alone
+GONE = "the scheduler is gone; what is on record stays, and the same command goes on"
+GPU = "GPU"  # the resource that a Dask worker declares for each of its GPUs
+
+
+class Here(Executor):
+    """Executes in this process, at once."""
+
+    def submit(self, function: Callable, /, *arguments: Any, **named: Any) -> Future:
+        future: Future = Future()
+        try:
+            future.set_result(function(*arguments, **named))
+        except Exception as e:
+            future.set_exception(e)
+        return future
+
+
+def local_pool(workers: int, begin: Callable[[Any, int], None], gpus: int) -> ProcessPoolExecutor:
+    """Return a pool of processes here, each of which first calls `begin` with a shared counter and `gpus`."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, begin, (context.Value("i", 0), gpus))
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """Connect to a Dask cluster by the address of its scheduler; yields its client, or ``None`` without an address.
+
+    Raises
+    ------
+    UserError
+        If ``distributed`` is not installed, or the scheduler does not answer.
+    """
+    if address is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError as e:
+        raise UserError(f"cluster (={address}): needs Dask; pip install 'transferlab[cluster]'") from e
+    try:
+        client = Client(address, timeout=CONNECT)
+    except (OSError, ValueError) as e:
+        raise UserError(f"cluster (={address}): the scheduler does not answer ({' '.join(str(e).split())[:80]})") from e
+    try:
+        yield client
+    finally:
+        with suppress(OSError, TimeoutError):
+            client.close(timeout=CONNECT)
+
+
+def cluster_workers(client: Any) -> list[dict]:
+    """Return what a cluster's scheduler knows of its workers."""
+    try:
+        return list(client.scheduler_info(n_workers=-1)["workers"].values())
+    except (KeyError, OSError) as e:
+        raise UserError(f"cluster (={getattr(client.scheduler, 'address', client.status)}): {GONE}") from e
+
+
+def cluster_slots(client: Any) -> int:
+    """Return how many packs a cluster works on at once: one on each GPU that its workers declare, else one on each
+    worker.
+
+    Raises
+    ------
+    UserError
+        If the cluster has no workers, or its scheduler is gone.
+    """
+    workers = cluster_workers(client)
+    if not workers:
+        raise UserError(
+            f"cluster (={client.scheduler.address}): has no workers; start some with: dask worker ADDRESS --nthreads 1"
+        )
+    return int(sum(w["resources"].get(GPU, 0) for w in workers)) or len(workers)
+
+
+def cluster_executor(client: Any) -> Executor:
+    """Return an executor over a cluster: a pack whose worker dies is run again elsewhere, and a GPU has one pack at a
+    time.
+    """
+    workers = cluster_workers(client)
+    needs = {"resources": {GPU: 1}} if any(GPU in w["resources"] for w in workers) else {}
+    return client.get_executor(pure=False, retries=RETRIES, **needs)
+
+
+def run_jobs(
+    queue: Queue,
+    executor: Executor,
+    slots: int,
+    limit: int,
+    do: Callable[[list[Job]], tuple],
+    done: Callable[[Job, str], None],
+    alive: Callable[[], bool] = lambda: True,
+) -> None:
+    """Run every job of a queue.
+
+    Parameters
+    ----------
+    queue : Queue
+    executor : Executor
+    slots : int
+        Packs at once.
+    limit : int
+        Jobs of one shape that make a pack, at most.
+    do : callable
+        From a pack to what the executor is to call: a function and its arguments. It returns the jobs' statuses.
+    done : callable
+        Called with each job and its status.
+    alive : callable
+        Whether the executor can still answer; asked while it does not.
+
+    Raises
+    ------
+    BrokenProcessPool
+        If a worker process was killed: the queue has back what ran, and another executor may go on.
+    UserError
+        If that happens again and again, or the scheduler of a cluster is gone.
+    """
+    running: dict[Future, list[Job]] = {}
+    pack: list[Job] = []  # taken and not yet running
+    before = set(multiprocessing.active_children())
+    try:
+        while queue or running:
+            while queue.ready and len(running) < (1 if queue.alone else slots):
+                pack = queue.take(limit, slots - len(running))
+                lost = queue.kills[pack[0]] >= KILLS
+                running[Here().submit(lambda: [KILLED]) if lost else executor.submit(*do(pack))] = pack
+                pack = []
+            if not running:
+                time.sleep(POLL)
+            finished, _ = wait(running, timeout=POLL if queue.busy else PULSE, return_when=FIRST_COMPLETED)
+            if not finished and not alive():
+                raise CancelledError
+            for future in sorted(
+                finished, key=lambda f: not f.cancelled() and isinstance(f.exception(), BrokenProcessPool)
+            ):
+                try:
+                    found = dict(zip(running[future], future.result(), strict=True))
+                except Exception as e:
+                    if type(e).__name__ != "KilledWorker":  # Dask's, which has tried on several workers
+                        raise
+                    queue.requeue([running.pop(future)], RETRIES)
+                    continue
+                del running[future]
+                queue.busy += [job for job, status in found.items() if status == BUSY]
+                ended = {job: status for job, status in found.items() if status != BUSY}
+                queue.finish(ended)
+                for job, status in ended.items():
+                    queue.patience = queue.patience if status == KILLED else PATIENCE[1]
+                    done(job, status)
+            if len(running) < slots and not queue.ready and queue.busy and not finished:
+                queue.wake()
+    except BrokenProcessPool as e:
+        queue.requeue([pack, *running.values()])
+        if queue.patience < 0:
+            why = "one after another was killed, for lack of memory perhaps; the same command goes on"
+            raise UserError(f"workers (={slots}): {why}") from e
+        raise
+    except CancelledError as e:
+        raise UserError(f"cluster (={slots} workers): {GONE}") from e
+    except BaseException:
+        for future in running:
+            future.cancel()
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        raise
+
+
+def cpu_workers(threads: int) -> int:
+    """Return how many processes of so many threads the cores that are ours can run at once."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // threads)

@@ -1,0 +1,41 @@
+"""Dropout that draws from a generator of the run's own, whatever is trained beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+FEATURES = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+@contextmanager
+def own_dropout(nets: Sequence[nn.Module], generators: Sequence[torch.Generator]) -> Iterator[None]:
+    """Have the dropout layers of each network draw from its own generator."""
+    layers = [(m, g) for net, g in zip(nets, generators, strict=True) for m in net.modules()]
+    layers = [(m, g) for m, g in layers if isinstance(m, (nn.Dropout, StochasticDepth, *FEATURES))]
+    for layer, generator in layers:
+        layer.forward = partial(dropped, layer, generator)
+    try:
+        yield
+    finally:
+        for layer, _ in layers:
+            del layer.forward
+
+
+def dropped(layer: nn.Module, generator: torch.Generator, x: torch.Tensor) -> torch.Tensor:
+    """Return what a dropout layer does, by the same calls as PyTorch's on a CPU."""
+    if not layer.training or layer.p == 0:
+        return x
+    shape, keep = x.shape, 1 - layer.p
+    if isinstance(layer, StochasticDepth):
+        shape = [len(x) if layer.mode == "row" else 1, *[1] * (x.ndim - 1)]
+    elif isinstance(layer, FEATURES):
+        shape = [*x.shape[:2], *[1] * (x.ndim - 2)]
+    noise = torch.empty_like(x) if shape == x.shape else x.new_empty(shape)
+    noise.bernoulli_(keep, generator=generator)
+    return x * (noise.div_(keep) if keep else noise)
