@@ -1,4 +1,5 @@
-"""How fast `fit` trains a network that others have tuned to the limit: the CIFAR-10 network of Keller Jordan's airbench94.
+"""How fast `fit` trains a network that others have tuned to the limit: the CIFAR-10 network of Keller Jordan's
+airbench94.
 
     python benchmarks/airbench.py --device cuda
     python benchmarks/airbench.py --quick --device cpu
@@ -25,7 +26,12 @@ def network(widths: tuple[int, ...] = (64, 256, 256)):
     layers: list[nn.Module] = [nn.Conv2d(3, 24, 2), nn.GELU()]
     before = 24
     for width in widths:
-        layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(width), nn.GELU()]
+        layers += [
+            nn.Conv2d(before, width, 3, padding=1, bias=False),
+            nn.MaxPool2d(2),
+            nn.BatchNorm2d(width),
+            nn.GELU(),
+        ]
         layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.GELU()]
         before = width
     return nn.Sequential(*layers, nn.MaxPool2d(3), nn.Flatten(), nn.Linear(before, CLASSES, bias=False))
@@ -38,6 +44,7 @@ def speed(device: str, steps: int, batch: int, precision: str) -> float:
     from transferlab.data.images import Sample
     from transferlab.specs import Recipe
     from transferlab.train.fit import fit
+    from transferlab.train.run import Run, Stream
 
     count = 20 * batch
     pixels = torch.randint(0, 256, (count, SIZE, SIZE, 3), dtype=torch.uint8)
@@ -46,7 +53,7 @@ def speed(device: str, steps: int, batch: int, precision: str) -> float:
     for run in (steps // 4 or 1, steps):
         net = network().to(device)
         began = time.perf_counter()
-        fit(net, sample, Recipe(steps=run, batch=batch, lr=0.01, precision=precision), 0)
+        fit(Run(net, (Stream(sample, 0),), Recipe(steps=run, batch=batch, lr=0.01, precision=precision), 0))
         took = time.perf_counter() - began
     return steps * batch / took
 

@@ -26,13 +26,15 @@ def timed(workers: int, runs: int, steps: int) -> dict:
         with LocalCluster(n_workers=workers, threads_per_worker=1, **quiet) as cluster, Client(cluster) as client:
             client.run(_import)
             began = time.perf_counter()
-            found = Lab(Path(folder) / "store", client=client, quiet=True, device="cpu").run(trials(runs, steps, "float32"))
+            found = Lab(Path(folder) / "store", client=client, quiet=True, device="cpu").run(
+                trials(runs, steps, "float32")
+            )
             seconds = time.perf_counter() - began
     return {"who": f"{workers} workers", "seconds": seconds, "accuracy": float(found["accuracy"].mean())}
 
 
 def _import() -> None:
-    import transferlab.worker  # noqa: F401
+    import transferlab.run.work  # noqa: F401
 
 
 def main() -> None:
@@ -50,7 +52,14 @@ def main() -> None:
             print(f"round {number + 1}/{rounds}: {kept[-1]['who']} {kept[-1]['seconds']:.1f} s", flush=True)
     faster = ratio((r["seconds"] for r in kept[::2]), (r["seconds"] for r in kept[1::2]))
     rows = [{"what": "two Dask workers of one thread against one", "value": faster, "unit": "times", "target": "1.6"}]
-    write("cluster", rows, {"rounds": rounds, "runs_each": runs, "steps": steps, **machine()}, kept, given.out, given.quick)
+    write(
+        "cluster",
+        rows,
+        {"rounds": rounds, "runs_each": runs, "steps": steps, **machine()},
+        kept,
+        given.out,
+        given.quick,
+    )
 
 
 if __name__ == "__main__":

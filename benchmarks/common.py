@@ -1,7 +1,6 @@
 """What every benchmark shares: contestants in processes of their own, the machine, the file of results."""
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -25,12 +24,13 @@ def machine(device: str = "cpu") -> dict:
     """Say what this was measured on."""
     import torch
 
-    from transferlab.worker import COMMIT, processor
+    from transferlab.run.devices import COMMIT, processor
+    from transferlab.run.executors import cpu_workers
 
     about = {
         "commit": COMMIT,
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cpu_workers(1),
         "torch": torch.__version__,
         "day": time.strftime("%Y-%m-%d", time.gmtime()),
     }
@@ -38,10 +38,10 @@ def machine(device: str = "cpu") -> dict:
 
 
 def step_by_step() -> None:
-    """Have steps of training done as they come from now on, on a GPU too, where one is captured as a CUDA graph and replayed."""
+    """Have steps of training done as they come from now on, also on a GPU, where one is captured and replayed."""
     from transferlab.train import fit
 
-    fit.Captured = fit.Stepwise
+    fit.may_be_captured = lambda runs, feed: False
 
 
 def ratio(ours: Iterable[float], theirs: Iterable[float]) -> float:
@@ -49,7 +49,9 @@ def ratio(ours: Iterable[float], theirs: Iterable[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
-def write(name: str, rows: list[dict], about: dict, runs: list[dict], out: Path | None, quick: bool, last: bool = True) -> None:
+def write(
+    name: str, rows: list[dict], about: dict, runs: list[dict], out: Path | None, quick: bool, last: bool = True
+) -> None:
     """Write what was measured, unless it was only a quick look; print it when the `last` round is over.
 
     Parameters

@@ -9,14 +9,15 @@
 Everybody trains the same AlexNet (10 M multiply-adds at 32 px) on the same images with the same augmentation, rate
 schedule, label smoothing and number of steps, and is timed from the decoded images to the last step. Peers:
 
-- ``reference``: the loop of torchvision's reference training script: PIL transforms in a DataLoader with its best number of
+- ``reference``: the loop of torchvision's reference training script: PIL transforms in a DataLoader with its best
+number of
   workers (tried first), ``.item()`` at each step;
 - ``lightning``: the same data through a LightningModule and a Trainer, logging at each step.
 
 Both are also run in channels_last layout, which neither does by itself. Each run is a process of its own; rounds go
-ours, reference, lightning, ours ... so that a machine that slows down slows down for all. Expected on two cores: at least 2.5
-times the reference and 2 times Lightning in float32, at least 1.5 times both in bf16 where the processor has it; on a GPU 8
-and 4 times. Lightning takes part where it is installed.
+ours, reference, lightning, ours ... so that a machine that slows down slows down for all. Expected on two cores: at
+least 2.5 times the reference and 2 times Lightning in float32, at least 1.5 times both in bf16 where the processor has
+it; on a GPU 8 and 4 times. Lightning takes part where it is installed.
 """
 
 import argparse
@@ -76,7 +77,9 @@ def ours(train, seed: int, steps: int, precision: str, device: str, how: str, **
     import torch
 
     from transferlab.specs import Recipe
-    from transferlab.train.fit import cross_entropy, fit
+    from transferlab.train.fit import fit
+    from transferlab.train.objectives import CrossEntropy
+    from transferlab.train.run import Run, Stream
 
     compiled = how == "compiled"
     if how == "stepwise":
@@ -85,13 +88,21 @@ def ours(train, seed: int, steps: int, precision: str, device: str, how: str, **
     if compiled:
         net, model = compiled_once(device)
         net.load_state_dict(network(seed).state_dict())
-    loss = (lambda _, batch, recipe: cross_entropy(model, batch, recipe)) if compiled else cross_entropy
-    fit(net, train.to(torch.device(device)), Recipe(steps=steps, batch=BATCH, lr=RATE, precision=precision), seed, loss=loss)
+
+    class Compiled(CrossEntropy):
+        def bind(self, net, recipe, forward=None):
+            return super().bind(net, recipe, model)
+
+    recipe = Recipe(steps=steps, batch=BATCH, lr=RATE, precision=precision)
+    objective = Compiled() if compiled else CrossEntropy()
+    fit(Run(net, (Stream(train.to(torch.device(device)), seed),), recipe, seed, objective=objective))
     return net
 
 
 def loader(train, seed: int, steps: int, workers: int):
-    """Return what a user of torchvision writes: arrays become PIL images, are cropped, mirrored, made tensors, normalised."""
+    """Return what a user of torchvision writes: arrays become PIL images, are cropped, mirrored, made tensors,
+    normalised.
+    """
     import torch
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset, RandomSampler
@@ -100,7 +111,14 @@ def loader(train, seed: int, steps: int, workers: int):
     from transferlab.data.augment import MEAN, STD
 
     arrays, labels = train.pixels[train.rows].numpy(), train.labels.numpy()
-    change = T.Compose([T.RandomCrop(SIZE, SIZE // 8, padding_mode="edge"), T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(MEAN, STD)])
+    change = T.Compose(
+        [
+            T.RandomCrop(SIZE, SIZE // 8, padding_mode="edge"),
+            T.RandomHorizontalFlip(),
+            T.ToTensor(),
+            T.Normalize(MEAN, STD),
+        ]
+    )
 
     class Images(Dataset):
         def __len__(self) -> int:
@@ -131,7 +149,15 @@ def sgd(net, steps: int, rate: float = RATE):
 
 
 def reference(
-    train, seed: int, steps: int, precision: str, workers: int, channels_last: bool, rate: float = RATE, device: str = "cpu", **_
+    train,
+    seed: int,
+    steps: int,
+    precision: str,
+    workers: int,
+    channels_last: bool,
+    rate: float = RATE,
+    device: str = "cpu",
+    **_,
 ):
     """Train as torchvision's reference script does: one step after another, loss and accuracy read at each."""
     import torch
@@ -211,8 +237,8 @@ def contest(who: str, seed: int, steps: int, precision: str, workers: int, devic
     """Run one contestant in this process."""
     import torch
 
-    from transferlab.measure.metrics import accuracy
-    from transferlab.train.predict import predict
+    from transferlab.measure.metrics import scores
+    from transferlab.train.read import predict
 
     train, test = images()
     name, _, how = who.partition(" ")
@@ -233,12 +259,12 @@ def contest(who: str, seed: int, steps: int, precision: str, workers: int, devic
         "workers": workers,
         "warm_up": warm,
         "images_per_second": steps * BATCH / seconds,
-        "accuracy": accuracy(predict(net.cpu(), test), test.labels)["accuracy"],
+        "accuracy": scores(predict(net.cpu(), test), test.labels)["accuracy"],
     }
 
 
 def ceiling(precision: str, device: str, side: int = 2048) -> dict:
-    """Return how fast this device multiplies large matrices, in multiply-adds a second: no training can be much faster."""
+    """Return how fast this device multiplies large matrices, in multiply-adds a second: training cannot be faster."""
     import torch
 
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -285,11 +311,15 @@ def rows_of(runs: list[dict], limits: list[dict], best: dict[str, int], precisio
     ]
     if STEPWISE in of:
         gain = ratio(pace["ours"], pace[STEPWISE])
-        rows.append({"what": "one run, a step captured and replayed, against step by step", "value": gain, "unit": "times"})
+        rows.append(
+            {"what": "one run, a step captured and replayed, against step by step", "value": gain, "unit": "times"}
+        )
     for peer, workers in best.items():
         pairs = zip(of["ours"], of[peer], strict=True)
         ahead = effect([100 * (a["accuracy"] - b["accuracy"]) for a, b in pairs])
-        between = f"accuracy {ahead.mean:+.1f} points" + (f" [{ahead.low:+.1f}, {ahead.high:+.1f}]" if ahead.n > 1 else "")
+        between = f"accuracy {ahead.mean:+.1f} points" + (
+            f" [{ahead.low:+.1f}, {ahead.high:+.1f}]" if ahead.n > 1 else ""
+        )
         what = f"one run against {peer} ({workers} loader workers), {between}"
         wanted = TARGETS[gpu, precision].get(peer)
         row = {"what": what, "value": ratio(pace["ours"], pace[peer]), "unit": "times"}
@@ -305,7 +335,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--quick", action="store_true", help="one round of a few steps")
-    parser.add_argument("--out", type=Path, help="where the JSON goes; by default below benchmarks/results (not when quick)")
+    parser.add_argument(
+        "--out", type=Path, help="where the JSON goes; by default below benchmarks/results (not when quick)"
+    )
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--loaders", default="0", help=argparse.SUPPRESS)
@@ -326,7 +358,9 @@ def main() -> None:
     variants = [STEPWISE] if (gpu or given.quick) and not given.compiled else []
     same = {"precision": given.precision, "device": given.device}
     best = dict.fromkeys(peers, 0)
-    if not given.quick and not given.compiled:  # the best number of workers, tried on a third of the steps; no loader knows the layout
+    if (
+        not given.quick and not given.compiled
+    ):  # the best number of workers, tried on a third of the steps; no loader knows the layout
         counts, few = "0,4,8,16" if gpu else "0,1,2", max(4, steps // 3)
         plain = dict.fromkeys(peer.partition(" ")[0] for peer in peers)
         tried = {name: ask(__file__, contestant=name, steps=few, loaders=counts, **same)["workers"] for name in plain}
@@ -336,12 +370,20 @@ def main() -> None:
     for seed in range(rounds):
         limits.append(ask(__file__, contestant="ceiling", **same))
         for who in ("ours", *variants, *peers):
-            runs.append(ask(__file__, contestant=who, seed=seed, steps=steps, loaders=best.get(who, 0), **same) | {"seed": seed})
+            runs.append(
+                ask(__file__, contestant=who, seed=seed, steps=steps, loaders=best.get(who, 0), **same) | {"seed": seed}
+            )
             measured = f"{runs[-1]['images_per_second']:7.0f} images/s, accuracy {100 * runs[-1]['accuracy']:.1f}%"
             print(f"round {seed + 1}/{rounds}: {who:24} {measured}", flush=True)
         about = {**same, "rounds": seed + 1, "steps": steps, "batch": BATCH, **machine(given.device)}
         write(
-            name, rows_of(runs, limits, best, given.precision, gpu), about, limits + runs, given.out, given.quick, last=seed + 1 == rounds
+            name,
+            rows_of(runs, limits, best, given.precision, gpu),
+            about,
+            limits + runs,
+            given.out,
+            given.quick,
+            last=seed + 1 == rounds,
         )
 
 

@@ -69,10 +69,16 @@ def main() -> None:
     given = parser.parse_args()
     rounds, count = (1, 100) if given.quick else (given.rounds, 10_000)
     kept = [{"reading": reading(count), "planning": planning(count), "import": importing()} for _ in range(rounds)]
-    words = {"reading": (f"`Lab.run` of {count} trials on record", "1"), "planning": (f"planning {count} missing ones", "2")}
+    words = {
+        "reading": (f"`Lab.run` of {count} trials on record", "1"),
+        "planning": (f"planning {count} missing ones", "2"),
+    }
     words["import"] = ("`import transferlab`", "0.3")
     middle = {name: statistics.median(r[name] for r in kept) for name in words}
-    rows = [{"what": what, "value": middle[name], "unit": "s", "target": f"at most {most}"} for name, (what, most) in words.items()]
+    rows = [
+        {"what": what, "value": middle[name], "unit": "s", "target": f"at most {most}"}
+        for name, (what, most) in words.items()
+    ]
     write("overheads", rows, {"rounds": rounds, **machine()}, kept, given.out, given.quick)
 
 

@@ -4,15 +4,16 @@
     python benchmarks/probe.py --device cuda    # our side on the GPU
     python benchmarks/probe.py --quick --device cpu
 
-The features are FC7 (256 units, standardised) of the chapters' network, trained for a few hundred steps on the synthetic source;
-the task is 50 classes of the synthetic target, others in each round, 2,000 training and 1,500 test images. Everybody tries 8
-penalties, each from half a decade to the next around what suits it, on the same 3 stratified folds, and fits the best one to
-all training images: this is timed. Peers: `GridSearchCV` over ``LinearSVC`` and ``LogisticRegression``, a process with one thread
-on each core, warm. Ours are one process with its best number of threads, one or as many as cores (tried first). Each run is
-a process of its own; rounds go ours, theirs, ours ... so that a machine that slows down slows down for all.
+The features are FC7 (256 units, standardised) of the chapters' network, trained for a few hundred steps on the
+synthetic source; the task is 50 classes of the synthetic target, others in each round, 2,000 training and 1,500 test
+images. Everybody tries 8 penalties, each from half a decade to the next around what suits it, on the same 3 stratified
+folds, and fits the best one to all training images: this is timed. Peers: `GridSearchCV` over ``LinearSVC`` and
+``LogisticRegression``, a process with one thread on each core, warm. Ours are one process with its best number of
+threads, one or as many as cores (tried first). Each run is a process of its own; rounds go ours, theirs, ours ... so
+that a machine that slows down slows down for all.
 
-Expected: ridge at least 100 times LinearSVC and 20 times LogisticRegression, softmax at least 3 times LogisticRegression,
-the best squared hinge within 0.2 points of the best LinearSVC.
+Expected: ridge at least 100 times LinearSVC and 20 times LogisticRegression, softmax at least 3 times
+LogisticRegression, the best squared hinge within 0.2 points of the best LinearSVC.
 """
 
 import argparse
@@ -25,6 +26,8 @@ from pathlib import Path
 
 from common import ask, machine, ratio, write
 
+from transferlab.run.executors import cpu_workers
+
 ROUNDS, STEPS, SIZE, CLASSES, FOLDS = 5, 300, 32, 50, 3
 EXPONENTS = {  # of ten: our own strengths, and C
     "ridge": [0.5 - i / 2 for i in range(8)],
@@ -32,7 +35,11 @@ EXPONENTS = {  # of ten: our own strengths, and C
     "squared-hinge": [-4.5 + i / 2 for i in range(8)],
 }
 PEERS = {"LinearSVC": "squared-hinge", "LogisticRegression": "logistic"}
-TARGETS = {("ridge", "LinearSVC"): "100", ("ridge", "LogisticRegression"): "20", ("logistic", "LogisticRegression"): "3"}
+TARGETS = {
+    ("ridge", "LinearSVC"): "100",
+    ("ridge", "LogisticRegression"): "20",
+    ("logistic", "LogisticRegression"): "3",
+}
 
 
 def make(folder: Path, rounds: int, steps: int) -> None:
@@ -45,28 +52,37 @@ def make(folder: Path, rounds: int, steps: int) -> None:
     from transferlab.nets.build import build
     from transferlab.specs import Recipe, Source, Subset, Target
     from transferlab.train.fit import fit
-    from transferlab.train.predict import features
+    from transferlab.train.read import read
+    from transferlab.train.run import Run, Stream
 
     recipe = Recipe(steps=steps, batch=128, lr=0.1)
     net = build(scales.scale("cpu").backbone, SIZE, CLASSES, 0)
-    fit(net, source_sample(Source("synthetic:source", SIZE, recipe, Subset(classes=CLASSES)), 0), recipe, 0)
+    sample = source_sample(Source("synthetic:source", SIZE, recipe, Subset(classes=CLASSES)), 0)
+    fit(Run(net, (Stream(sample, 0),), recipe, 0))
     for seed in range(rounds):
-        part = [target_sample(Target("synthetic:0", SIZE, Subset(classes=CLASSES)), s, seed) for s in ("train", "validation", "test")]
-        x, *others = [features(net, sample, ["fc7"])["fc7"] for sample in part]
+        part = [
+            target_sample(Target("synthetic:0", SIZE, Subset(classes=CLASSES)), s, seed)
+            for s in ("train", "validation", "test")
+        ]
+        x, *others = [read(net, sample, ["fc7"])["fc7"] for sample in part]
         mean, std = x.mean(0), x.std(0)
         std[std < 1e-6] = 1
         found = {"x": (x - mean) / std, "labels": part[0].labels, "test": (torch.cat(others) - mean) / std}
-        save_file(found | {"answers": torch.cat([sample.labels for sample in part[1:]])}, folder / f"{seed}.safetensors")
+        save_file(
+            found | {"answers": torch.cat([sample.labels for sample in part[1:]])}, folder / f"{seed}.safetensors"
+        )
 
 
 def ours(name: str, x, labels, device: str):
     """Return the weights and biases that a solver of ours chooses."""
-    from transferlab.methods import solvers
+    from transferlab.train import solvers
 
     solve = {"ridge": solvers.ridge, "logistic": solvers.logistic, "squared-hinge": solvers.squared_hinge}[name]
     strengths = tuple(10**e for e in EXPONENTS[name])
     if name != "ridge":
-        strengths = tuple(1 / (s * len(x) * (FOLDS - 1) / FOLDS) for s in strengths)  # features of unit variance: C to strength
+        strengths = tuple(
+            1 / (s * len(x) * (FOLDS - 1) / FOLDS) for s in strengths
+        )  # features of unit variance: C to strength
     x, labels = x.to(device), labels.to(device)
     folds = solvers.stratified(labels, FOLDS)
     accuracies = solvers.held_out(x, labels, folds, *solve(x, labels, CLASSES, strengths, folds))
@@ -83,7 +99,7 @@ def theirs(name: str, x, labels, jobs: int):
     from sklearn.model_selection import GridSearchCV
     from sklearn.svm import LinearSVC
 
-    from transferlab.methods.solvers import stratified
+    from transferlab.train.solvers import stratified
 
     folds = stratified(labels, FOLDS).numpy()
     parts = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in range(FOLDS)]
@@ -128,9 +144,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="for both sides; by default all")
+    parser.add_argument("--cores", type=int, default=cpu_workers(1), help="for both sides; by default all")
     parser.add_argument("--quick", action="store_true", help="one round of an eighth of the images")
-    parser.add_argument("--out", type=Path, help="where the JSON goes; by default below benchmarks/results (not when quick)")
+    parser.add_argument(
+        "--out", type=Path, help="where the JSON goes; by default below benchmarks/results (not when quick)"
+    )
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--jobs", type=int, help=argparse.SUPPRESS)
@@ -152,26 +170,50 @@ def main() -> None:
             for who in (*EXPONENTS, *PEERS):
                 path = Path(folder) / f"{seed}.safetensors"
                 runs.append(ask(__file__, contestant=who, path=path, jobs=jobs[who], **same) | {"seed": seed})
-                measured = f"{runs[-1]['seconds']:8.3f} s, accuracy {100 * runs[-1]['accuracy']:.1f}%, choice {runs[-1]['chosen'] + 1} of 8"
+                last = runs[-1]
+                reached = f"accuracy {100 * last['accuracy']:.1f}%, choice {last['chosen'] + 1} of 8"
+                measured = f"{last['seconds']:8.3f} s, {reached}"
                 print(f"round {seed + 1}/{rounds}: {who:20} {measured}", flush=True)
     of = {who: [r for r in runs if r["who"] == who] for who in (*EXPONENTS, *PEERS)}
     ahead = {
-        pair: 100 * statistics.mean(a["accuracy"] - b["accuracy"] for a, b in zip(*map(of.get, pair), strict=True)) for pair in pairs()
+        pair: 100 * statistics.mean(a["accuracy"] - b["accuracy"] for a, b in zip(*map(of.get, pair), strict=True))
+        for pair in pairs()
     }
     rows = []
     for pair in pairs():
         faster = ratio(*([r["seconds"] for r in of[who]] for who in reversed(pair)))
         what = f"{pair[0]} probe, 8 penalties and {FOLDS} folds, against {pair[1]}, accuracy {ahead[pair]:+.1f} points"
-        rows.append({"what": what, "value": faster, "unit": "times"} | ({"target": TARGETS[pair]} if pair in TARGETS else {}))
+        rows.append(
+            {"what": what, "value": faster, "unit": "times"} | ({"target": TARGETS[pair]} if pair in TARGETS else {})
+        )
     pair = ("squared-hinge", "LinearSVC")
-    rows.append({"what": "best squared hinge less best LinearSVC", "value": ahead[pair], "unit": "points", "target": "at least -0.2"})
-    about = {"device": given.device, "rounds": rounds, "steps": STEPS, "jobs": jobs, **versions(), **machine(given.device)}
+    rows.append(
+        {
+            "what": "best squared hinge less best LinearSVC",
+            "value": ahead[pair],
+            "unit": "points",
+            "target": "at least -0.2",
+        }
+    )
+    about = {
+        "device": given.device,
+        "rounds": rounds,
+        "steps": STEPS,
+        "jobs": jobs,
+        **versions(),
+        **machine(given.device),
+    }
     write(f"probe-{given.device.partition(':')[0]}", rows, about, runs, given.out, given.quick)
 
 
 def pairs() -> list[tuple[str, str]]:
     """Return who is compared with whom."""
-    return [("ridge", "LinearSVC"), ("ridge", "LogisticRegression"), ("squared-hinge", "LinearSVC"), ("logistic", "LogisticRegression")]
+    return [
+        ("ridge", "LinearSVC"),
+        ("ridge", "LogisticRegression"),
+        ("squared-hinge", "LinearSVC"),
+        ("logistic", "LogisticRegression"),
+    ]
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,8 @@ from common import RESULTS
 
 HEAD = """# Benchmarks
 
-Made by `python benchmarks/report.py` from `benchmarks/results/`; each script there says how it measures. Every figure is the
+Made by `python benchmarks/report.py` from `benchmarks/results/`; each script there says how it \
+measures. Every figure is the
 median over rounds in which the sides took turns on one machine. *Wanted* is what we set out to reach.
 
 | measured | value | wanted | machine | versions | rounds |
@@ -23,7 +24,14 @@ def line(found: dict, row: dict) -> str:
     where = found.get("gpu") or f"{found['processor']}, {found['cores']} cores"
     precision = f", {found['precision']}" if "precision" in found else ""
     versions = f"torch {found['torch']}, commit {found['commit']}, {found['day']}"
-    cells = (row["what"] + precision, f"{row['value']:.3g} {row['unit']}", row.get("target", ""), where, versions, str(found["rounds"]))
+    cells = (
+        row["what"] + precision,
+        f"{row['value']:.3g} {row['unit']}",
+        row.get("target", ""),
+        where,
+        versions,
+        str(found["rounds"]),
+    )
     return f"| {' | '.join(cells)} |\n"
 
 

@@ -4,10 +4,10 @@
     python benchmarks/study.py --device cuda      # GPU: 64 runs trained together against our own loop, one at a time
     python benchmarks/study.py --quick --device cpu
 
-All runs train the chapters' AlexNet on the synthetic source (25 classes), four learning rates and as many seeds as it takes.
-Each side is a process of its own, timed from the decoded images to the last accuracy; ours includes the start of its
-workers. Expected: at least 3 times the reference loop on two cores; on a GPU at least 4 times one at a time, and the GPU
-busy at least 90% of the time.
+All runs train the chapters' AlexNet on the synthetic source (25 classes), four learning rates and as many seeds as it
+takes. Each side is a process of its own, timed from the decoded images to the last accuracy; ours includes the start of
+its workers. Expected: at least 3 times the reference loop on two cores; on a GPU at least 4 times one at a time, and
+the GPU busy at least 90% of the time.
 """
 
 import argparse
@@ -29,7 +29,8 @@ STEPWISE = "one at a time, step by step"  # without CUDA graphs; a quarter of th
 def trials(runs: int, steps: int, precision: str) -> list:
     """Return the study: so many runs from scratch."""
     from transferlab import scales
-    from transferlab.specs import Recipe, Scratch, Subset, Target, Trial
+    from transferlab.methods import Scratch
+    from transferlab.specs import Recipe, Subset, Target, Trial
 
     target, backbone = Target("synthetic:source", SIZE, Subset(classes=CLASSES)), scales.scale("cpu").backbone
     recipes = [Recipe(steps=steps, batch=BATCH, lr=rate, precision=precision) for rate in RATES]
@@ -50,7 +51,9 @@ class Watch:
         command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
         while not self.over.wait(0.5):
             try:
-                self.busy.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]))
+                self.busy.append(
+                    float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0])
+                )
             except (OSError, ValueError, subprocess.CalledProcessError):
                 return
 
@@ -65,8 +68,8 @@ def contest(who: str, runs: int, steps: int, precision: str, device: str, loader
 
     from transferlab.data.images import target_sample
     from transferlab.lab import Lab
-    from transferlab.measure.metrics import accuracy
-    from transferlab.train.predict import predict
+    from transferlab.measure.metrics import scores
+    from transferlab.train.read import predict
 
     asked = trials(runs // 4 if who == STEPWISE else runs, steps, precision)
     if who == STEPWISE:
@@ -80,9 +83,14 @@ def contest(who: str, runs: int, steps: int, precision: str, device: str, loader
                 train, test = parts[t.seed]
                 torch.manual_seed(t.seed)
                 net = reference(train, t.seed, steps, precision, loaders, False, t.recipe.lr)
-                found.append(accuracy(predict(net, test), test.labels)["accuracy"])
+                found.append(scores(predict(net, test), test.labels)["accuracy"])
         else:
-            pack = {"lab": None, "one at a time": 1, STEPWISE: 1, "together": min(runs, 8) if device == "cpu" else None}[who]
+            pack = {
+                "lab": None,
+                "one at a time": 1,
+                STEPWISE: 1,
+                "together": min(runs, 8) if device == "cpu" else None,
+            }[who]
             found = Lab(folder, device=device, pack=pack, quiet=True).run(asked)["accuracy"]
         seconds = time.perf_counter() - began
     about = {"who": who, "seconds": seconds, "accuracies": [round(float(a), 5) for a in found]}
@@ -120,23 +128,37 @@ def main() -> None:
             options = {"contestant": who, "runs": runs, "steps": steps, "precision": precision, "device": given.device}
             kept.append(ask(__file__, **options))
             reached = 100 * statistics.mean(kept[-1]["accuracies"])
-            print(f"round {number + 1}/{rounds}: {who} {kept[-1]['seconds']:.1f} s, accuracy {reached:.1f}%", flush=True)
+            print(
+                f"round {number + 1}/{rounds}: {who} {kept[-1]['seconds']:.1f} s, accuracy {reached:.1f}%", flush=True
+            )
     of = {who: [r for r in kept if r["who"] == who] for who in (ours, theirs, STEPWISE)}
     faster = ratio((r["seconds"] for r in of[theirs]), (r["seconds"] for r in of[ours]))
     seeds, rates = range(-(-runs // len(RATES))), len(RATES)
-    runs_of = {who: [100 * statistics.mean(r["accuracies"][i] for r in of[who]) for i in range(runs)] for who in (ours, theirs)}
+    runs_of = {
+        who: [100 * statistics.mean(r["accuracies"][i] for r in of[who]) for i in range(runs)] for who in (ours, theirs)
+    }
     by_seed = {who: [statistics.mean(a[s * rates : (s + 1) * rates]) for s in seeds] for who, a in runs_of.items()}
     ahead = effect([a - b for a, b in zip(by_seed[ours], by_seed[theirs], strict=True)])
     between = f" [{ahead.low:+.1f}, {ahead.high:+.1f}] over {ahead.n} seeds" if ahead.n > 1 else ""
     peer = "our own loop, one at a time" if gpu else "torchvision's reference loop, run after run"
     rows = [
-        {"what": f"a study of {runs} runs against {peer}", "value": faster, "unit": "times", "target": "4" if gpu else "3"},
+        {
+            "what": f"a study of {runs} runs against {peer}",
+            "value": faster,
+            "unit": "times",
+            "target": "4" if gpu else "3",
+        },
         {"what": f"its accuracy, ahead{between}", "value": ahead.mean, "unit": "points", "target": "within 0.5"},
     ]
     if gpu:
         each = ratio(*([r["seconds"] / len(r["accuracies"]) for r in of[who]] for who in (STEPWISE, ours)))
-        rows.insert(1, {"what": "the same, against that loop without CUDA graphs", "value": each, "unit": "times", "target": "4"})
-        rows.append({"what": "GPU busy", "value": statistics.mean(r["busy"] for r in of[ours]), "unit": "%", "target": "90"})
+        rows.insert(
+            1,
+            {"what": "the same, against that loop without CUDA graphs", "value": each, "unit": "times", "target": "4"},
+        )
+        rows.append(
+            {"what": "GPU busy", "value": statistics.mean(r["busy"] for r in of[ours]), "unit": "%", "target": "90"}
+        )
         rows.append({"what": "GPU memory", "value": max(r["gib"] for r in of[ours]), "unit": "GiB"})
     about = {"precision": precision, "rounds": rounds, "steps": steps, "batch": BATCH, **machine(given.device)}
     write(f"study-{given.device.partition(':')[0]}", rows, about, kept, given.out, given.quick)

@@ -5,7 +5,6 @@ the chapters that it asks, the package, the published records or its parameters 
 """
 
 import hashlib
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -17,6 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,10 @@ from .paths import project, writable, write_atomically
 from .report.figure import BOOK
 from .store import Published
 
-PAGE_TIMEOUT = 900  # seconds, of a cell
-START_TIMEOUT = 180  # seconds, of a kernel on a busy machine
-KERNEL = ["--log-level=CRITICAL"]  # of its own remarks; errors of cells come as outputs
+TIMEOUTS = {"execution_timeout": 900, "start_timeout": 180}  # seconds: of a cell, of a kernel on a busy machine
+KERNEL = {"kernel_name": "python3", "extra_arguments": ["--log-level=CRITICAL"]}  # errors of cells come as outputs
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 STRICT = ("-W", "--keep-going", "-q")  # a warning fails the build
-COPIED = ("_config.yml", "_toc.yml", "book", "transferlab")
 ONE_WORKER = {"workers": 1}  # for a page's live part: pages are executed two at a time
 CHAPTER = re.compile(r'\bchapter\("(\w+)"\)')  # a page that asks for one by name
 ASKS_ALL = re.compile(r"^(?:from|import) transferlab.*\b(?:chapters|publish)\b(?! import chapter$)", re.MULTILINE)
@@ -45,11 +43,8 @@ def build_folder() -> Path:
 
 def digest(paths: list[Path]) -> str:
     """Return a hash over the names and contents of files."""
-    root, whole = project(), hashlib.sha256()
-    for path in sorted(paths):
-        name = path.relative_to(root).as_posix()
-        whole.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
-    return whole.hexdigest()
+    files = {p.relative_to(project()).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(paths)}
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 @cache
@@ -93,14 +88,12 @@ def page_parameters(name: str) -> dict[str, Any]:
         return {}
     subject = chapters.chapter(name.removeprefix("notebooks/"))
     for scale in reversed(chapters.PUBLISHED_SCALES):
-        if Published().path(scale, subject.name).is_file():
-            found = chapters.status(subject, scale)
-            if found.seeds:
-                return {"scale": scale, "seeds": ",".join(map(str, found.seeds)), "run": "never"} | ONE_WORKER
+        if Published().path(scale, subject.name).is_file() and (seeds := chapters.status(subject, scale).seeds):
+            return {"scale": scale, "seeds": ",".join(map(str, seeds)), "run": "never"} | ONE_WORKER
     return {"scale": "smoke", "seeds": "0,1", "run": "missing"} | ONE_WORKER
 
 
-def execute(source: Path, target: Path, parameters: dict[str, Any], timeout: int = PAGE_TIMEOUT) -> float:
+def execute(source: Path, target: Path, parameters: dict[str, Any]) -> float:
     """Execute a MyST notebook through papermill, and return the seconds it took.
 
     The result is written under another name and then renamed: what stands at `target` is a whole run.
@@ -119,8 +112,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], timeout: int
     notebook = jupytext.read(source)
     writable("build folder", target.parent)
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.ipynb")
-    options = {"kernel_name": "python3", "cwd": str(project()), "progress_bar": False, "execution_timeout": timeout}
-    options |= {"start_timeout": START_TIMEOUT, "extra_arguments": KERNEL}
+    options = KERNEL | TIMEOUTS | {"cwd": str(project()), "progress_bar": False}
     try:
         papermill.execute_notebook(notebook, str(temporary), parameters, **options)
     except (CellTimeoutError, RuntimeError) as e:  # a kernel that died, or did not start
@@ -171,13 +163,11 @@ def stage(executed: dict[str, Path]) -> Path:
 
     root, target = project(), build_folder() / "stage"
     shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for name in COPIED:
-        source = root / name
-        if source.is_dir():
-            shutil.copytree(source, target / name, ignore=IGNORED)
-        else:
-            shutil.copy2(source, target / name)
+    for name in ("book", "transferlab"):
+        shutil.copytree(root / name, target / name, ignore=IGNORED)
+    shutil.copy2(root / "_toc.yml", target)
+    config = yaml.safe_load((root / "_config.yml").read_text()) | {"execute": {"execute_notebooks": "off"}}
+    (target / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
     for name, path in executed.items():
         (target / name).with_suffix(".md").unlink(missing_ok=True)
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -186,9 +176,6 @@ def stage(executed: dict[str, Path]) -> Path:
             if "injected-parameters" in cell["metadata"].get("tags", []):
                 cell["metadata"]["tags"].append("remove-cell")
         (target / name).with_suffix(".ipynb").write_text(json.dumps(page))
-    config = yaml.safe_load((target / "_config.yml").read_text())
-    config["execute"] = {"execute_notebooks": "off"}
-    (target / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
     return target
 
 
@@ -202,8 +189,8 @@ def build(say: Callable[[str], None] = print) -> Path:
     """
     root = project()
     check((root / "_toc.yml").is_file(), "folder", root, "is not the project: there is no _toc.yml")
-    found = importlib.util.find_spec("jupyter_book")
-    check(found is not None, "jupyter-book", "missing", "install the book's needs: pip install transferlab[book]")
+    rule = "install the book's needs: pip install transferlab[book]"
+    check(find_spec("jupyter_book") is not None, "jupyter-book", "missing", rule)
     for line in concerns():
         say(line)
     staged = stage(execute_pages(say))

@@ -9,6 +9,7 @@ verdicts.
 import ast
 import re
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,18 +47,13 @@ class Parameter:
         UserError
             If it is none of the parameter's types.
         """
+        plain = {"true": True, "false": False, "none": None, "null": None, "": None}.get(text.lower(), text)
         for kind in self.types:
-            if kind is bool and text.lower() in ("true", "false"):
-                return text.lower() == "true"
-            if kind is type(None) and text.lower() in ("none", "null", ""):
-                return None
-            if kind in (int, float):
-                try:
+            if type(plain) is kind or kind is str:
+                return text if kind is str else plain
+            with suppress(ValueError):
+                if kind in (int, float):
                     return kind(text)
-                except ValueError:
-                    continue
-            if kind is str:
-                return text
         wanted = " or ".join("none" if k is type(None) else k.__name__ for k in self.types)
         raise UserError(f"{self.name} (={text}): must be {wanted}; by default {self.default!r}")
 
@@ -83,19 +79,13 @@ class Chapter:
     @property
     def title(self) -> str:
         """The first heading."""
-        for cell in self.notebook.cells:
-            for line in cell.source.splitlines():
-                if cell.cell_type == "markdown" and line.startswith("# "):
-                    return line[2:].strip()
-        return self.name
+        found = re.search(r"^# (.+)$", self.path.read_text(), re.MULTILINE)
+        return found[1].strip() if found else self.name
 
     @property
     def draft(self) -> bool:
         """Whether the table of contents does not name it (yet): it enters the book with its first published block."""
-        toc = project() / "_toc.yml"
-        return not (
-            toc.is_file() and re.search(rf"notebooks/{re.escape(self.name)}\s*$", toc.read_text(), re.MULTILINE)
-        )
+        return not re.search(rf"notebooks/{re.escape(self.name)}\s*$", contents(), re.MULTILINE)
 
     def cell(self, tag: str) -> str:
         """Return the source of the one code cell with a tag.
@@ -236,14 +226,19 @@ def _types(annotation: ast.expr) -> tuple[type, ...]:
     return tuple(kind for word, kind in known.items() if re.search(rf"\b{word}\b", text))
 
 
+def contents() -> str:
+    """Return the table of contents as text, empty if there is none."""
+    path = project() / "_toc.yml"
+    return path.read_text() if path.is_file() else ""
+
+
 def chapters() -> dict[str, Chapter]:
     """Return every chapter by name, in the order of the table of contents where it is named there."""
-    root = project()
-    toc = (root / "_toc.yml").read_text() if (root / "_toc.yml").is_file() else ""
-    paths = sorted(
-        (root / "notebooks").glob("*.md"), key=lambda p: (toc.find(f"notebooks/{p.stem}") % (len(toc) + 1), p.stem)
-    )
-    return {p.stem: Chapter(p) for p in paths}
+    toc = contents()
+    place = {
+        p: toc.find(f"notebooks/{p.stem}") % (len(toc) + 1) for p in sorted((project() / "notebooks").glob("*.md"))
+    }
+    return {p.stem: Chapter(p) for p in sorted(place, key=place.get)}
 
 
 def chapter(name: str) -> Chapter:

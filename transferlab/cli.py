@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from .errors import UserError, check, choose, suggest
+from .errors import RefusedError, UserError, check, choose
 
 COUNT = click.IntRange(1)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
@@ -21,9 +21,7 @@ class Group(click.Group):
         return super().parse_args(ctx, args or ["--help"])
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
-        if args and args[0] not in self.commands:
-            legal = ", ".join(self.commands)
-            raise UserError(f"command (={args[0]}): must be one of {legal}{suggest(args[0], self.commands)}")
+        choose("command", args[0], self.commands)
         return super().resolve_command(ctx, args)
 
 
@@ -52,7 +50,6 @@ def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, 
     Stop it with Ctrl-C at any time: the same command goes on.
     """
     from . import build, chapters, scales
-    from .errors import RefusedError
     from .lab import Lab
     from .publish import publish as write
     from .run.executors import cluster_slots, connected, cpu_workers
@@ -60,23 +57,22 @@ def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, 
 
     subject = chapters.chapter(chapter)
     values = subject.values(parameter)
-    scale = scales.scale(values.pop("scale", scale)).name
-    chosen = scales.seed_list(values.pop("seeds", scales.scale(scale).seeds if seeds is None else seeds))
+    scale = scales.scale(values.pop("scale", scale))
+    chosen = scales.seed_list(values.pop("seeds", scale.seeds if seeds is None else seeds))
     device, workers, mode = values.pop("device", device), values.pop("workers", workers), values.pop("run", "missing")
-    trials = subject.design(scale, chosen)
+    trials = subject.design(scale.name, chosen)
 
     def make_public() -> None:
-        if publish and scale != "smoke":
-            click.echo(f"published {write(subject, scale, lab)}", err=True)
-            count = scales.scale(scale).seeds
-            if left := [str(s) for s in chosen if s >= count]:
-                click.echo(f"not published: seeds {','.join(left)}; {scale} has {count}, from 0", err=True)
+        if publish and scale.name != "smoke":
+            click.echo(f"published {write(subject, scale.name, lab)}", err=True)
+            if left := [str(s) for s in chosen if s >= scale.seeds]:
+                click.echo(f"not published: seeds {','.join(left)}; {scale.name} has {scale.seeds}, from 0", err=True)
 
     with connected(cluster) as client:
         lab = Lab(None, mode, device, workers, threads, Published(), client=client, pack=pack)
         count = cluster_slots(client) if client else workers or cpu_workers(threads)
         seeds = ",".join(map(str, chosen))
-        click.echo(f"{chapter} at scale {scale}, seeds {seeds}: {lab.plan(trials).text(count)}", err=not plan)
+        click.echo(f"{chapter} at scale {scale.name}, seeds {seeds}: {lab.plan(trials).text(count)}", err=not plan)
         if plan:
             return
         try:
@@ -91,8 +87,8 @@ def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, 
         click.echo(f"{len(bad)} of {len(table)} trials have no result; the first: {first}", err=True)
     make_public()
     if page:
-        target = build.build_folder() / "runs" / scale / f"{chapter}.ipynb"
-        given = values | {"scale": scale, "seeds": seeds, "run": mode, "device": device}
+        target = build.build_folder() / "runs" / scale.name / f"{chapter}.ipynb"
+        given = values | {"scale": scale.name, "seeds": seeds, "run": mode, "device": device}
         seconds = build.execute(subject.path, target, given | ({"workers": workers} if workers else {}))
         click.echo(f"executed {target} ({seconds:.0f} s)", err=True)
 
@@ -232,12 +228,12 @@ def pin(name: str, skip_unreadable: bool) -> None:
     from .data.images import pin as pin_set
 
     entry = pin_set(name, skip_unreadable)
-    if "splits" not in entry:
-        click.echo(f"{name}: fingerprint {entry['fingerprint']}")
-        return
-    left = f", {len(entry['skipped'])} unreadable left out" if entry.get("skipped") else ""
-    count = f"{sum(entry['splits'].values()):,} images in {entry['classes']} classes"
-    click.echo(f"{name}: {count}, fingerprint {entry['fingerprint']}{left}")
+    found = [f"fingerprint {entry['fingerprint']}"]
+    if "splits" in entry:
+        found.insert(0, f"{sum(entry['splits'].values()):,} images in {entry['classes']} classes")
+    if entry.get("skipped"):
+        found.append(f"{len(entry['skipped'])} unreadable left out")
+    click.echo(f"{name}: {', '.join(found)}")
 
 
 def main() -> None:

@@ -164,8 +164,8 @@ class Lab:
 
     def resolve(self, trial: Trial) -> Trial | None:
         """Return the trial with what its search chose, or ``None`` while the search is not complete."""
-        if isinstance(trial.source, Trial) and trial.source.open:
-            source = self.resolve(trial.source)
+        if trial.before and trial.before.open:
+            source = self.resolve(trial.before)
             return source and self.resolve(replace(trial, source=source))
         found = {t.key: self.record(t, VALIDATION) for t in trial.searches()}
         known = {k: r for k, r in found.items() if settled(r, VALIDATION)}
@@ -176,9 +176,8 @@ class Lab:
         first, and what they chose, or itself.
         """
         before = []
-        if isinstance(trial.source, Trial) and trial.source.open:
-            before = self._behind(replace(trial.source, measures=()))[:-1]
-            source = self.resolve(trial.source)
+        if trial.before and trial.before.open:
+            before, source = self._behind(trial.before.training)[:-1], self.resolve(trial.before)
             if source is None:
                 return [*before, (trial, trial.asked)]
             trial = replace(trial, source=source)
@@ -277,13 +276,8 @@ class Lab:
             about, measured = found.columns(), record["metrics"]
             twice = about.keys() & {*measured, "status", "seconds", "key"}
             check(not twice, "columns", sorted(twice), "name both a setting and a metric")
-            row = {
-                "status": status.format(record["status"]),
-                **measured,
-                "seconds": record["seconds"],
-                "key": found.key,
-            }
-            rows.append(about | row)
+            head, tail = {"status": status.format(record["status"])}, {"seconds": record["seconds"], "key": found.key}
+            rows.append(about | head | measured | tail)
         return pd.DataFrame(rows)
 
     def _run_all(self, asked: list[tuple[Trial, tuple[str, ...]]], later: Collection[Artefact]) -> list[str]:
@@ -343,20 +337,16 @@ class Lab:
         for name in ("accuracy", *VALIDATION):
             was, is_now = (r["metrics"].get(name) for r in (before, now))
             near = was is None or is_now is None or abs(was - is_now) <= AGREE
-            check(
-                near,
-                f"{name} of {trial.label}",
-                is_now,
-                f"{was} is on record; if the code has changed, raise a version",
-            )
+            rule = f"{was} is on record; if the code has changed, raise a version"
+            check(near, f"{name} of {trial.label}", is_now, rule)
 
     def _slots(self, seconds: float) -> int:
         """Return how many jobs to run at once, for so much work."""
         if self.client is not None:
             return cluster_slots(self.client)
-        return self.workers or (
-            1 if seconds < WORTH_A_POOL else run_layer()[0].default_workers(self.device, self.threads)
-        )
+        if self.workers or seconds < WORTH_A_POOL:
+            return self.workers or 1
+        return run_layer()[0].default_workers(self.device, self.threads)
 
     def _alive(self) -> bool:
         return self.client is None or self.client.status == "running"
@@ -371,16 +361,16 @@ class Lab:
 def _starts(trial: Trial) -> Iterator[Artefact]:
     """Yield the networks that a trial, or its search, may start from, whatever searches before it choose."""
     options = searched(trial.source) if trial.source else {}
-    if not options and not isinstance(trial.source, Trial):
+    if not options and not trial.before:
         return
     seeds = {trial.seed}.union(*(of.seeds for of in trial.options.values()))
     for at, choice in itertools.product(map(trial.at_seed, sorted(seeds)), combinations(options)):
         one = replace(at, source=filled(at.source, choice))
         yield one.start
-        if isinstance(one.source, Trial):
-            yield from _starts(one.source)
+        if one.before:
+            yield from _starts(one.before)
 
 
 def _targets(trial: Trial) -> list[Any]:
     """Return what a trial's network has seen: targets of a chain before, and its source."""
-    return [trial.source.target, *_targets(trial.source)] if isinstance(trial.source, Trial) else [trial.source]
+    return [trial.before.target, *_targets(trial.before)] if trial.before else [trial.source]

@@ -10,6 +10,8 @@ from typing import IO
 
 from .errors import DiskError, UserError, check
 
+LEFTOVER = 86_400  # seconds after which half-written files of the dead are removed
+
 
 def project() -> Path:
     """Return the project's folder: the nearest one, from here upwards, that holds ``_toc.yml`` and ``notebooks``."""

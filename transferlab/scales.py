@@ -7,7 +7,6 @@ from .methods.finetune import FineTune
 from .methods.scratch import Scratch
 from .specs import WHOLE, AlexNet, Backbone, OneOf, Recipe, Source, Subset, Target, Torchvision
 
-EIGHT_SEEDS = 8
 MOST_SEEDS = 1000  # that one call may name
 DECIDE = (0, 1)  # the seeds whose validation accuracy chooses, of the studies that seeds 0 to 7 made
 
@@ -52,7 +51,7 @@ class Scale:
     train: Recipe
     source_subset: Subset = WHOLE
     target_subset: Subset = WHOLE
-    seeds: int = EIGHT_SEEDS
+    seeds: int = 8
     head_lr: float = 3.0
 
     def source_of(self, **subset: object) -> Source:
@@ -152,17 +151,13 @@ def seed_list(seeds: int | str) -> list[int]:
     UserError
         If the text means none.
     """
-    text = str(seeds).strip()
-    rule = "must be a number of seeds (8), a block (0-3) or a list (0,2,5)"
+    text = f"0-{seeds - 1}" if isinstance(seeds, int) else seeds
+    ends = [part.partition("-") for part in text.split(",")]
     try:
-        if text.isdecimal() and isinstance(seeds, int):
-            blocks = [range(seeds)]
-        else:
-            ends = [part.partition("-") for part in text.split(",")]
-            blocks = [range(int(first), int(last or first) + 1) for first, _, last in ends]
+        blocks = [range(int(first), int(last or first) + 1) for first, _, last in ends]
     except ValueError:
         blocks = []
-    check(any(blocks), "seeds", seeds, rule)
+    check(any(blocks), "seeds", seeds, "must be a number of seeds (8), a block (0-3) or a list (0,2,5)")
     check(all(b.stop - b.start <= MOST_SEEDS for b in blocks), "seeds", seeds, f"must be {MOST_SEEDS} at most")
     found = [seed for block in blocks for seed in block]
     check(len(set(found)) == len(found), "seeds", seeds, "names a seed twice")

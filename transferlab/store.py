@@ -15,14 +15,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .errors import DiskError, UserError, check
-from .paths import project, store_root, writable, write_atomically
+from .paths import LEFTOVER, project, store_root, writable, write_atomically
 from .specs import Artefact
 from .specs.serial import canonical
 
 Record = dict[str, Any]
 OK, DIVERGED, REFUSED, FAILED = "ok", "diverged", "refused", "failed"  # how a status begins
 HEAD = ("key", "label", "status", "seconds")  # of a published record; then its metrics, and its batch
-LEFTOVER = 86_400  # seconds after which half-written files of the dead are removed
 FORGOTTEN = 30 * LEFTOVER  # and checkpoints, which a study that was stopped may go on with
 RETRYABLE = (REFUSED, FAILED)  # those that another attempt may change
 

@@ -81,8 +81,8 @@ def test_nodes_of_one_class_or_of_all_are_left_out(groups):
 
 
 def test_a_target_without_a_tree_is_refused(tmp_path, monkeypatch):
-    bare = replace(load(SOURCE.images, SOURCE.size), tree=None)
-    monkeypatch.setattr(images, "load", lambda images, size: bare)
+    whole = load(SOURCE.images, SOURCE.size)
+    monkeypatch.setattr(images, "load", lambda name, size: images.Decoded(whole.classes, None, whole.splits))
     with pytest.raises(UserError, match=r"target \(=synthetic:source \(12 classes\)\): has no class tree"):
         run(tmp_path, TRIAL, build(BACKBONE, 24, 12, 0))
 

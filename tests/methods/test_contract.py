@@ -10,7 +10,7 @@ import math
 import re
 import tempfile
 from dataclasses import MISSING, fields, replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
@@ -42,6 +42,8 @@ from transferlab.specs import (
     Trial,
 )
 from transferlab.store import Store
+from transferlab.train.checkpoint import Checkpoint
+from transferlab.train.trainers import SingleTrainer
 
 RECIPE = Recipe(steps=6, batch=8, lr=0.003, augment="none")
 BACKBONE = AlexNet((8, 8, 8, 8, 8), (24, 16))
@@ -208,7 +210,8 @@ def test_any_field_of_a_method_may_be_searched(cls):
     """Of all examples that differ in it alone."""
     first, *_ = examples(cls)
     for name in (f.name for f in fields(cls) if f.name != "recipe"):
-        rest = [one for one in examples(cls) if one == replace(first, **{name: getattr(one, name)})]
+        others = [f.name for f in fields(cls) if f.name != name]
+        rest = [one for one in examples(cls) if all(getattr(one, n) == getattr(first, n) for n in others)]
         options = tuple(dict.fromkeys(getattr(one, name) for one in rest))
         if len(options) < 2:
             continue
@@ -255,8 +258,9 @@ def test_a_trial_of_it(method, tmp_path):
     assert json.loads(json.dumps(metrics)) == metrics
     splits = ("",) if method.own_task else ("", "validation_")
     assert all(0 <= metrics[f"{split}accuracy"] <= 1 and metrics[f"{split}n"] > 0 for split in splits)
-    if asked.trains:
+    if asked.trains or "log_loss" in metrics:  # where there are logits
         assert all(f"{split}{name}" in metrics for split in splits for name in ("mean_class_accuracy", "log_loss"))
+    if asked.trains:
         assert 0 < metrics["trained"] <= metrics["parameters"]
     row = Lab(tmp_path / "one", run="missing", workers=1, device="cpu", quiet=True).run([asked]).iloc[0]
     assert row["status"] == "ok"
@@ -291,16 +295,14 @@ def test_one_class_is_refused(method, tmp_path):
 
 @pytest.mark.parametrize("cls", registered(Method))
 def test_with_a_source_where_none_is_needed_and_without_one_where_one_is(cls):
+    own = Target(SOURCE.images, 24, SOURCE.subset)
     for source in (None, SOURCE):
-        try:
-            asked = Trial(Target(SOURCE.images, 24, SOURCE.subset), examples(cls)[0], BACKBONE, 1, source)
-        except UserError as e:
-            assert cls.starts is (source is None)
-            word = "one" if cls.starts else "none"
-            assert re.fullmatch(rf"source \(=.*\): {cls.kind} needs {word}", str(e), re.DOTALL)
-        else:
-            assert cls.starts in (None, source is not None)
-            assert bool(asked.start) == bool(source)
+        if cls.starts in (None, source is not None):
+            assert bool(Trial(own, examples(cls)[0], BACKBONE, 1, source).start) == bool(source)
+            continue
+        word = "one" if cls.starts else "none"
+        with pytest.raises(UserError, match=rf"source \(=.*\): {cls.kind} needs {word}"):
+            Trial(own, examples(cls)[0], BACKBONE, 1, source)
 
 
 @pytest.mark.parametrize("method", each(Method))
@@ -315,12 +317,11 @@ def test_a_wrong_layer_is_named(method, tmp_path):
         assert re.match(r"refused: (refused: )?layer \(=fc77\): must be one of .*did you mean fc7\?", found), found
 
 
-@pytest.mark.parametrize("method", each(Method))
+@pytest.mark.parametrize("method", [one for one in each(Method) if one.values[0].starts is not False])
 def test_weights_that_are_no_numbers_are_refused(method, tmp_path):
     asked, net = trial(method), network()
     net.conv3.conv.weight.data[0] = torch.nan
-    if not put_source(tmp_path, asked, net):
-        pytest.skip("starts from nothing")
+    put_source(tmp_path, asked, net)
     found = status(tmp_path, asked)
     assert re.match(
         r"(refused: )+(source: )?weights \(=.*\): hold what is no finite number \(conv3.conv.weight\)", found
@@ -354,70 +355,97 @@ def started(asked: Trial) -> bool:
 
 
 @cache
-def host(one: Measure) -> Trial:
-    """The first trial of all examples that a measure has nothing against."""
-    training = [trial(m) for cls in registered(Method) for m in examples(cls) if hasattr(m, "prepare")]
-    found = next((t for t in training if started(replace(t, measures=(one,)))), None)
-    assert found, f"no example of a method has what {one} looks at"
+def hosted(cls: type[Measure]) -> list[Trial]:
+    """Trials with a measure that have what it looks at: for each example of it the first of all examples of methods."""
+    training = [trial(m) for kind in registered(Method) for m in examples(kind) if hasattr(m, "prepare")]
+    found = []
+    for one in examples(cls):
+        try:
+            found.append(next(t for t in (replace(t, measures=(one,)) for t in training if t.source) if started(t)))
+        except StopIteration:
+            continue
+    assert found, f"no example of a method has what {cls.__name__} looks at"
     return found
 
 
-@pytest.mark.parametrize("one", each(Measure))
-def test_a_measure_puts_its_columns_on_record_and_changes_nothing(one, tmp_path):
-    plain_trial = host(one)
-    asked = replace(plain_trial, measures=(one,))
-    assert asked.key == plain_trial.key
-    found, losses, after = [], [], []
-    for name, each_trial in (("plain", plain_trial), ("seen", asked), ("again", asked)):
-        put_source(tmp_path / name, asked)
-        with trainings() as seen:
-            found.append(run(tmp_path / name, each_trial))
-        losses.append(seen[0].fitted.losses)
-        after.append(seen[0].run.trained.state_dict())
-    assert found[0].items() <= found[1].items()
-    assert found[1] == found[2]
-    assert torch.equal(losses[0], losses[1])
-    assert all(torch.equal(v, after[1][n]) for n, v in after[0].items()), "the network was changed"
-    new = found[1].keys() - found[0].keys()
-    assert one.columns
-    assert set(one.columns) <= new
-    assert plain([*found[1].values()])
-    assert not new & asked.columns().keys()
+@pytest.mark.parametrize("cls", registered(Measure))
+def test_a_measure_puts_its_columns_on_record_and_changes_nothing(cls, tmp_path):
+    for number, asked in enumerate(hosted(cls)):
+        plain_trial = replace(asked, measures=())
+        assert asked.key == plain_trial.key
+        found, losses, after = [], [], []
+        for name, one in (("plain", plain_trial), ("seen", asked), ("again", asked)):
+            put_source(tmp_path / f"{name}{number}", asked)
+            with trainings() as seen:
+                found.append(run(tmp_path / f"{name}{number}", one))
+            losses.append(seen[0].fitted.losses)
+            after.append(seen[0].run.trained.state_dict())
+        assert found[0].items() <= found[1].items()
+        assert found[1] == found[2]
+        assert torch.equal(losses[0], losses[1])
+        assert all(torch.equal(v, after[1][n]) for n, v in after[0].items()), "the network was changed"
+        new = found[1].keys() - found[0].keys()
+        assert cls.columns
+        assert set(cls.columns) <= new
+        assert plain([*found[1].values()])
+        assert not new & asked.columns().keys()
 
 
-@pytest.mark.parametrize("one", each(Measure))
-def test_a_measure_that_is_asked_later_is_added(one, tmp_path):
+@pytest.mark.parametrize("cls", registered(Measure))
+def test_a_measure_that_is_asked_later_is_added(cls, tmp_path):
     """The training is done again, and agrees with what is on record."""
-    asked = replace(host(one), measures=(one,))
+    asked = hosted(cls)[0]
     put_source(tmp_path, asked)
-    before = run(tmp_path, host(one))
+    before = run(tmp_path, replace(asked, measures=()))
     lab = Lab(tmp_path, workers=1, device="cpu", quiet=True)
     assert [t.key for t in lab.missing([asked])] == [asked.key]
     after = run(tmp_path, asked)
     assert before.items() <= after.items()
-    assert set(one.columns) <= after.keys()
+    assert set(cls.columns) <= after.keys()
     assert not lab.missing([asked])
     with trainings() as seen:
-        run(tmp_path, host(one))
+        run(tmp_path, replace(asked, measures=()))
     assert not seen
 
 
-@pytest.mark.parametrize("one", each(Measure))
-def test_a_measure_of_one_image_a_class(one, tmp_path):
-    few = replace(host(one), target=replace(TARGET, subset=Subset(classes=5, per_class=1)), measures=(one,))
+@pytest.mark.parametrize("cls", registered(Measure))
+def test_a_measure_of_one_image_a_class(cls, tmp_path):
+    few = replace(hosted(cls)[0], target=replace(TARGET, subset=Subset(classes=5, per_class=1)))
     put_source(tmp_path, few)
     assert plain([*run(tmp_path, few).values()])
+
+
+@pytest.mark.parametrize("cls", registered(Measure))
+def test_a_measure_killed_and_gone_on_has_seen_the_same(cls, tmp_path, monkeypatch):
+    asked = hosted(cls)[0]
+    for name in ("whole", "killed"):
+        put_source(tmp_path / name, asked)
+    whole = run(tmp_path / "whole", asked)
+    step, begun = SingleTrainer.step, []
+
+    def killed(self, batch, number):
+        begun.append(number)
+        if len(begun) == 4:
+            raise KeyboardInterrupt
+        return step(self, batch, number)
+
+    monkeypatch.setattr(SingleTrainer, "step", killed)
+    monkeypatch.setattr(work, "Checkpoint", partial(Checkpoint, every=0))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", asked)
+    assert run(tmp_path / "killed", asked) == whole
+    assert begun == [0, 1, 2, 3, 3, 4, 5]
 
 
 @pytest.mark.parametrize("one", each(Regulariser))
 def test_a_regulariser_changes_training_alone_and_packed_alike(one, tmp_path):
     """It is bound to each network that is really trained."""
-    holders = [cls for cls in registered(Method) if "Regulariser" in str(get_type_hints(cls).get("hold"))]
-    assert holders
-    free = next(m for m in examples(holders[0]) if m.hold is None)
+    (holder, *_) = [cls for cls in registered(Method) if "hold" in get_type_hints(cls)]
+    free = next(m for m in examples(holder) if m.hold is None)
     found = {}
     for name, hold, pack in (("free", None, 1), ("alone", one, 1), ("packed", one, 2)):
-        asked = [trial(replace(free, hold=hold), seed) for seed in (1, 2)]
+        method = replace(free, hold=hold, recipe=replace(RECIPE, lr=0.03, steps=15))
+        asked = [trial(method, seed) for seed in (1, 2)]
         for each_trial in asked:
             put_source(tmp_path / name, each_trial, network(each_trial.seed))
         with trainings() as seen:
@@ -425,15 +453,18 @@ def test_a_regulariser_changes_training_alone_and_packed_alike(one, tmp_path):
         together = Store(tmp_path / name).get(asked[0].key)["provenance"].get("together", 1)
         assert together == pack
         found[name] = torch.stack([s.fitted.losses for s in sorted(seen, key=lambda s: s.job.training.seed)])
-    torch.testing.assert_close(found["packed"], found["alone"], rtol=1e-4, atol=1e-4)
-    assert (found["free"] - found["alone"]).abs().max() > 1e-4
+    apart = (found["free"] - found["alone"]).abs().max()
+    assert apart > 1e-4
+    assert (found["packed"] - found["alone"]).abs().max() < 0.1 * apart
 
 
 def test_what_is_refused_is_refused_before_any_training(tmp_path, monkeypatch):
     """By any measure, of any method that has not what it looks at."""
     monkeypatch.setattr(work, "fit_together", lambda *a, **k: pytest.fail("it was trained"))
     refused = 0
-    for one, method in itertools.product(*([m for c in registered(b) for m in examples(c)] for b in (Measure, Method))):
+    for one, method in itertools.product(
+        *([examples(cls)[0] for cls in registered(base)] for base in (Measure, Method))
+    ):
         if not hasattr(method, "prepare"):
             with pytest.raises(UserError, match=rf"measures \(=1\): {method.kind} trains nothing"):
                 replace(trial(method), measures=(one,))

@@ -218,7 +218,8 @@ def test_values_are_as_they_were(name):
 
 def test_values_are_kept_for_everything():
     assert json.loads(KEPT.read_text()).keys() == CASES.keys()
-    versioned = {cls for cls in Spec.kinds.values() if cls.version is not None}
+    own = [cls for cls in Spec.kinds.values() if cls.__module__.startswith("transferlab.")]  # none of other tests
+    versioned = {cls for cls in own if cls.version is not None}
     assert {cls for cls, _ in CASES.values()} == versioned
 
 

@@ -383,7 +383,7 @@ def test_an_exported_network_gives_the_same(how):
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
 )  # of the exporter
 @pytest.mark.parametrize("net", [alexnet, lambda: torchvision_net("squeezenet1_0")], ids=["alexnet", "squeezenet"])
-@pytest.mark.parametrize("how", [widen, deepen])
+@pytest.mark.parametrize("how", [widen, deepen], ids=["widen", "deepen"])
 def test_onnx_gives_the_same_for_any_number_of_images(net, how, tmp_path):
     grown = how(net(), 6).eval()
     size = SIZE if net is alexnet else 64

@@ -106,7 +106,7 @@ def test_saved_copied_and_loaded(backbone, size, tmp_path):
     assert all(map(torch.equal, logits(other, x, names), logits(net, x, names)))
 
 
-@pytest.mark.parametrize("how", [widen, deepen])
+@pytest.mark.parametrize("how", [widen, deepen], ids=["widen", "deepen"])
 @pytest.mark.parametrize("kind", ["alexnet", "squeezenet", "mobilenet"])
 def test_a_grown_network_gets_one_that_reads_all_units(kind, how):
     backbone, size = BACKBONES[kind]

@@ -274,7 +274,7 @@ def test_a_file_of_other_code_is_told_and_removed(left, clock, capsys, name):
 
 def test_weights_of_another_network_are_told(left, clock, capsys):
     state = torch.load(left)
-    state["trainer"]["net"]["7.3.weight"] = torch.zeros(9, 9)
+    state["trainer"]["nets"][0]["7.3.weight"] = torch.zeros(9, 9)
     torch.save(state, left)
     starts_anew(left, clock, capsys)
 

@@ -211,7 +211,7 @@ def test_steps_that_are_too_long_or_too_short(times):
         return (1 + away.square()).sqrt().sum(1, keepdim=True), width * away / (1 + away.square()).sqrt()
 
     metric = times * width.square().expand(2, -1, 3, 1)
-    found = lbfgs.minimise(objective, torch.zeros(2, 6, 3, 4), torch.zeros(1, 6, 3, 1), metric, (1,), 1e-9, 200)
+    found = lbfgs.minimise(objective, torch.zeros(2, 6, 3, 4), torch.zeros(1, 6, 3, 1), metric, 1e-9, 200)
     assert torch.allclose(found, torch.full_like(found, 3), atol=1e-2)
 
 

@@ -24,7 +24,6 @@ from transferlab.train.feed import Feed
 from transferlab.train.fit import Diverged, finite, fit, fit_together, may_be_captured, pack_size
 from transferlab.train.run import Run
 from transferlab.train.steppers import captured
-from transferlab.train.trainers import best_size
 
 STEPS = replace(RECIPE, steps=20)
 
@@ -122,7 +121,7 @@ def test_samples_and_regularisers_may_differ():
 def test_images_are_shared_in_memory():
     sample = flat_colours()
     parts = [replace(sample, rows=sample.rows[k:], labels=sample.labels[k:]) for k in range(3)]
-    ((pixels, _, _),) = Feed([member(k, sample=part) for k, part in enumerate(parts)]).pools[0].images
+    ((pixels, _),) = Feed([member(k, sample=part) for k, part in enumerate(parts)]).pools[0].images
     assert pixels is sample.pixels
 
 
@@ -268,13 +267,14 @@ def test_dropout_is_drawn_by_each_runs_own_seed():
         ({1: 1.0, 4: 2.0, 16: None}, 4),
     ],
 )
-def test_packs_grow_while_they_pay_and_fit(speeds, best):
+def test_packs_grow_while_they_pay_and_fit(speeds, best, monkeypatch):
     def seconds(some) -> float:
         if speeds[len(some)] is None:
             raise torch.OutOfMemoryError("no room")
         return len(some) / speeds[len(some)]
 
-    assert best_size([member(0)] * 17, seconds) == best
+    monkeypatch.setattr("transferlab.train.fit.step_seconds", seconds)
+    assert pack_size([member(0)] * 17) == best
 
 
 def test_looking_for_the_size_leaves_the_networks_alone():

@@ -1,10 +1,10 @@
 """Arms of the chapters on growing a network (Wang et al.), at every scale."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+import altair as alt
+import pandas as pd
 
 from ..errors import choose
 from ..methods.finetune import FineTune
@@ -14,29 +14,18 @@ from ..scales import scale as scale_of
 from ..specs import OneOf, Recipe
 from ..specs.networks import GROWTH_SCOPES
 
-if TYPE_CHECKING:
-    import altair as alt
-    import pandas as pd
-
 NEW_LR = 10.0  # how many times as fast as old layers new ones learn (Wang et al., sec. 3.3)
 GROWN = "#7d5ba6"
 GROWTH_TONES = {"widen": GROWN, "deepen": "#2b93a3", "widen-and-deepen": "#a0703c", "widen-twice": "#c583c9"}
 SCOPE_WORDS = {"new": "new layers", "fc7-new": "and FC7", "fc6-new": "and FC6", "all": "all layers"}
 SHORT = "replace(replace(datum.label, ' layers', ''), 'and ', '+ ')"  # four of them have room in a small panel
 SMALL_RATES = OneOf(0.004, 0.016, 0.064, seeds=DECIDE)
-RATES = {
-    "smoke": 0.016,
-    "cpu": SMALL_RATES,
-    "gpu": SMALL_RATES,
-    "paper": OneOf(0.0002, 0.001, 0.005, seeds=DECIDE),
-}
+LARGE_RATES = OneOf(0.0002, 0.001, 0.005, seeds=DECIDE)
+GROWTH_RATES = {"smoke": 0.016, "cpu": SMALL_RATES, "gpu": SMALL_RATES, "paper": LARGE_RATES}
+# Of what is trained (`specs.networks.GROWTH_SCOPES`), the last layer that is kept.
 SMALL = dict(zip(GROWTH_SCOPES, ("fc7", "fc6", "pool5", None), strict=True))
-LAST_KEPT = {  # of what is trained (`specs.networks.GROWTH_SCOPES`), the last layer that is kept
-    "smoke": {"new": "fc7", "all": None},
-    "cpu": SMALL,
-    "gpu": SMALL,
-    "paper": SMALL | {"fc6-new": "features.12"},
-}
+LARGE = SMALL | {"fc6-new": "features.12"}
+LAST_KEPT = {"smoke": {"new": "fc7", "all": None}, "cpu": SMALL, "gpu": SMALL, "paper": LARGE}
 
 
 @dataclass(frozen=True)
@@ -56,7 +45,7 @@ class Growing:
 
         Images are not augmented, so that the activations of frozen layers can be kept.
         """
-        return replace(self.scale.train, lr=RATES[self.scale.name], augment="none")
+        return replace(self.scale.train, lr=GROWTH_RATES[self.scale.name], augment="none")
 
     @property
     def width(self) -> int:
@@ -84,10 +73,8 @@ class Growing:
         ones).
         """
         frozen = {layer: scope for scope, layer in self.scopes.items()}
-        return [
-            scope if isinstance(scope, str) else frozen[kept if isinstance(kept, str) else None]
-            for scope, kept in pairs
-        ]
+        known = [[value if isinstance(value, str) else None for value in pair] for pair in pairs]  # else NaN
+        return [scope or frozen[kept] for scope, kept in known]
 
 
 def growing(scale: str) -> Growing:
@@ -107,8 +94,6 @@ def over_scopes(frame: pd.DataFrame, what: str, tones: Mapping[str, str], height
     tones : mapping of str to str
         Their colours.
     """
-    import altair as alt
-
     scopes = [words for scope, words in SCOPE_WORDS.items() if scope in set(frame["scope"])]
     axis = alt.Axis(labelAngle=0, grid=False, labelExpr=SHORT)
     numbers = [alt.Tooltip(f"{c}:Q", format=".1f") for c in ("accuracy", "low", "high") if c in frame]

@@ -1,5 +1,7 @@
 """Batched augmentation on uint8 images that stay where they are: batches are indices, crops are gathers."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import cache
 
@@ -35,16 +37,16 @@ class Draws:
         """All three, in the order above."""
         return self.index, self.shift, self.mirror
 
-    def at(self, step: int | torch.Tensor) -> "Draws":
+    def at(self, step: int | torch.Tensor) -> Draws:
         """Return the draws of one step, whose number may be on the device, in a tensor of shape (1,)."""
         one = (lambda t: t[step]) if isinstance(step, int) else (lambda t: t.index_select(0, step)[0])
         return Draws(*map(one, self.parts))
 
-    def part(self, which: slice) -> "Draws":
+    def part(self, which: slice) -> Draws:
         """Return the draws of a part of every batch."""
         return Draws(*(t[:, which] for t in self.parts))
 
-    def to(self, device: torch.device) -> "Draws":
+    def to(self, device: torch.device) -> Draws:
         return Draws(*(t.to(device, non_blocking=True) for t in self.parts))
 
 
@@ -74,15 +76,20 @@ class Sampler:
         self.generator = torch.Generator().manual_seed(seed)
         self.waiting = torch.empty(0, dtype=torch.int64)
 
-    def block(self, steps: int) -> Draws:
+    def block(self, steps: int, others: torch.Tensor | None = None) -> Draws:
         """Return the random part of the next steps. Training asks for `BLOCK` steps at a time: that fixes the draws."""
-        parts = [self.waiting]
-        while sum(map(len, parts)) < steps * self.batch:
-            parts.append(torch.randperm(self.count, generator=self.generator))
-        index, self.waiting = torch.cat(parts).split([steps * self.batch, sum(map(len, parts)) - steps * self.batch])
+        index = self.indices(steps, others)
         shift = torch.randint(-self.pad, self.pad + 1, (steps, self.batch, 2), generator=self.generator)
         mirror = torch.rand(steps, self.batch, generator=self.generator) < 0.5
-        return Draws(index.reshape(steps, self.batch), shift, mirror)
+        return Draws(index, shift, mirror)
+
+    def indices(self, steps: int, others: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the positions of the next steps; what other samplers drew does not matter here."""
+        parts, count = [self.waiting], steps * self.batch
+        while sum(map(len, parts)) < count:
+            parts.append(torch.randperm(self.count, generator=self.generator))
+        index, self.waiting = torch.cat(parts).tensor_split([count])
+        return index.reshape(steps, self.batch)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return what the next block depends on."""

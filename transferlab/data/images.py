@@ -1,6 +1,5 @@
 """Decoded images: uint8 tensors, made once and cached on disk by fingerprint, and the splits that trials read."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +16,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..errors import UserError, check, few
-from ..paths import cache_root, file_fingerprint, weights_file, writable, write_atomically
+from ..paths import LEFTOVER, cache_root, file_fingerprint, weights_file, writable, write_atomically
 from ..specs import ImageSet, Source, Subset, Target, catalog
+from ..specs.serial import digest
 from . import synthetic
 from .readers import Item, Opened, open_set
 from .subsets import draw, hold_out, relabel
@@ -27,11 +27,9 @@ from .tree import ClassTree
 STAYS = 4 << 30  # bytes of a split that stays on a device
 AT_ONCE = 32  # images that a thread decodes before it takes more: one at a time, threads wait for each other
 AHEAD = 40  # pieces of so many images that are decoded before the first of them is written
-LEFTOVER = 86_400  # seconds after which half-written files of the dead are removed
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """One split of an image set at one size.
 
     Attributes
@@ -42,13 +40,12 @@ class Split:
     names : list of str, length N
     """
 
-    pixels: torch.Tensor | Iterator[np.ndarray]
+    pixels: "torch.Tensor | Iterator[np.ndarray]"
     labels: np.ndarray
     names: list[str]
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(NamedTuple):
     """An image set whose splits can be had at one size."""
 
     classes: tuple[str, ...]
@@ -95,17 +92,13 @@ class Sample:
         labels = self.labels.to(device)
         if self.pixels.nbytes <= STAYS:
             return replace(self, pixels=_placed(self.pixels, device), rows=self.rows.to(device), labels=labels)
-        if len(self.rows) * self.pixels[0].nbytes > _room(device):
+        room = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else STAYS
+        if len(self.rows) * self.pixels[0].nbytes > room:
             return replace(self, labels=labels)
         own = torch.empty((len(self.rows), *self.pixels.shape[1:]), dtype=torch.uint8, device=device)
         for there, rows in zip(own.split(AT_ONCE), self.rows.split(AT_ONCE), strict=True):
             there.copy_(self.pixels[rows])
         return replace(self, pixels=own, rows=torch.arange(len(own), device=device), labels=labels)
-
-
-def _room(device: torch.device) -> int:
-    """Return how many bytes of images may travel to a device."""
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else STAYS
 
 
 _placed = lru_cache(maxsize=16)(torch.Tensor.to)
@@ -123,17 +116,16 @@ def shrink(picture: Image.Image, size: int) -> np.ndarray:
 def unreadable(opened: Opened) -> list[str]:
     """Return ``split/path`` of every item that is no whole image."""
 
-    def broken(item: Item) -> bool:
-        try:
+    def whole(item: Item) -> bool:
+        with suppress(UserError):
             item.image()
-        except UserError:
             return True
         return False
 
     found = [(f"{split}/{item.path}", item) for split, items in opened.splits.items() for item in items]
     with ThreadPoolExecutor() as pool:
-        bad = pool.map(broken, (item for _, item in found))
-        return [name for (name, _), is_bad in zip(found, bad, strict=True) if is_bad]
+        good = pool.map(whole, (item for _, item in found))
+        return [name for (name, _), is_good in zip(found, good, strict=True) if not is_good]
 
 
 def pin(name: str, skip_unreadable: bool = False) -> dict:
@@ -177,8 +169,7 @@ def describe(opened: Opened) -> dict:
 
 def names_digest(names: dict[str, list[str]]) -> str:
     """Return 16 hexadecimal digits over the names of a set's images by split, in any order."""
-    lines = sorted(f"{split}/{name}" for split, paths in names.items() for name in paths)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return digest("\n".join(sorted(f"{split}/{name}" for split, paths in names.items() for name in paths)))
 
 
 def load(images: ImageSet, size: int) -> Decoded:
@@ -239,7 +230,9 @@ def _kept(folder: Path, size: int, doing: str, make: Callable[[], Decoded]) -> D
     total = sum(len(split.labels) for split in made.splits.values())
     with tqdm(total=total, desc=f"{doing} to {size} px", unit=" images", disable=None, leave=False) as bar:
         for name, split in made.splits.items():
-            _keep(folder, name, split, size, bar)
+            write_atomically(folder / f"{name}.npy", partial(_write, split, size, bar))
+            write_atomically(folder / f"{name}-labels.npy", partial(np.save, arr=split.labels))
+            write_atomically(folder / f"{name}.json", json.dumps(split.names))
     about = {"classes": made.classes, "splits": list(made.splits), "tree": made.tree and made.tree.paths}
     write_atomically(folder / "classes.json", json.dumps(about))
     return _read(folder)
@@ -252,23 +245,16 @@ def _read(folder: Path) -> Decoded:
         pixels = torch.from_numpy(np.load(folder / f"{split}.npy", mmap_mode="c"))
         names = json.loads((folder / f"{split}.json").read_text())
         splits[split] = Split(pixels, np.load(folder / f"{split}-labels.npy"), names)
-    tree = ClassTree(about["tree"]) if about["tree"] else None
-    return Decoded(tuple(about["classes"]), tree, splits)
+    return Decoded(tuple(about["classes"]), about["tree"] and ClassTree(about["tree"]), splits)
 
 
-def _keep(folder: Path, name: str, split: Split, size: int, bar: tqdm) -> None:
-    """Write a split, whose pixels come piece by piece: it may be larger than memory."""
-
-    def write(file: IO[bytes]) -> None:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(split.labels), size, size, 3)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for piece in split.pixels:
-            file.write(piece)
-            bar.update(len(piece))
-
-    write_atomically(folder / f"{name}.npy", write)
-    write_atomically(folder / f"{name}-labels.npy", partial(np.save, arr=split.labels))
-    write_atomically(folder / f"{name}.json", json.dumps(split.names))
+def _write(split: Split, size: int, bar: tqdm, file: IO[bytes]) -> None:
+    """Write a split's pixels, which come piece by piece: they may be larger than memory."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(split.labels), size, size, 3)}
+    np.lib.format.write_array_header_1_0(file, header)
+    for piece in split.pixels:
+        file.write(piece)
+        bar.update(len(piece))
 
 
 def _pieces(items: list[Item], size: int) -> Iterator[np.ndarray]:

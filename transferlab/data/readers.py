@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,8 +57,7 @@ class Item(NamedTuple):
         return hashlib.sha256(loaded).hexdigest()
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(NamedTuple):
     """An image set whose items are known and whose pixels are not decoded yet."""
 
     name: str
@@ -204,8 +202,8 @@ def open_folder(folder: Path, name: str) -> Opened:
         for label, cls in enumerate(classes):
             for file in sorted((root / cls).rglob("*")):
                 path = file.relative_to(root)
-                hidden = any(part.startswith(".") for part in path.parts)
-                if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and not hidden:
+                shown = not any(part.startswith(".") for part in path.parts)
+                if shown and file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
                     splits.setdefault(split, []).append(Item(path.as_posix(), label, file.read_bytes))
     check(bool(splits), "data set", name, f"holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return _checked(name, classes, splits if roots["train"] != folder else split_off_test(splits["train"]))

@@ -6,7 +6,7 @@ depend on the order of files, on a library's random numbers, or on which other i
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,7 @@ from ..specs import Subset
 from .tree import ClassTree
 
 
-@dataclass(frozen=True)
-class Labels:
+class Labels(NamedTuple):
     """The classes of a subset, and where each class of the set went.
 
     Attributes
@@ -122,12 +121,10 @@ def draw(labels: np.ndarray, names: Sequence[str], subset: Subset, seed: int, cl
     return np.sort(np.concatenate([order[s : s + n] for s, n in zip(starts, quotas, strict=True)])).astype(np.int64)
 
 
-def hold_out(
-    labels: np.ndarray, names: Sequence[str], seed: int, share: float = 0.2, purpose: str = "validation"
-) -> np.ndarray:
+def hold_out(labels: np.ndarray, names: Sequence[str], seed: int, purpose: str = "validation") -> np.ndarray:
     """Return which images a set without a split for `purpose` gives up for one.
 
-    Stratified: of each class about `share`, at least one image and never all of them.
+    Stratified: of each class about a fifth, at least one image and never all of them.
 
     Returns
     -------
@@ -136,6 +133,6 @@ def hold_out(
     held = np.zeros(len(labels), dtype=bool)
     for c in np.unique(labels):
         members = np.flatnonzero(labels == c)
-        take = min(max(1, round(share * len(members))), len(members) - 1)
+        take = min(max(1, round(0.2 * len(members))), len(members) - 1)
         held[sorted(members, key=lambda i: rank(seed, purpose, names[i]))[:take]] = True
     return held

@@ -21,7 +21,7 @@ FAMILY_NAMES = ("lobed", "boxy", "ring", "bars")
 PER_CLASS = {role: {"train": n, "validation": 10, "test": 20} for role, n in {"source": 100, "target": 40}.items()}
 FIRST_INDEX = {"train": 0, "validation": 1 << 20, "test": 1 << 21}
 DRAWS = 26  # random numbers an image
-AT_ONCE = 2000 * 32 * 32  # pixels drawn at once
+PIXELS_AT_ONCE = 2000 * 32 * 32  # pixels drawn at once
 
 
 def uniform(seed: int, index: torch.Tensor, draws: int) -> torch.Tensor:
@@ -83,7 +83,7 @@ class World:
         names : list of str, length N
         """
         labels = torch.arange(len(self.classes)).repeat_interleave(PER_CLASS[self.role][split])
-        index, few = FIRST_INDEX[split] + torch.arange(len(labels)), max(1, AT_ONCE // size**2)
+        index, few = FIRST_INDEX[split] + torch.arange(len(labels)), max(1, PIXELS_AT_ONCE // size**2)
         pieces = (self.render(i, of, size).numpy() for i, of in zip(index.split(few), labels.split(few), strict=True))
         return pieces, labels.numpy(), [str(i) for i in range(len(labels))]
 

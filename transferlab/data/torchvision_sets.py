@@ -5,37 +5,14 @@ import tomllib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from ..errors import UserError, check, choose, line
 from ..paths import data_root, writable
 from .readers import Item, Opened, _checked, split_off_test
 
 
-class Row(NamedTuple):
-    """What the package knows about one of torchvision's sets.
-
-    Attributes
-    ----------
-    splits : dict
-        Our splits, and the arguments that make torchvision's class return them. A set with only ``train`` has no
-        official splits: every class gives up a fifth of its images for ``test``, the same ones on every machine.
-    wants : str
-        Where its files lie below the root folder.
-    downloads : bool
-        Whether torchvision can fetch them.
-    file : str
-        Where a class that keeps no paths keeps its images, in terms of category, class number and image number.
-    """
-
-    splits: dict[str, dict]
-    wants: str
-    downloads: bool = True
-    file: str = ""
-
-
 ABOUT = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
-SETS = {name: Row(**row | {"splits": ABOUT["splits"][row["splits"]]}) for name, row in ABOUT["sets"].items()}
+SETS = ABOUT["sets"]
 
 
 def open_torchvision(name: str) -> Opened:
@@ -53,10 +30,10 @@ def open_torchvision(name: str) -> Opened:
     """
     row = SETS[choose("torchvision set", name, SETS)]
     root = data_root() / "torchvision"
-    made = {split: _make(name, arguments, root) for split, arguments in row.splits.items()}
+    made = {split: _make(name, arguments, root) for split, arguments in ABOUT["splits"][row["splits"]].items()}
     classes = _classes(f"torchvision:{name}", made)
-    splits = {split: _items(dataset, root, row.file) for split, dataset in made.items()}
-    splits = split_off_test(splits["train"]) if row.splits.keys() == {"train"} else splits
+    splits = {split: _items(dataset, root, row.get("file", "")) for split, dataset in made.items()}
+    splits = split_off_test(splits["train"]) if row["splits"] == "unsplit" else splits
     return _checked(f"torchvision:{name}", classes, splits)
 
 
@@ -64,27 +41,27 @@ def _make(name: str, arguments: dict, root: Path):
     """Return torchvision's set from the files that are there, else from those that it downloads."""
     from torchvision import datasets
 
-    row, title = SETS[name], f"torchvision:{name}"
+    title, wants = f"torchvision:{name}", SETS[name]["wants"]
     construct = partial(getattr(datasets, name), root, **arguments)
     try:
         dataset = construct()
-        first = _files(dataset, row.file)[:1]
+        first = _files(dataset, SETS[name].get("file", ""))[:1]
         if not first or first[0].is_file():
             return dataset
         reason = f"no {first[0].name}"
     except (RuntimeError, OSError) as e:  # so torchvision says that files are absent, or not those that it knows
         reason = line(e)
     except Exception as e:  # half a file shows up as whatever its parser trips over: pickle, scipy, numpy, csv ...
-        raise UserError(f"data set (={title}): damaged ({line(e)}); put {row.wants} afresh into {root}") from e
-    rule = f"not there or not whole ({reason}), and torchvision does not download it; put {row.wants} into {root}"
-    check(row.downloads, "data set", title, rule)
-    print(f"{title}: downloading {row.wants} to {writable('data', root)}", file=sys.stderr)
+        raise UserError(f"data set (={title}): damaged ({line(e)}); put {wants} afresh into {root}") from e
+    rule = f"not there or not whole ({reason}), and torchvision does not download it; put {wants} into {root}"
+    check(SETS[name].get("downloads", True), "data set", title, rule)
+    print(f"{title}: downloading {wants} to {writable('data', root)}", file=sys.stderr)
     try:
         return construct(download=True)
     except Exception as e:
         same = line(e) == reason  # then torchvision found all that it looks for, and fetched nothing
         trouble = f"damaged ({reason})" if same else f"not there or not whole, and the download failed ({line(e)})"
-        raise UserError(f"data set (={title}): {trouble}; put {row.wants} {'afresh ' * same}into {root}") from e
+        raise UserError(f"data set (={title}): {trouble}; put {wants} {'afresh ' * same}into {root}") from e
 
 
 def _first(dataset, *attributes: str):

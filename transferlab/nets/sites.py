@@ -1,6 +1,6 @@
 """Where a network can grow: FC6 and FC7 of AlexNet and VGG, what the head reads of every other one."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import nn
 
@@ -11,8 +11,7 @@ from .build import head_of
 REPRESENTATION = "representation"
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(NamedTuple):
     """Where units can be added: a linear layer and the ReLU behind it, by their names in the module that holds them."""
 
     holder: nn.Module

@@ -121,10 +121,9 @@ def batch_norm(net: nn.Module, mode: str | None = None) -> None:
         ``train``, the default: as ever, by each batch, which moves the running statistics. ``statistics``: the running
         ones are used and kept, while gain and bias are trained. ``frozen``: these stay as they are too.
     """
-    if choose("batch_norm", mode or "train", ("train", "statistics", "frozen")) == "train":
-        return
+    kept = choose("batch_norm", mode or "train", ("train", "statistics", "frozen")) != "train"
     for name, module in net.named_modules():
-        if isinstance(module, _BatchNorm) and ".new" not in name:  # one that growth put in has no statistics yet
+        if kept and isinstance(module, _BatchNorm) and ".new" not in name:  # what growth put in has no statistics yet
             module.frozen = True
             if mode == "frozen":
                 module.requires_grad_(False)

@@ -1,14 +1,14 @@
 """Verdicts and the scorecard as HTML."""
 
-import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
+from html import escape
 
 import pandas as pd
 
 from .claims import Verdict, claim, claims, papers
-from .figure import Table
+from .figure import Table, scrolling, table_html
 from .stats import Effect
 from .theme import VERDICT
 
@@ -64,12 +64,12 @@ def effects_table(
     unit : str
         Heading of the effects.
     """
-    flat = [{**row, **(asdict(row["effect"]) if row["effect"] else {})} for row in rows]
-    frame = pd.DataFrame(flat, columns=[*columns, *(field.name for field in fields(Effect))])
+    flat = [{**row, **(vars(row["effect"]) if row["effect"] else {})} for row in rows]
+    frame = pd.DataFrame(flat, columns=[*columns, *Effect.__dataclass_fields__])
     decimals = {c: "{:.1f}".format for c in columns if pd.api.types.is_float_dtype(frame[c])}
     headings = {"mean": unit, "low": "from", "high": "to", "p": "p (t)", "p_sign": "p (sign)"}
     written = decimals | dict.fromkeys(headings, number) | dict.fromkeys(("p", "p_sign"), p_value)
-    return Table(frame, caption, name, {**columns, **headings}, written)
+    return Table(frame, caption, name, markup=table_html(frame, {**columns, **headings}, written))
 
 
 def at_the_ends(chosen: pd.DataFrame, arm: str, rates: Sequence[float]) -> str:
@@ -109,18 +109,18 @@ class VerdictCard:
     def _repr_html_(self) -> str:
         v, c = self.verdict, claim(self.verdict.claim)
         j = v.judgement
-        reported = f'<p class="tl-reported">The paper: {html.escape(c.reported)}.</p>' if c.reported else ""
+        reported = f'<p class="tl-reported">The paper: {escape(c.reported)}.</p>' if c.reported else ""
         tests = ((j.effect.p, j.test), (j.effect.p_sign, "sign flip"))
         ps = ", ".join(f"{p_value(p)} ({of})" for p, of in tests if p_value(p))
-        others = [(o, html.escape(interval(o.judgement.effect, o.unit))) for o in self.beside if o.claim == v.claim]
+        others = [(o, escape(interval(o.judgement.effect, o.unit))) for o in self.beside if o.claim == v.claim]
         at = '<p class="tl-interval">At scale <code>{}</code>: {} {}</p>'
         also = "".join(at.format(o.scale, badge(o.judgement.verdict), words) for o, words in others)
         return (
             f'<div class="tl-verdict" style="--tone:{VERDICT[j.verdict]}">'
             f'<p class="tl-verdict-head"><span class="tl-id">{c.id}</span> {badge(j.verdict)} '
-            f"<span>at scale <code>{v.scale}</code>: {html.escape(j.why)}</span></p>"
-            f'<p class="tl-claim">{html.escape(c.sentence)}</p><p>{html.escape(v.sentence)}</p><p class="tl-interval">'
-            f"{html.escape(interval(j.effect, v.unit))}; p {html.escape(ps)}</p>{also}{reported}</div>"
+            f"<span>at scale <code>{v.scale}</code>: {escape(j.why)}</span></p>"
+            f'<p class="tl-claim">{escape(c.sentence)}</p><p>{escape(v.sentence)}</p><p class="tl-interval">'
+            f"{escape(interval(j.effect, v.unit))}; p {escape(ps)}</p>{also}{reported}</div>"
         )
 
 
@@ -137,20 +137,17 @@ def scorecard_table(card: pd.DataFrame, links: dict[str, str]) -> Table:
     parts = []
     for paper in papers().values():
         rows = "".join(_row(r, links) for r in card[card["paper"] == paper.key].to_dict("records"))
-        title = f"{html.escape(paper.authors)}: <em>{html.escape(paper.title)}</em>"
+        title = f"{escape(paper.authors)}: <em>{escape(paper.title)}</em>"
         parts.append(f'<tbody><tr class="tl-paper"><th colspan="4" scope="rowgroup">{title}</th></tr>{rows}</tbody>')
     headings = ("Claim", "What is claimed", "Verdict", "Effect [95% interval], p, n")
     head = "".join(f'<th scope="col">{c}</th>' for c in headings)
-    markup = (
-        '<div class="tl-scroll" tabindex="0" role="region" aria-label="scorecard">'
-        f'<table class="tl-table tl-scorecard"><thead><tr>{head}</tr></thead>{"".join(parts)}</table></div>'
-    )
+    table = f'<table class="tl-table tl-scorecard"><thead><tr>{head}</tr></thead>{"".join(parts)}</table>'
     caption = (
         "Every claim of the five papers. Effects are paired over seeds. Verdicts and intervals are those of each claim "
         "alone; p, of the test that decides, is corrected by Holm's method within a paper and scale. A hypothesis is "
         "ours: about a factor that the paper names, or a reading of its figures."
     )
-    return Table(card, caption, "scorecard", markup=markup)
+    return Table(card, caption, "scorecard", markup=scrolling(table, "scorecard"))
 
 
 def bracketed(row: Mapping[str, object]) -> str:
@@ -162,17 +159,16 @@ def bracketed(row: Mapping[str, object]) -> str:
 def _row(row: dict, links: dict[str, str]) -> str:
     c = claims()[row["claim"]]
     mark = ' <span class="tl-hypothesis">hypothesis</span>' if c.kind == "hypothesis" else ""
-    reported = f'<span class="tl-reported">Reported: {html.escape(c.reported)}.</span>' if c.reported else ""
-    first = f'<tr id="{c.id}"><th scope="row">{c.id}</th><td>{html.escape(c.sentence)}{mark}{reported}'
+    reported = f'<span class="tl-reported">Reported: {escape(c.reported)}.</span>' if c.reported else ""
+    first = f'<tr id="{c.id}"><th scope="row">{c.id}</th><td>{escape(c.sentence)}{mark}{reported}'
     if row["verdict"] == "not tested":
         return f"{first}</td><td>{badge('not tested')}</td><td></td></tr>"
     link = links.get(row["chapter"])
     where = f'<a href="{link}">scale {row["scale"]}</a>' if link else f"scale {row['scale']}"
     return (
-        f'{first}<span class="tl-why">Here: {html.escape(row["why"])}.</span></td>'
-        f'<td>{badge(row["verdict"])}<span class="tl-why">{where}</span></td>'
-        f'<td>{bracketed(row)}<span class="tl-why">p {p_value(row["p_holm"])}, n = {int(row["n"])} seeds</span></td>'
-        "</tr>"
+        f'{first}<span class="tl-why">Here: {escape(row["why"])}.</span></td>'
+        f'<td>{badge(row["verdict"])}<span class="tl-why">{where}</span></td><td>{bracketed(row)}'
+        f'<span class="tl-why">p {p_value(row["p_holm"])}, n = {int(row["n"])} seeds</span></td></tr>'
     )
 
 
@@ -191,7 +187,7 @@ def papers_html(card: pd.DataFrame) -> str:
     tested = card[card["verdict"] != "not tested"].drop_duplicates("claim").groupby("paper").size()
     total = card.drop_duplicates("claim").groupby("paper").size()
     items = [
-        f"<li><strong>{html.escape(p.title)}</strong>{html.escape(p.authors)}, {html.escape(p.venue)} {p.year}. "
+        f"<li><strong>{escape(p.title)}</strong>{escape(p.authors)}, {escape(p.venue)} {p.year}. "
         f"{tested.get(p.key, 0)} of {total[p.key]} claims tested.</li>"
         for p in papers().values()
     ]

@@ -3,7 +3,7 @@
 import math
 import tomllib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -116,18 +116,12 @@ def scorecard(verdicts: Iterable[Verdict]) -> pd.DataFrame:
         p values are corrected by Holm's method within a paper and scale.
     """
     rows = []
-    by_claim: dict[str, list[Verdict]] = {}
     for v in verdicts:
-        by_claim.setdefault(claim(v.claim).id, []).append(v)
-    for c in claims().values():
-        base = {"claim": c.id, "paper": c.paper}
-        for v in by_claim.get(c.id, []):
-            e = v.judgement.effect
-            about = {"scale": v.scale, "verdict": v.judgement.verdict, "why": v.judgement.why, "finding": v.sentence}
-            rows.append(base | asdict(e) | about | {"effect": e.mean, "unit": v.unit, "chapter": v.chapter})
-        if c.id not in by_claim:
-            rows.append(base | {"scale": None, "verdict": "not tested"})
-    card = pd.DataFrame(rows).reindex(columns=COLUMNS).astype({"p_holm": float})
+        named = {"claim": claim(v.claim).id, "effect": v.judgement.effect.mean, "finding": v.sentence}
+        rows.append(vars(v) | vars(v.judgement) | vars(v.judgement.effect) | named)
+    card = pd.DataFrame([(c.id, c.paper) for c in claims().values()], columns=["claim", "paper"])
+    card = card.merge(pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "paper"]), how="left", on="claim")
+    card = card[COLUMNS].fillna({"verdict": "not tested"}).astype({"p_holm": float})
     for _, group in card.dropna(subset=["p"]).groupby(["paper", "scale"]):
         card.loc[group.index, "p_holm"] = holm(group["p"].tolist())
     return card
@@ -136,9 +130,8 @@ def scorecard(verdicts: Iterable[Verdict]) -> pd.DataFrame:
 def as_objects(card: pd.DataFrame) -> list[dict]:
     """Return a scorecard as plain data: claim, paper, scale, verdict, effect, interval [low, high], p, n."""
     finite = card.astype(object).where(card.notna() & ~card.isin([math.inf, -math.inf]), None)
-    rows = finite.to_dict("records")
     return [
         {k: r[k] for k in ("claim", "paper", "scale", "verdict", "effect")}
         | {"interval": None if r["low"] is None else [r["low"], r["high"]], "p": r["p"], "n": r["n"] and int(r["n"])}
-        for r in rows
+        for r in finite.to_dict("records")
     ]

@@ -4,16 +4,16 @@ An `Explorer` changes a chart, a sentence and an interval that are all computed 
 so it wants a kernel; in the book it leaves a line that says how to get one.
 """
 
-import html
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from html import escape
+from typing import Any
 
-import altair as alt
 import pandas as pd
 
 from ..errors import check
-from .figure import Figure, in_book
+from .figure import Charts, Figure, in_book
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,28 @@ class Control:
     options: Mapping[str, object]
     slider: bool = False
 
-    @property
-    def first(self) -> object:
-        """The value chosen at the start."""
-        return next(iter(self.options.values()))
+    def widget(self):
+        """Return the control as an ipywidget."""
+        import ipywidgets as widgets
+
+        kind = widgets.SelectionSlider if self.slider else widgets.Dropdown
+        style = {"description_width": "initial"}
+        return kind(options=list(self.options.items()), description=self.label, style=style)
 
 
-class Explorer:
+Controls = Mapping[str, Control]
+
+
+class Controlled:
+    """What follows controls: `html` in the book, `panel` of ipywidgets in a live notebook."""
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import HTML, display
+
+        display(HTML(self.html()) if in_book() else self.panel())
+
+
+class Explorer(Controlled):
     """A figure whose chart, sentence and interval follow the reader's choice.
 
     Parameters
@@ -51,8 +66,8 @@ class Explorer:
     controls : mapping of str to Control
     states : DataFrame
         One row for every combination of values: a column for each control, ``sentence`` and ``interval``.
-    caption, records, name, legend
-        As in `Figure`.
+    *figure, **options
+        What `Figure` takes beside its chart: caption, records, name, legend.
 
     Raises
     ------
@@ -61,24 +76,17 @@ class Explorer:
     """
 
     def __init__(
-        self,
-        draw: Callable[..., alt.TopLevelMixin | list[alt.TopLevelMixin]],
-        controls: Mapping[str, Control],
-        states: pd.DataFrame,
-        caption: str,
-        records: pd.DataFrame,
-        name: str,
-        legend: Mapping[str, str] | None = None,
+        self, draw: Callable[..., Charts], controls: Controls, states: pd.DataFrame, *figure: Any, **options: Any
     ) -> None:
-        self.draw, self.controls, self.states = draw, dict(controls), states.set_index(list(controls)).sort_index()
-        wanted = pd.MultiIndex.from_product([c.options.values() for c in self.controls.values()])
-        wanted = wanted if len(self.controls) > 1 else wanted.get_level_values(0)
+        self.draw, self.controls, self.states = draw, controls, states.set_index(list(controls)).sort_index()
+        wanted = pd.MultiIndex.from_product([c.options.values() for c in controls.values()])
+        wanted = wanted if len(controls) > 1 else wanted.get_level_values(0)
         lacking = wanted.difference(self.states.index)
         check(lacking.empty, "states", list(lacking[:1]), "every combination of the controls needs a row")
         twice = self.states.index[self.states.index.duplicated()]
         check(twice.empty, "states", list(twice[:1]), "has more than one row")
-        self.start = {key: c.first for key, c in self.controls.items()}
-        self.figure = Figure(draw(**self.start), caption, records, name, legend)
+        self.start = {key: next(iter(c.options.values())) for key, c in controls.items()}
+        self.figure = Figure(draw(**self.start), *figure, **options)
 
     def state(self, values: Mapping[str, object]) -> tuple[str, str]:
         """Return the sentence and the interval for a choice."""
@@ -95,31 +103,25 @@ class Explorer:
         data = json.dumps(states, default=_number).replace("</", "<\\/")
         above = (
             f'<form class="tl-controls">{fields}</form>'
-            f'<div class="tl-finding" aria-live="polite"><p class="tl-sentence">{html.escape(sentence)}</p>'
-            f'<p class="tl-interval">{html.escape(interval)}</p></div>'
+            f'<div class="tl-finding" aria-live="polite"><p class="tl-sentence">{escape(sentence)}</p>'
+            f'<p class="tl-interval">{escape(interval)}</p></div>'
             f'<script type="application/json" class="tl-states">{data}</script>'
         )
         return f'<div class="tl-explorer">{self.figure.html(above)}</div>'
 
     def _field(self, key: str, control: Control) -> str:
-        name, first = f"{self.figure.name}-{key}", html.escape(next(iter(control.options)))
+        name, label, texts = f"{self.figure.name}-{key}", escape(control.label), list(control.options)
         values = [json.dumps(v, default=_number) for v in control.options.values()]
-        label = html.escape(control.label)
         if not control.slider:
-            pairs = zip(map(html.escape, values), map(html.escape, control.options), strict=True)
+            pairs = zip(map(escape, values), map(escape, texts), strict=True)
             options = "".join(f'<option value="{value}">{text}</option>' for value, text in pairs)
             return f'<label for="{name}">{label}</label><select id="{name}" name="{key}">{options}</select>'
-        texts = html.escape(json.dumps(list(control.options)))
         return (
-            f'<label for="{name}">{label} <output for="{name}">{first}</output></label>'
-            f'<input id="{name}" name="{key}" type="range" min="0" max="{len(values) - 1}" value="0" '
-            f'aria-valuetext="{first}" data-texts="{texts}" data-values="{html.escape(json.dumps(values))}">'
+            f'<label for="{name}">{label} <output for="{name}">{escape(texts[0])}</output></label>'
+            f'<input id="{name}" name="{key}" type="range" min="0" max="{len(texts) - 1}" value="0" '
+            f'aria-valuetext="{escape(texts[0])}" data-texts="{escape(json.dumps(texts))}" '
+            f'data-values="{escape(json.dumps(values))}">'
         )
-
-    def _ipython_display_(self) -> None:
-        from IPython.display import HTML, display
-
-        display(HTML(self.html()) if in_book() else self.panel())
 
     def panel(self):
         """Return the explorer for a live notebook, as ipywidgets: the controls, and what follows them.
@@ -128,13 +130,13 @@ class Explorer:
         """
         import ipywidgets as widgets
 
-        boxes = {k: _widget(c) for k, c in self.controls.items()}
+        boxes = {k: c.widget() for k, c in self.controls.items()}
         finding, chart = widgets.HTML(), widgets.Output()
 
         def show(_: object = None) -> None:
             values = {k: box.value for k, box in boxes.items()}
             sentence, interval = self.state(values)
-            finding.value = f"<p>{html.escape(sentence)}<br>{html.escape(interval)}</p>"
+            finding.value = f"<p>{escape(sentence)}<br>{escape(interval)}</p>"
             chart.outputs = ()
             drawn = self.draw(**values)
             for one in drawn if isinstance(drawn, list) else [drawn]:
@@ -146,7 +148,7 @@ class Explorer:
         return widgets.VBox([*boxes.values(), finding, chart])
 
 
-class Workbench:
+class Workbench(Controlled):
     """Controls and a button that train again, in a live notebook.
 
     Parameters
@@ -158,26 +160,22 @@ class Workbench:
         The file to open, named in the book's line.
     """
 
-    def __init__(self, train: Callable[..., object], controls: Mapping[str, Control], notebook: str) -> None:
-        self.train, self.controls, self.notebook = train, dict(controls), notebook
+    def __init__(self, train: Callable[..., object], controls: Controls, notebook: str) -> None:
+        self.train, self.controls, self.notebook = train, controls, notebook
 
-    def _ipython_display_(self) -> None:
-        from IPython.display import HTML, display
-
-        if in_book():
-            choices = html.escape(", ".join(c.label.lower() for c in self.controls.values()))
-            words = f"With a kernel this place holds a workbench: choose {choices}, and train again. Open "
-            words += f"<code>{html.escape(self.notebook)}</code> in Jupyter (with jupytext) and run all cells."
-            display(HTML(f'<p class="tl-workbench">{words}</p>'))
-            return
-        display(self.panel())
+    def html(self) -> str:
+        """Return a line for the book that says how to get the workbench."""
+        choices = escape(", ".join(c.label.lower() for c in self.controls.values()))
+        words = f"With a kernel this place holds a workbench: choose {choices}, and train again. Open "
+        words += f"<code>{escape(self.notebook)}</code> in Jupyter (with jupytext) and run all cells."
+        return f'<p class="tl-workbench">{words}</p>'
 
     def panel(self):
         """Return the workbench as ipywidgets: the controls, the button, and an output for what was trained."""
         import ipywidgets as widgets
         from IPython.display import display
 
-        boxes = {k: _widget(c) for k, c in self.controls.items()}
+        boxes = {k: c.widget() for k, c in self.controls.items()}
         button, out = widgets.Button(description="Train", button_style="primary", icon="play"), widgets.Output()
 
         def press(_: object) -> None:
@@ -191,14 +189,6 @@ class Workbench:
 
         button.on_click(press)
         return widgets.VBox([*boxes.values(), button, out])
-
-
-def _widget(control: Control):
-    import ipywidgets as widgets
-
-    kind = widgets.SelectionSlider if control.slider else widgets.Dropdown
-    style = {"description_width": "initial"}
-    return kind(options=list(control.options.items()), description=control.label, style=style)
 
 
 def _number(value: object) -> object:

@@ -1,10 +1,11 @@
 """Figures of the book: a chart with its caption, its numbers as a table and as CSV. Live, a plain chart."""
 
 import base64
-import html
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from html import escape
 
 import altair as alt
 import pandas as pd
@@ -12,6 +13,9 @@ import pandas as pd
 from .theme import config
 
 BOOK = "TRANSFERLAB_BOOK"
+Charts = alt.TopLevelMixin | list[alt.TopLevelMixin]  # one, or several side by side
+Words = Mapping[str, str] | None
+Formats = Mapping[str, Callable[[object], str]]  # how the values of a column are printed
 
 
 def in_book() -> bool:
@@ -22,7 +26,7 @@ def in_book() -> bool:
 def csv_link(records: pd.DataFrame, name: str) -> str:
     """Return a link that saves a table as ``NAME.csv``, without a server."""
     data = base64.b64encode(records.to_csv(index=False).encode()).decode()
-    return f'<a class="tl-csv" download="{html.escape(name)}.csv" href="data:text/csv;base64,{data}">CSV</a>'
+    return f'<a class="tl-csv" download="{escape(name)}.csv" href="data:text/csv;base64,{data}">CSV</a>'
 
 
 def _cell(value: object) -> object:
@@ -33,26 +37,26 @@ def _cell(value: object) -> object:
     return text.replace("-", "−")
 
 
-Formats = Mapping[str, Callable[[object], str]]  # how the values of a column are printed
-
-
-def table_html(records: pd.DataFrame, columns: Mapping[str, str] | None = None, formats: Formats | None = None) -> str:
+def table_html(records: pd.DataFrame, columns: Words = None, formats: Formats | None = None) -> str:
     """Return a table as HTML; numbers have four significant digits unless `formats` says how a column is printed."""
     shown = records.astype(object)
     for column, write in (formats or {}).items():
         shown[column] = shown[column].map(write, na_action="ignore")
-    shown = shown.where(records.notna(), "")
-    if columns is not None:
-        shown = shown[list(columns)].rename(columns=columns)
+    shown = shown.where(records.notna(), "")[list(columns or records)].rename(columns=columns or {})
     text = shown.map(_cell).to_html(index=False, border=0, classes="tl-table")
-    return f'<div class="tl-scroll" tabindex="0" role="region" aria-label="table">{text}</div>'
+    return scrolling(text, "table")
+
+
+def scrolling(table: str, label: str) -> str:
+    """Return a table as HTML in a frame that scrolls where it is too wide for the page."""
+    return f'<div class="tl-scroll" tabindex="0" role="region" aria-label="{label}">{table}</div>'
 
 
 def chart_html(chart: alt.TopLevelMixin, label: str) -> str:
     """Return the place where the page's script draws a chart, with its specification inside."""
     spec = json.dumps(config(chart).to_dict()).replace("</", "<\\/")
     script = f'<script type="application/json">{spec}</script>'
-    return f'<div class="tl-chart" role="img" aria-label="{html.escape(label)}">{script}</div>'
+    return f'<div class="tl-chart" role="img" aria-label="{escape(label)}">{script}</div>'
 
 
 def bars(frame: pd.DataFrame, what: str, tones: Mapping[str, str]) -> alt.Chart:
@@ -81,26 +85,19 @@ class Figure:
         Colour by what it stands for.
     """
 
-    def __init__(
-        self,
-        chart: alt.TopLevelMixin | list[alt.TopLevelMixin],
-        caption: str,
-        records: pd.DataFrame,
-        name: str,
-        legend: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, chart: Charts, caption: str, records: pd.DataFrame, name: str, legend: Words = None) -> None:
         self.charts = chart if isinstance(chart, list) else [chart]
-        self.caption, self.records, self.name, self.legend = caption, records, name, dict(legend or {})
+        self.caption, self.records, self.name, self.legend = caption, records, name, legend or {}
 
     def html(self, above: str = "") -> str:
         """Return the figure as HTML for the book, with something more above the chart."""
         drawn = "".join(chart_html(c, self.caption) for c in self.charts)
         drawn = f'<div class="tl-panels tl-panels-{len(self.charts)}">{drawn}</div>' if len(self.charts) > 1 else drawn
-        keys = "".join(f'<li style="--tone:{colour}">{html.escape(word)}</li>' for word, colour in self.legend.items())
+        keys = "".join(f'<li style="--tone:{colour}">{escape(word)}</li>' for word, colour in self.legend.items())
         legend = f'<ul class="tl-legend">{keys}</ul>' if keys else ""
         return (
             f'<figure class="tl-figure" id="{self.name}">{above}{legend}{drawn}'
-            f"<figcaption>{html.escape(self.caption)}</figcaption>"
+            f"<figcaption>{escape(self.caption)}</figcaption>"
             f'<details class="tl-numbers"><summary>The numbers</summary>{table_html(self.records)}</details>'
             f"{csv_link(self.records, self.name)}</figure>"
         )
@@ -112,9 +109,10 @@ class Figure:
             display(HTML(self.html()))
             return
         wide = [c.properties(width=480) if c.to_dict().get("width") == "container" else c for c in self.charts]
-        display(*wide, HTML(f"<p>{html.escape(self.caption)}</p>"))
+        display(*wide, HTML(f"<p>{escape(self.caption)}</p>"))
 
 
+@dataclass(eq=False, repr=False)
 class Table:
     """A table with a caption, and its records as CSV.
 
@@ -125,31 +123,24 @@ class Table:
     caption, name : str
     columns : mapping of str to str, optional
         Columns to show, and their headings.
-    formats : mapping of str to callable, optional
-        How the values of a column are printed.
     markup : str, optional
         HTML of the table where the plain rendering will not do.
     folded : bool
         Shows the table only when asked.
     """
 
-    def __init__(
-        self,
-        records: pd.DataFrame,
-        caption: str,
-        name: str,
-        columns: Mapping[str, str] | None = None,
-        formats: Formats | None = None,
-        markup: str = "",
-        folded: bool = False,
-    ) -> None:
-        self.records, self.caption, self.name = records, caption, name
-        self.markup = markup or table_html(records, columns, formats)
-        if folded:
-            self.markup = f"<details><summary>Show {len(records)} rows</summary>{self.markup}</details>"
+    records: pd.DataFrame
+    caption: str
+    name: str
+    columns: Words = None
+    markup: str = ""
+    folded: bool = False
 
     def _repr_html_(self) -> str:
+        shown = self.markup or table_html(self.records, self.columns)
+        if self.folded:
+            shown = f"<details><summary>Show {len(self.records)} rows</summary>{shown}</details>"
         return (
-            f'<figure class="tl-figure tl-figure-table" id="{self.name}">{self.markup}'
-            f"<figcaption>{html.escape(self.caption)}</figcaption>{csv_link(self.records, self.name)}</figure>"
+            f'<figure class="tl-figure tl-figure-table" id="{self.name}">{shown}'
+            f"<figcaption>{escape(self.caption)}</figcaption>{csv_link(self.records, self.name)}</figure>"
         )

@@ -20,15 +20,11 @@ SCRIPTS = ("vega.js", "transferlab.js")
 UNWANTED = ("sphinx-thebe", "thebe", "require.js", "embed-amd")
 
 
-def formula(self, node: nodes.math) -> None:
-    """Write an inline formula as MathML."""
-    self.body.append(convert(node.astext(), display="inline"))
-    raise nodes.SkipNode
-
-
-def display_formula(self, node: nodes.math_block) -> None:
-    """Write a displayed formula as MathML."""
-    self.body.append(f'<div class="math notranslate">{convert(node.astext(), display="block")}</div>')
+def formula(self, node: nodes.math | nodes.math_block) -> None:
+    """Write a formula, inline or displayed, as MathML."""
+    displayed = isinstance(node, nodes.math_block)
+    markup = convert(node.astext(), display="block" if displayed else "inline")
+    self.body.append(f'<div class="math notranslate">{markup}</div>' if displayed else markup)
     raise nodes.SkipNode
 
 
@@ -37,9 +33,8 @@ def write_vega(app: Sphinx) -> None:
     os.environ[BOOK] = "1"
     if app.builder.format != "html":
         return
-    folder = Path(app.outdir) / "_static"
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / SCRIPTS[0]
+    target = Path(app.outdir) / "_static" / SCRIPTS[0]
+    target.parent.mkdir(parents=True, exist_ok=True)
     if not target.is_file():
         target.write_text("(function () {\n" + vl_convert.javascript_bundle(vl_version="6.4") + "\n})();\n")
     for script in SCRIPTS:
@@ -55,7 +50,7 @@ def drop_scripts(app: Sphinx, page: str, template: str, context: dict, doctree: 
 
 def setup(app: Sphinx) -> dict:
     """Register everything with Sphinx."""
-    app.add_html_math_renderer("mathml", (formula, None), (display_formula, None))
+    app.add_html_math_renderer("mathml", (formula, None), (formula, None))
     app.connect("builder-inited", write_vega)
     app.connect("html-page-context", drop_scripts, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -48,11 +48,6 @@ class Effect:
         """Half the width of the interval."""
         return (self.high - self.low) / 2
 
-    @property
-    def error(self) -> float:
-        """Standard error of the mean."""
-        return self.deviation / math.sqrt(self.n)
-
 
 def effect(differences: Sequence[float]) -> Effect:
     """Estimate the mean of paired differences, one number a seed.
@@ -72,23 +67,21 @@ def effect(differences: Sequence[float]) -> Effect:
         If there is no number, or one is not finite.
     """
     values = np.asarray(differences, dtype=float)
-    fine = values.size > 0 and bool(np.isfinite(values).all())
-    check(fine, "differences", differences, "must be finite numbers, one a seed")
+    check(len(values) and np.isfinite(values).all(), "differences", differences, "must be finite numbers, one a seed")
     n, mean = len(values), float(values.mean())
     if n < 2:
         return Effect(mean, -math.inf, math.inf, 1.0, 1.0, n, math.nan)
     deviation = float(values.std(ddof=1))
-    error = deviation / math.sqrt(n)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
-    p = min(1.0, 2 * _tail(abs(mean), error, n))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * (deviation / math.sqrt(n))
+    p = min(1.0, 2 * _tail(abs(mean), deviation, n))
     return Effect(mean, mean - half, mean + half, p, sign_flip(values), n, deviation)
 
 
-def _tail(distance: float, error: float, n: int) -> float:
+def _tail(distance: float, deviation: float, n: int) -> float:
     """Return the one-sided p of a mean over n seeds that lies so far on one side of a bound: 1 if n is 1."""
-    if n < 2:
-        return 1.0
-    return float(stats.t.sf(distance / error, n - 1)) if error > 0 else float(distance <= 0)
+    if n < 2 or deviation == 0:
+        return float(n < 2 or distance <= 0)
+    return float(stats.t.sf(distance / (deviation / math.sqrt(n)), n - 1))
 
 
 def by_group(records: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
@@ -132,7 +125,7 @@ def equivalence(found: Effect, margin: float) -> float:
         If the margin is not above 0.
     """
     check(margin > 0, "margin", margin, "must be above 0")
-    return max(_tail(margin + side * found.mean, found.error, found.n) for side in (1, -1))
+    return max(_tail(margin + side * found.mean, found.deviation, found.n) for side in (1, -1))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -208,7 +201,7 @@ def _by_side(found: Effect, half_width: float, interval: Sequence[float], words:
     if not found.half_width <= half_width:
         though = f", though the interval {words[side]}" if side < 2 else ""
         return Judgement("inconclusive", _noisy(found, half_width, though), found)
-    against = 2 * _tail(-sum(interval) / 2, found.error, found.n) if side == 1 else 1.0
+    against = 2 * _tail(-sum(interval) / 2, found.deviation, found.n) if side == 1 else 1.0
     return Judgement(VERDICTS[side], f"the interval {words[side]}", found, against)
 
 
@@ -227,7 +220,7 @@ def judge_equal(found: Effect, margin: float) -> Judgement:
     if not found.half_width <= margin:
         return Judgement("inconclusive", _noisy(found, margin), shown, test=test)
     if found.low > margin or found.high < -margin:
-        against = 2 * _tail(abs(found.mean) - margin, found.error, found.n)
+        against = 2 * _tail(abs(found.mean) - margin, found.deviation, found.n)
         return Judgement("contradicted", f"the interval lies more than {margin:g} from zero", shown, against, test)
     return Judgement("inconclusive", f"the interval reaches beyond {margin:g}", shown, test=test)
 
@@ -239,7 +232,7 @@ def judge_not_worse(found: Effect, margin: float) -> Judgement:
     """
     check(margin > 0, "margin", margin, "must be above 0")
     words = (f"lies above {-margin:g}", f"lies below {-margin:g}", f"contains {-margin:g}")
-    p = min(1.0, 2 * _tail(abs(found.mean + margin), found.error, found.n))
+    p = min(1.0, 2 * _tail(abs(found.mean + margin), found.deviation, found.n))
     shown = replace(found, p=p, p_sign=math.nan)
     judged = _by_side(shown, margin, (found.low + margin, found.high + margin), words)
     return replace(judged, test=f"t, against {-margin:g}")

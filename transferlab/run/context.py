@@ -27,7 +27,7 @@ from ..train.run import Run, Stream
 
 CURVE_POINTS = 16
 LIMIT = 2 << 30  # bytes of features; more are not kept: trials then read their own images, each time
-POLL = 0.2  # seconds after which what another process is making is looked for again
+LOOK_AGAIN = 0.2  # seconds after which what another process is making is looked for again
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Context:
                     found = made.evaluate(self)
                     self.keep(made, found)
                     return found
-            time.sleep(POLL)
+            time.sleep(LOOK_AGAIN)
 
 
 def curve(losses: torch.Tensor) -> list[float]:

@@ -33,7 +33,7 @@ from .packs import PackNotes
 from .queue import Job
 
 ONE_AT_A_TIME = threading.Lock()  # random states and numbers of threads belong to the process
-LAST = 20  # steps whose mean loss is that of the end of training
+LAST_STEPS = 20  # steps whose mean loss is that of the end of training
 
 
 class Unavailable(Exception):
@@ -192,7 +192,7 @@ def measure(job: Job, run: Run, fitted: Fitted, seconds: float, context: Context
     losses, net, metrics = finite(fitted.losses), run.trained, {}
     sizes = {name: (p.numel(), p.requires_grad) for name, p in net.named_parameters()}
     if trial := job.trial:
-        metrics = scores_of(net, trial, context) | {"train_loss": round(losses[-LAST:].mean().item(), 4)}
+        metrics = scores_of(net, trial, context) | {"train_loss": round(losses[-LAST_STEPS:].mean().item(), 4)}
         metrics |= {
             "parameters": sum(n for n, _ in sizes.values()),
             "trained": sum(n for n, on in sizes.values() if on),

@@ -5,20 +5,20 @@ records. Sets that a user adds or rebuilds are pinned in a manifest of their own
 """
 
 import json
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from ..errors import UserError, check, suggest
+from ..errors import UserError, suggest
 from ..paths import cache_root, data_root, write_atomically
 
 SYNTHETIC_FINGERPRINT = "world-1"
-PACKAGED = Path(__file__).with_name("manifest.json")
 
 
 @cache
 def packaged() -> dict[str, dict]:
     """Return the manifest of the published sets and weights, by name."""
-    return json.loads(PACKAGED.read_text())
+    return json.loads(Path(__file__).with_name("manifest.json").read_text())
 
 
 def local_path() -> Path:
@@ -47,13 +47,10 @@ def synthetic_distance(name: str) -> float | None:
     text = name.removeprefix("synthetic:")
     if text == "source":
         return None
-    try:
-        distance = float(text)
-    except ValueError:
-        distance = -1.0
-    rule = "must be synthetic:source or synthetic:D with D from 0 (near) to 1 (far)"
-    check(0 <= distance <= 1, "data set", name, rule)
-    return distance
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise UserError(f"data set (={name}): must be synthetic:source or synthetic:D with D from 0 (near) to 1 (far)")
 
 
 def names() -> list[str]:

@@ -9,11 +9,10 @@ from .serial import OneOf, Spec, flags, positive
 
 
 class _Pinned:
-    """What is known by name and fingerprint; a name that says where it lies on a machine tells nothing apart."""
+    """What is known by `name` and `fingerprint`; a name that says where it lies on a machine tells nothing apart.
 
-    name: str
-    fingerprint: str
-    place: str  # how such a name begins
+    Such a name begins with the class's `place`.
+    """
 
     def __post_init__(self) -> None:
         if not self.fingerprint:

@@ -63,8 +63,9 @@ class AlexNet(Spec, kind="alexnet", version=1):
     def multiply_adds(self, size: int) -> int:
         """Multiply-adds of one forward pass without the head, per image of `size` px."""
         total, before, side = 0, 3, size
-        geometry = alexnet_geometry(size, len(self.channels))
-        for out, (kernel, stride, pad, pool) in zip(self.channels, geometry, strict=True):
+        for out, (kernel, stride, pad, pool) in zip(
+            self.channels, alexnet_geometry(size, len(self.channels)), strict=True
+        ):
             side = (side + 2 * pad - kernel) // stride + 1
             total += kernel * kernel * before * out * side * side
             side, before = ((side - pool) // 2 + 1 if pool else side), out

@@ -96,16 +96,13 @@ def _for_each_choice(check_fields: Callable[[Any], None]) -> Callable[[Any], Non
     """Return what checks the fields of a spec with each choice of what is searched in it."""
 
     def check_each(self: Spec) -> None:
-        open_fields = {
-            (name,): value for name in _fields(type(self)) if isinstance(value := getattr(self, name), OneOf)
-        }
-        if not open_fields:
-            return check_fields(self)
-        first, *_ = [filled(self, choice) for choice in combinations(open_fields)]
-        for name in _fields(type(self)):
-            if (name,) not in open_fields:
-                object.__setattr__(self, name, getattr(first, name))
-        return None
+        here = {path: of for path, of in searched(self).items() if len(path) == 1}
+        if not here:
+            check_fields(self)
+            return
+        first, *_ = [filled(self, choice) for choice in combinations(here)]
+        for name in {*_fields(type(self))} - {name for (name,) in here}:
+            object.__setattr__(self, name, getattr(first, name))
 
     return check_each
 
@@ -134,19 +131,15 @@ def searched(spec: Spec) -> dict[tuple[str, ...], OneOf]:
 
 def filled(spec: Spec, chosen: dict[tuple[str, ...], Any]) -> Spec:
     """Return a spec with values in place of the fields that `searched` names."""
-    here = {path[0]: value for path, value in chosen.items() if len(path) == 1}
-    for name in {path[0] for path in chosen if len(path) > 1}:
-        inside = {path[1:]: value for path, value in chosen.items() if path[0] == name and len(path) > 1}
-        here[name] = filled(getattr(spec, name), inside)
-    return replace(spec, **here)
+    for (name, *inside), value in chosen.items():
+        spec = replace(spec, **{name: filled(getattr(spec, name), {tuple(inside): value}) if inside else value})
+    return spec
 
 
 def combinations(options: dict[tuple[str, ...], OneOf]) -> list[dict[tuple[str, ...], Any]]:
     """Return every choice, in the order in which they win ties."""
-    return [
-        dict(zip(options, values, strict=True))
-        for values in itertools.product(*(of.options for of in options.values()))
-    ]
+    every = itertools.product(*(of.options for of in options.values()))
+    return [dict(zip(options, values, strict=True)) for values in every]
 
 
 ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -195,12 +188,8 @@ def positive(name: str, value: object) -> None:
     UserError
         If it is not a whole number above 0.
     """
-    check(
-        isinstance(value, int) and not isinstance(value, bool) and value > 0,
-        name,
-        value,
-        "must be a whole number above 0",
-    )
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    check(whole and value > 0, name, value, "must be a whole number above 0")
 
 
 def above_zero(spec: Spec, *names: str) -> None:

@@ -47,24 +47,21 @@ class Trial(Artefact, kind="trial"):
 
     def __post_init__(self) -> None:
         check(isinstance(self.seed, int) and self.seed >= 0, "seed", self.seed, "must be a whole number, 0 or more")
-        starts = self.method.starts
-        if starts is not None:
-            needed = f"{self.method.kind} needs {'one' if starts else 'none'}"
-            check((self.source is not None) == starts, "source", self.source, needed)
-        if isinstance(self.source, Trial):
-            Trained(self.source)  # one that trains
-            same = (self.source.backbone, self.source.seed) == (self.backbone, self.seed)
-            check(same, "source", self.source.label, f"must have the trial's own backbone and seed, {self.seed}")
-        if isinstance(self.backbone, AlexNet) and isinstance(self.source, Source | Trial):
-            size = self.source.size if isinstance(self.source, Source) else self.source.target.size
-            check(size == self.target.size, "size", self.target.size, f"AlexNet keeps its source's, {size}")
-        own = self.source.target if isinstance(self.source, Trial) else self.source
-        if self.method.own_task and not isinstance(own, Weights):
-            same = (own.images, own.subset.shape) == (self.target.images, self.target.subset.shape)
-            check(
-                same, "target", self.target.label, f"{self.method.kind} asks of the source's own images; see of_source"
-            )
-        check(self.trains or not self.measures, "measures", len(self.measures), f"{self.method.kind} trains nothing")
+        kind, starts, target = self.method.kind, self.method.starts, self.target
+        needed = starts in (None, self.source is not None)
+        check(needed, "source", self.source, f"{kind} needs {'one' if starts else 'none'}")
+        if self.before:
+            Trained(self.before)  # one that trains
+            same = (self.before.backbone, self.before.seed) == (self.backbone, self.seed)
+            check(same, "source", self.before.label, f"must have the trial's own backbone and seed, {self.seed}")
+        own = self.before.target if self.before else self.source
+        if own and not isinstance(own, Weights):
+            kept = own.size == target.size or not isinstance(self.backbone, AlexNet)
+            check(kept, "size", target.size, f"AlexNet keeps its source's, {own.size}")
+            same = (own.images, own.subset.shape) == (target.images, target.subset.shape)
+            rule = f"{kind} asks of the source's own images; see of_source"
+            check(same or not self.method.own_task, "target", target.label, rule)
+        check(self.trains or not self.measures, "measures", len(self.measures), f"{kind} trains nothing")
         for measure in self.measures:
             measure.fits(self)
 
@@ -92,16 +89,21 @@ class Trial(Artefact, kind="trial"):
         return ("accuracy", *(name for measure in self.measures for name in measure.columns))
 
     @property
+    def before(self) -> Trial | None:
+        """The step before, of a chain."""
+        return self.source if isinstance(self.source, Trial) else None
+
+    @property
     def start(self) -> Pretrained | Trained | None:
         """The network that the trial starts from."""
-        if isinstance(self.source, Trial):
-            return Trained(self.source)
+        if self.before:
+            return Trained(self.before)
         return Pretrained(self.source, self.backbone, self.seed) if self.source else None
 
     @property
     def root(self) -> Source | Weights | None:
         """The source at the beginning of a chain."""
-        return self.source.root if isinstance(self.source, Trial) else self.source
+        return self.before.root if self.before else self.source
 
     @property
     def recipe(self) -> Recipe | None:
@@ -114,7 +116,7 @@ class Trial(Artefact, kind="trial"):
         if self.recipe is None:
             return self.key
         target = replace(self.target, subset=self.target.subset.shape)
-        before = self.source.shape if isinstance(self.source, Trial) else ""
+        before = self.before.shape if self.before else ""
         return "|".join((self.backbone.canonical, self.method.shape, target.canonical, before))
 
     def needs(self) -> tuple[Artefact, ...]:
@@ -142,20 +144,16 @@ class Trial(Artefact, kind="trial"):
     @cached_property
     def options(self) -> dict[tuple[str, ...], OneOf]:
         """What is to be chosen, by the names that lead to it; of a chain, in its last step."""
-        return {
-            path: of for path, of in searched(self).items() if path[0] != "source" or not isinstance(self.source, Trial)
-        }
+        return {path: of for path, of in searched(self).items() if path[0] != "source" or not self.before}
 
     @property
     def open(self) -> bool:
         """Whether something is to be chosen, here or in a step of the chain before."""
-        return bool(self.options) or (isinstance(self.source, Trial) and self.source.open)
+        return bool(self.options or (self.before and self.before.open))
 
     def at_seed(self, seed: int) -> Trial:
         """Return the same trial of another seed."""
-        return replace(
-            self, seed=seed, source=self.source.at_seed(seed) if isinstance(self.source, Trial) else self.source
-        )
+        return replace(self, seed=seed, source=self.before.at_seed(seed) if self.before else self.source)
 
     def choices(self) -> tuple[tuple[Trial, ...], ...]:
         """Return the trials of a search: for every choice, in the order in which they win ties, one a seed that
@@ -188,7 +186,7 @@ class Trial(Artefact, kind="trial"):
     @property
     def label(self) -> str:
         """One line that names the trial, for progress, logs and published records."""
-        start = f"{self.source.via if isinstance(self.source, Trial) else self.source.label} > " if self.source else ""
+        start = f"{self.before.via if self.before else self.source.label} > " if self.source else ""
         rate = f" lr {'|'.join(f'{r:g}' for r in self.recipe.rates)}" if self.recipe else ""
         return f"{start}{self.target.label}, {self.method.kind}{rate}, seed {self.seed}"
 
@@ -209,7 +207,7 @@ class Trial(Artefact, kind="trial"):
             "source_grey": getattr(root, "grey", None),
             "source_steps": root.recipe.steps if isinstance(root, Source) else None,
             "source_stop": cell(getattr(root, "stop", None)),
-            "via": self.source.via if isinstance(self.source, Trial) else None,
+            "via": self.before and self.before.via,
             "backbone": self.backbone.kind,
             "fc7": getattr(self.backbone, "hidden", (None,))[-1],
             "method": self.method.kind,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import sys
 import time
@@ -44,7 +45,9 @@ class Checkpoint:
         UserError
             If the file cannot be written.
         """
-        write_atomically(self.path, _saved(state).getvalue())
+        file = io.BytesIO()
+        torch.save(state, file)
+        write_atomically(self.path, file.getvalue())
         self.last = time.monotonic()
 
     def resume(self, training: Training) -> int:
@@ -54,26 +57,15 @@ class Checkpoint:
         """
         if not self.path.exists():
             return 0
-        before = _saved(training.state(0))
+        before = copy.deepcopy(training.state(0))
         try:
-            return training.restore(_loaded(self.path))
+            return training.restore(torch.load(self.path, map_location="cpu", weights_only=True))
         except Exception as e:
             why = f"cannot be used ({type(e).__name__}); training starts anew"
             tqdm.write(f"checkpoint (={self.path}): {why}", file=sys.stderr)
             self.clear()
-            return training.restore(_loaded(before))
+            return training.restore(before)
 
     def clear(self) -> None:
         """Remove the file: what the run was for is on record."""
         self.path.unlink(missing_ok=True)
-
-
-def _saved(state: dict[str, Any]) -> io.BytesIO:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return file
-
-
-def _loaded(file: Path | io.BytesIO) -> dict[str, Any]:
-    return torch.load(file, map_location="cpu", weights_only=True)

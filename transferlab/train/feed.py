@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,7 +33,7 @@ class Batch:
         return [Batch(*each) for each in zip(self.images.chunk(count), self.labels.chunk(count), second, strict=True)]
 
 
-class TableSampler:
+class TableSampler(Sampler):
     """Draws an image with each that another sampler draws: one of its row of a table, uniformly; and its augmentation.
 
     Parameters
@@ -46,24 +45,13 @@ class TableSampler:
     """
 
     def __init__(self, table: torch.Tensor, batch: int, pad: int, seed: int) -> None:
-        self.table, self.batch, self.pad = table.cpu(), batch, pad
-        self.counts = (self.table >= 0).sum(1)
-        self.generator = torch.Generator().manual_seed(seed)
+        super().__init__(len(table), batch, pad, seed)
+        self.table, self.counts = table.cpu(), (table.cpu() >= 0).sum(1)
 
-    def block(self, steps: int, index: torch.Tensor) -> Draws:
-        """Return the random part of the next steps, in which the other sampler drew `index`."""
+    def indices(self, steps: int, others: torch.Tensor) -> torch.Tensor:
+        """Return the positions of the next steps, in which the other sampler drew `others`."""
         share = torch.rand(steps, self.batch, dtype=torch.float64, generator=self.generator)
-        shift = torch.randint(-self.pad, self.pad + 1, (steps, self.batch, 2), generator=self.generator)
-        mirror = torch.rand(steps, self.batch, generator=self.generator) < 0.5
-        return Draws(self.table[index, (share * self.counts[index]).long()], shift, mirror)
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return what the next block depends on."""
-        return {"generator": self.generator.get_state()}
-
-    def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Go back to where `state` was taken."""
-        self.generator.set_state(state["generator"])
+        return self.table[others, (share * self.counts[others]).long()]
 
 
 class Pool:
@@ -84,38 +72,36 @@ class Pool:
         self.on_device = all(s.pixels.device == device for s in samples)
         self.where = device if self.on_device else torch.device("cpu")
         self.pad = samples[0].pixels.shape[1] // 8 if recipe.augment == "crop-flip" else 0
+        how = recipe.batch, self.pad
         self.samplers = [
-            Sampler(len(s.sample.labels), recipe.batch, self.pad, s.seed)
-            if s.table is None
-            else TableSampler(s.table, recipe.batch, self.pad, s.seed)
+            Sampler(len(s.sample.labels), *how, s.seed) if s.table is None else TableSampler(s.table, *how, s.seed)
             for s in streams
         ]
         self.part = processes.part(recipe.batch)
-        each = len(range(recipe.batch)[self.part])
-        images = [(s.pixels.to(self.where), s.grey) for s in samples]
-        one = len({(pixels.data_ptr(), grey) for pixels, grey in images}) == 1
-        slices = [slice(None)] if one else [slice(k * each, (k + 1) * each) for k in range(len(samples))]
-        self.images = [(*image, some) for image, some in zip(images, slices, strict=False)]
-        self.rows, self.labels = (_joined(getattr(s, n).to(self.where) for s in samples) for n in ("rows", "labels"))
-        self.starts = list(accumulate((len(s.labels) for s in samples), initial=0))[:-1]
+        self.images = [(s.pixels.to(self.where), s.grey) for s in samples]
+        if len({(pixels.data_ptr(), grey) for pixels, grey in self.images}) == 1:  # one gather for all
+            del self.images[1:]
+        self.rows = torch.cat([s.rows.to(self.where) for s in samples])
+        self.labels = torch.cat([s.labels.to(self.where) for s in samples])
+        counts = torch.tensor([len(s.labels) for s in samples])
+        self.starts = (counts.cumsum(0) - counts).repeat_interleave(recipe.batch // processes.count())
 
     def block(self, drawn: Sequence[Draws]) -> Draws:
         """Return the draws of the runs side by side: shape (steps, K * batch) and so on."""
-        parts = [d.part(self.part).parts for d in drawn]
-        index, shift, mirror = zip(*parts, strict=True)
-        index = [i + start if start else i for i, start in zip(index, self.starts, strict=True)]
-        return Draws(*(torch.cat(each, 1) for each in (index, shift, mirror))).to(self.where)
+        parts = zip(*(d.part(self.part).parts for d in drawn), strict=True)
+        index, shift, mirror = (torch.cat(each, 1) for each in parts)
+        return Draws(index + self.starts, shift, mirror).to(self.where)
 
     def batch(self, drawn: Draws, step: int | torch.Tensor, second: Batch | None = None) -> Batch:
         """Return one step's images, augmented and normalised, and labels, of all runs one after another."""
-        one = drawn.at(step)
-        rows, parts = self.rows[one.index], []
-        for pixels, grey, some in self.images:
-            its = rows[some]
-            its = crop_flip(pixels, its, one.shift[some], one.mirror[some]) if self.pad else pixels[its]
+        one, parts = drawn.at(step), []
+        pieces = (t.chunk(len(self.images)) for t in (self.rows[one.index], one.shift, one.mirror))
+        for (pixels, grey), rows, shift, mirror in zip(self.images, *pieces, strict=True):
+            its = crop_flip(pixels, rows, shift, mirror) if self.pad else pixels[rows]
             parts.append(luma(its) if grey else its)
-        pixels, labels = (t.to(self.device, non_blocking=True) for t in (_joined(parts), self.labels[one.index]))
-        return Batch(normalise(pixels) if pixels.dtype == torch.uint8 else pixels, labels, second)
+        images = (torch.cat(parts) if len(parts) > 1 else parts[0]).to(self.device, non_blocking=True)
+        labels = self.labels[one.index].to(self.device, non_blocking=True)
+        return Batch(normalise(images) if images.dtype == torch.uint8 else images, labels, second)
 
 
 class Feed:
@@ -137,17 +123,17 @@ class Feed:
 
     def block(self, steps: int) -> list[Draws]:
         """Return the random part of the next steps, for each stream."""
-        first = [s.block(steps) for s in self.pools[0].samplers]
-        drawn = [first]
-        for pool in self.pools[1:]:
-            pairs = zip(pool.samplers, first, strict=True)
-            drawn.append([s.block(steps, d.index) if isinstance(s, TableSampler) else s.block(steps) for s, d in pairs])
-        return [pool.block(each) for pool, each in zip(self.pools, drawn, strict=True)]
+        first, *others = self.pools
+        drawn = [s.block(steps) for s in first.samplers]
+        blocks = [first.block(drawn)]
+        for pool in others:
+            blocks.append(pool.block([s.block(steps, d.index) for s, d in zip(pool.samplers, drawn, strict=True)]))
+        return blocks
 
     def batch(self, block: Sequence[Draws], step: int | torch.Tensor) -> Batch:
         """Return the batch of one step of a block, of all runs."""
         batch = None
-        for pool, drawn in reversed(list(zip(self.pools, block, strict=True))):
+        for pool, drawn in zip(reversed(self.pools), reversed(block), strict=True):
             batch = pool.batch(drawn, step, batch)
         return batch
 
@@ -159,8 +145,3 @@ class Feed:
         """Go back to where `state` was taken."""
         for sampler, kept in zip(self.samplers, state, strict=True):
             sampler.restore(kept)
-
-
-def _joined(parts: Iterable[torch.Tensor]) -> torch.Tensor:
-    parts = list(parts)
-    return torch.cat(parts) if len(parts) > 1 else parts[0]

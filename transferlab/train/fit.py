@@ -1,5 +1,7 @@
 """The one training loop, for one network or for many of one shape at once."""
 
+import copy
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,8 +14,11 @@ from .checkpoint import Checkpoint
 from .dropout import own_dropout
 from .feed import Feed
 from .run import Run
-from .steppers import EagerStepper, GraphStepper, side_stream
-from .trainers import Trainer, best_size, rescale, step_seconds, trainer_of
+from .steppers import EagerStepper, GraphStepper
+from .trainers import PackedTrainer, SingleTrainer, side_streams
+
+FASTER = 1.1  # a larger pack must train images so many times faster
+LARGER = 4  # times that the next pack that is tried is as large
 
 State = dict[str, torch.Tensor]
 
@@ -77,25 +82,25 @@ def fit_together(runs: Sequence[Run], checkpoint: Checkpoint | None = None) -> l
     list of Fitted, length K
         A network that diverged does not touch the others. When all have, training ends with the block.
     """
-    first = runs[0]
-    recipe, device, last = first.recipe, first.device, first.last
+    first, device, scale = runs[0], runs[0].device, runs[0].gradient_scale
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), side_stream(device):
+    # the default stream cannot be captured
+    with torch.random.fork_rng(devices), side_streams([torch.cuda.Stream(d) for d in devices]) as stream, stream(0):
         torch.manual_seed(first.seed + processes.number())  # of what objectives may draw
         training = Training(runs)
         trainer, feed, losses = training.trainer, training.feed, training.losses
-        with own_dropout(trainer.nets, training.generators[: len(runs)]):
+        with own_dropout(trainer.nets, training.dropout):
             step = checkpoint.resume(training) if checkpoint else 0
-            stepper = training.stepper()
+            stepper = GraphStepper(training) if training.captured else EagerStepper(training)
             training.take_snapshots(step)
-            while step < last:
+            while step < first.last:
                 start, before = step - step % BLOCK, feed.state()
-                block = feed.block(min(BLOCK, recipe.steps - start))
-                stepper.start(block, step - start, step)
-                while step < min(start + BLOCK, last):
-                    if first.gradient_scale and step % first.gradient_scale.every == 0:
-                        which = first.gradient_scale.which(step - start, len(block[0].index))
-                        rescale(trainer, (feed.batch(block, i) for i in which))
+                block = feed.block(min(BLOCK, first.recipe.steps - start))
+                stepper.start(block)
+                while step < min(start + BLOCK, first.last):
+                    if scale and step % scale.every == 0:
+                        which = scale.which(step - start, len(block[0].index))
+                        trainer.rescale(feed.batch(block, i) for i in which)
                     stepper.go(step - start, step)
                     step += 1
                     training.take_snapshots(step)
@@ -116,19 +121,11 @@ class Training:
         self.runs, self.feed = runs, Feed(runs)
         self.losses = torch.zeros(len(runs), runs[0].recipe.steps, device=device)
         self.captured = may_be_captured(runs, self.feed)
-        self.trainer: Trainer = trainer_of(runs, self.captured)
-        self.generators = [torch.Generator(device).manual_seed(r.seed + processes.number()) for r in runs]
-        self.generators += [torch.default_generator]
+        self.trainer = PackedTrainer(runs) if self.captured or len(runs) > 1 else SingleTrainer(runs[0])
+        self.dropout = [torch.Generator(device).manual_seed(r.seed + processes.number()) for r in runs]
+        self.generators = [*self.dropout, torch.default_generator]
         self.generators += [torch.cuda.default_generators[device.index]] if device.type == "cuda" else []
         self.snapshots: list[dict[int, State]] = [{} for _ in runs]
-
-    def stepper(self) -> EagerStepper:
-        """Return what does the steps."""
-        parts = self.trainer, self.feed, self.losses
-        if not self.captured:
-            return EagerStepper(*parts)
-        watched = {step for r in self.runs for w in r.watchers for step in w.steps}
-        return GraphStepper(*parts, generators=self.generators[: len(self.runs)], watched=watched)
 
     def take_snapshots(self, step: int) -> None:
         """Keep the networks that are wanted after so many steps."""
@@ -192,10 +189,32 @@ def finite(losses: torch.Tensor) -> torch.Tensor:
 
 
 def pack_size(runs: Sequence[Run]) -> int:
-    """Find out, in a few seconds, how many of `runs` to train at once on their device."""
+    """Find out, in a few seconds, how many of `runs` to train at once on their device.
 
-    def train(some: Sequence[Run], steps: int) -> None:
-        plain = {"lr_multipliers": {}, "snapshots": (), "watchers": (), "gradient_scale": None, "stop": None}
-        fit_together([replace(r, recipe=replace(r.recipe, steps=steps), **plain) for r in some])
+    More as long as images pass faster and memory lasts; copies are trained.
+    """
+    best, rate, size = 1, 0.0, 1
+    while size <= len(runs):
+        try:
+            now = size / step_seconds(runs[:size])
+        except torch.OutOfMemoryError:
+            break
+        if now < rate * FASTER:
+            break
+        best, rate, size = size, now, size * LARGER
+    return best
 
-    return best_size(runs, lambda some: step_seconds(some, train))
+
+def step_seconds(runs: Sequence[Run], steps: int = 20) -> float:
+    """Return the seconds of a step of copies of `runs`, without those that it takes to begin."""
+    plain = {"lr_multipliers": {}, "snapshots": (), "watchers": (), "gradient_scale": None, "stop": None}
+
+    def took(count: int) -> float:
+        copies = [replace(r, net=copy.deepcopy(r.net), recipe=replace(r.recipe, steps=count), **plain) for r in runs]
+        began = time.perf_counter()
+        fit_together(copies)  # it waits for the device at its end
+        return time.perf_counter() - began
+
+    took(steps // 4)
+    begin = took(steps // 4)
+    return max(took(steps + steps // 4) - begin, 1e-6) / steps

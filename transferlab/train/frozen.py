@@ -20,8 +20,7 @@ def shortened(run: Run) -> Run:
 
     Where images are augmented or the objective reads them, or nothing at the start is frozen, that is the run itself.
     """
-    plain = run.recipe.augment == "none" and not run.objective.reads_images
-    part = trained_part(run.net) if plain else None
+    part = None if run.recipe.augment != "none" or run.objective.reads_images else trained_part(run.net)
     if part is None:
         return run
     entrance, top = part

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from torch import Tensor
 
 HISTORY = 5  # pairs that are remembered
 CHECK = 5  # iterations after which finished strengths are looked for, where looking means waiting for the device
 
+Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-def side_by_side(solve: Callable[[torch.Tensor], torch.Tensor], strengths: torch.Tensor, most: int) -> torch.Tensor:
+
+def side_by_side(solve: Callable[[Tensor], Tensor], strengths: Tensor, most: int) -> Tensor:
     """Solve for some strengths at a time.
 
     On a CPU with several threads each works on strengths of its own: threads that share every product and sum mostly
@@ -33,10 +36,10 @@ def side_by_side(solve: Callable[[torch.Tensor], torch.Tensor], strengths: torch
     at_once = min(count, threads, max(1, most)) if strengths.device.type == "cpu" else 1
     parts = max(at_once, -(-count // max(1, most // at_once)))
     # weak and strong ones in each part
-    order = [torch.arange(part, count, parts, device=strengths.device) for part in range(min(parts, count))]
+    order = [torch.arange(part, count, parts, device=strengths.device) for part in range(parts)]
     chosen = [strengths[:, :, index] for index in order]
     if at_once == 1:
-        found = [solve(part) for part in chosen]
+        found = list(map(solve, chosen))
     else:
         try:
             with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads // at_once,)) as pool:
@@ -47,14 +50,8 @@ def side_by_side(solve: Callable[[torch.Tensor], torch.Tensor], strengths: torch
 
 
 def minimise(
-    objective: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
-    w: torch.Tensor,
-    penalty: torch.Tensor,
-    metric: torch.Tensor,
-    dims: tuple[int, ...],
-    tolerance: float,
-    iterations: int,
-) -> torch.Tensor:
+    objective: Evaluate, w: Tensor, penalty: Tensor, metric: Tensor, tolerance: float = 3e-4, iterations: int = 100
+) -> Tensor:
     """Minimise many smooth convex functions plus penalty / 2 * w^2 at once.
 
     Each problem has its own step: 1, shortened for its next iteration where it failed the approximate Wolfe conditions
@@ -64,13 +61,12 @@ def minimise(
     Parameters
     ----------
     objective : callable
-        From w to the value of each problem and the gradient, penalty not included, for any part of the strengths.
+        From w, for any part of the strengths, to the value of each problem and the gradient, penalty not included.
+        Values are of shape (F, 1, S, classes), or (F, 1, S, 1) where classes share a problem.
     w : Tensor, shape (F, D, S, classes)
         Where to start.
     penalty, metric : Tensor
         Diagonals, shapes (F, D, S, 1) and (F, D, S, classes or 1): of the penalty, and of the Hessian at the start.
-    dims : tuple of int
-        Dimensions of w that belong to one problem: 1, and 3 where classes share a function.
     tolerance : float
         Promised decrease, as a part of the function's value, below which a problem is finished.
     iterations : int
@@ -81,19 +77,19 @@ def minimise(
     Tensor, shape (F, D, S, classes)
     """
 
-    def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return (a * b).sum(dims, keepdim=True)
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum_to_size(value.shape)
 
-    def evaluate(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def evaluate(w: Tensor) -> tuple[Tensor, Tensor]:
         value, gradient = objective(w)
         pull = penalty * w
-        return value + 0.5 * dot(pull, w), gradient.add_(pull)
+        return value + 0.5 * (pull * w).sum_to_size(value.shape), gradient.add_(pull)
 
     result, left = w.clone(), torch.arange(w.shape[2], device=w.device)
     value, gradient = evaluate(w)
     step = inverse = torch.ones_like(value)  # `inverse` scales the inverse of the metric
     busy = value >= 0  # all of them
-    pairs: list[tuple[torch.Tensor, ...]] = []  # change of w, change of gradient, 1 / their product
+    pairs: list[tuple[Tensor, ...]] = []  # change of w, change of gradient, 1 / their product
     for iteration in range(iterations):
         if iteration % CHECK == 0 or w.device.type == "cpu":
             keep = busy.any(3).any(1).any(0)

@@ -64,8 +64,7 @@ def mean(values: torch.Tensor) -> None:
 
 def agreed(value: bool) -> bool:
     """Return what process 0 thinks, once all have asked."""
-    if count() == 1:
-        return value
     said = [value]
-    dist.broadcast_object_list(said)
+    if count() > 1:
+        dist.broadcast_object_list(said)
     return said[0]

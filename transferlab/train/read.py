@@ -19,9 +19,8 @@ def batches(net: nn.Module, sample: Sample) -> Iterator[torch.Tensor]:
     """Yield a sample's images as a network takes them, on its device, not augmented, and make the network ready."""
     net.to(memory_format=torch.channels_last).eval()
     device = next(net.parameters()).device
-    for rows in sample.rows.to(sample.pixels.device).split(
-        BATCH
-    ):  # the pixels may be too many for the network's device
+    # the pixels may be too many for the network's device
+    for rows in sample.rows.to(sample.pixels.device).split(BATCH):
         images = sample.pixels[rows].to(device)
         yield normalise(luma(images) if sample.grey else images)
 

@@ -16,27 +16,29 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import check
-from .lbfgs import HISTORY, minimise, side_by_side
+from .lbfgs import HISTORY, Evaluate, minimise, side_by_side
 
 ALIGN = 16  # columns are padded to a multiple: matrix products of odd widths are a third slower
 MEMORY = 1 << 30  # bytes that the problems solved at once may need
 
-Evaluate = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Floats = tuple[float, ...]
+Linear = tuple[Tensor, Tensor]  # weights and biases
+Prepare = Callable[[Tensor, Tensor], tuple[Evaluate, Tensor, Tensor]]
 
 
-def exact(x: torch.Tensor) -> torch.Tensor:
+def exact(x: Tensor) -> Tensor:
     """Return numbers as float64: on the CPU where their device has none."""
     return _home(x).double()
 
 
-def _home(x: torch.Tensor | None) -> torch.Tensor | None:
+def _home(x: Tensor | None) -> Tensor | None:
     return x.cpu() if x is not None and x.device.type == "mps" else x
 
 
-def stratified(labels: torch.Tensor, folds: int) -> torch.Tensor:
+def stratified(labels: Tensor, folds: int) -> Tensor:
     """Return the fold of each image, int64 of shape (N,): the images of each class are dealt out in turn.
 
     Raises
@@ -50,9 +52,7 @@ def stratified(labels: torch.Tensor, folds: int) -> torch.Tensor:
     return fold
 
 
-def held_out(
-    x: torch.Tensor, labels: torch.Tensor, folds: torch.Tensor, weights: torch.Tensor, biases: torch.Tensor
-) -> list[float]:
+def held_out(x: Tensor, labels: Tensor, folds: Tensor, weights: Tensor, biases: Tensor) -> list[float]:
     """Return the accuracy of each strength on the images that each fold held out, averaged over folds.
 
     Parameters
@@ -70,7 +70,7 @@ def held_out(
     return torch.stack(shares).mean(0).tolist()
 
 
-def _trained_on(folds: torch.Tensor | None, count: int) -> list[torch.Tensor]:
+def _trained_on(folds: Tensor | None, count: int) -> list[Tensor]:
     """Return for each fold the rows outside of it; without folds once all rows."""
     if folds is None:
         return [torch.arange(count)]
@@ -83,9 +83,7 @@ def _trained_on(folds: torch.Tensor | None, count: int) -> list[torch.Tensor]:
 # --------------------------------------------------------------------------------------------------------------- ridge
 
 
-def ridge(
-    x: torch.Tensor, labels: torch.Tensor, classes: int, strengths: tuple[float, ...], folds: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def ridge(x: Tensor, labels: Tensor, classes: int, strengths: Floats, folds: Tensor | None = None) -> Linear:
     """Solve one-vs-all ridge regression on one-hot labels for every penalty at once, in closed form.
 
     One eigendecomposition of the features' covariance serves all penalties (Hastie, Tibshirani and Friedman 2009, sec.
@@ -117,10 +115,8 @@ def ridge(
     x, y, folds = exact(x), exact(nn.functional.one_hot(labels, classes)), _home(folds)
     trained = _trained_on(folds, len(x))
     if 2 * min(map(len, trained)) < x.shape[1]:
-        if folds is None:
-            return _dual_ridge(x, y, strengths)
         solved = [_dual_ridge(x[rows], y[rows], strengths) for rows in trained]
-        return tuple(torch.stack(parts, 1) for parts in zip(*solved, strict=True))
+        return solved[0] if folds is None else tuple(torch.stack(parts, 1) for parts in zip(*solved, strict=True))
     x_mean, y_mean = x.mean(0), y.mean(0)
     x, y = x - x_mean, y - y_mean
     if folds is None:
@@ -140,13 +136,13 @@ def ridge(
     return weights, y_mean - (x_mean[..., None, :] @ weights)[..., 0, :]
 
 
-def _shrinkage(values: torch.Tensor, spread: torch.Tensor, strengths: tuple[float, ...]) -> torch.Tensor:
+def _shrinkage(values: Tensor, spread: Tensor, strengths: Floats) -> Tensor:
     """Return 1 / (eigenvalue + penalty), of shape (S, *values.shape), from penalties relative to the `spread`."""
     relative = torch.tensor(strengths, dtype=values.dtype, device=values.device).view(-1, *[1] * spread.ndim)
     return 1 / (values.clamp_min(0) + (relative * spread.clamp_min(1e-12))[..., None])
 
 
-def _dual_ridge(x: torch.Tensor, y: torch.Tensor, strengths: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+def _dual_ridge(x: Tensor, y: Tensor, strengths: Floats) -> Linear:
     x_mean, y_mean = x.mean(0), y.mean(0)
     x, y = x - x_mean, y - y_mean
     values, vectors = torch.linalg.eigh(x @ x.T / len(x))
@@ -159,24 +155,18 @@ def _dual_ridge(x: torch.Tensor, y: torch.Tensor, strengths: tuple[float, ...]) 
 
 
 def logistic(
-    x: torch.Tensor,
-    labels: torch.Tensor,
-    classes: int,
-    strengths: tuple[float, ...],
-    folds: torch.Tensor | None = None,
-    tolerance: float = 3e-4,
-    iterations: int = 100,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    x: Tensor, labels: Tensor, classes: int, strengths: Floats, folds: Tensor | None = None, **until: float
+) -> Linear:
     """Solve softmax (multinomial logistic) regression for every penalty and fold at once, by L-BFGS.
 
     Parameters
     ----------
     x, labels, classes, strengths, folds
         As in `ridge`; the module says what a strength is in terms of scikit-learn's C.
-    tolerance : float
+    tolerance : float, by default 3e-4
         A classifier is finished when the decrease that its next step promises is this small a part of its objective
         (the Newton decrement: Boyd and Vandenberghe 2004, sec. 9.5.1). What is left then is some ten times that.
-    iterations : int
+    iterations : int, by default 100
         At most so many; weak penalties on separable images may need more.
 
     Returns
@@ -189,33 +179,28 @@ def logistic(
     UserError
         If there are fewer than two folds, or one has no images.
     """
-
-    def prepare(target: torch.Tensor, weight: torch.Tensor) -> tuple[Evaluate, torch.Tensor, torch.Tensor]:
-        def evaluate(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            chances = logits.softmax(3)
-            found = chances.gather(3, index.expand(-1, -1, logits.shape[2], -1))
-            found = found.clamp_min(torch.finfo(logits.dtype).tiny)
-            return -(found.log() * weight).sum((1, 3), keepdim=True), chances.sub_(right)
-
-        index, right = target[:, :, None, None], nn.functional.one_hot(target, classes).float()[:, :, None]
-        # an absent class: a tenth of an image
-        share = (right * weight).sum(1, keepdim=True).clamp_min(0.1 * weight.amax())
-        share = share / share.sum(3, keepdim=True)
-        return evaluate, share.log(), share
-
-    weights, biases = _minimise(x, labels, strengths, folds, prepare, (1, 3), tolerance, iterations)
+    weights, biases = _minimise(_cross_entropy, x, labels, classes, strengths, folds, **until)
     return weights, biases - biases.mean(-1, keepdim=True)  # what all classes share changes nothing
 
 
+def _cross_entropy(right: Tensor, weight: Tensor) -> tuple[Evaluate, Tensor, Tensor]:
+    index = right.argmax(3, keepdim=True)
+    # an absent class: a tenth of an image
+    share = (right * weight).sum(1, keepdim=True).clamp_min(0.1 * weight.amax())
+    share = share / share.sum(3, keepdim=True)
+
+    def evaluate(logits: Tensor) -> tuple[Tensor, Tensor]:
+        chances = logits.softmax(3)
+        found = chances.gather(3, index.expand(-1, -1, logits.shape[2], -1))
+        found = found.clamp_min(torch.finfo(logits.dtype).tiny)
+        return -(found.log() * weight).sum((1, 3), keepdim=True), chances.sub_(right)
+
+    return evaluate, share.log(), share
+
+
 def squared_hinge(
-    x: torch.Tensor,
-    labels: torch.Tensor,
-    classes: int,
-    strengths: tuple[float, ...],
-    folds: torch.Tensor | None = None,
-    tolerance: float = 3e-4,
-    iterations: int = 100,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    x: Tensor, labels: Tensor, classes: int, strengths: Floats, folds: Tensor | None = None, **until: float
+) -> Linear:
     """Solve one-vs-rest support vector machines with the squared hinge loss (scikit-learn's ``LinearSVC``), by L-BFGS.
 
     The loss of an image is the sum over classes of max(0, 1 - y z)^2, with y = 1 for its own class and -1 for others.
@@ -236,19 +221,20 @@ def squared_hinge(
     UserError
         If there are fewer than two folds, or one has no images.
     """
-
-    def prepare(target: torch.Tensor, weight: torch.Tensor) -> tuple[Evaluate, torch.Tensor, torch.Tensor]:
-        def evaluate(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            short = (1 - logits * signs).clamp_min_(0)
-            return (short.square() * weight).sum(1, keepdim=True), short.mul_(-2 * signs)
-
-        signs = (2 * nn.functional.one_hot(target, classes) - 1).float()[:, :, None]
-        return evaluate, (signs * weight).sum(1, keepdim=True), torch.full_like(signs[:, :1], 2)
-
-    return _minimise(x, labels, strengths, folds, prepare, (1,), tolerance, iterations)
+    return _minimise(_squared_hinge, x, labels, classes, strengths, folds, **until)
 
 
-def _basis(x: torch.Tensor) -> torch.Tensor:
+def _squared_hinge(right: Tensor, weight: Tensor) -> tuple[Evaluate, Tensor, Tensor]:
+    signs = 2 * right - 1
+
+    def evaluate(logits: Tensor) -> tuple[Tensor, Tensor]:
+        short = (1 - logits * signs).clamp_min_(0)
+        return (short.square() * weight).sum(1, keepdim=True), short.mul_(-2 * signs)
+
+    return evaluate, (signs * weight).sum(1, keepdim=True), torch.full_like(signs[:, :1], 2)
+
+
+def _basis(x: Tensor) -> Tensor:
     """Return the eigenvectors of the covariance of centred features (N, D), as columns (D, min(N, D))."""
     if len(x) >= x.shape[1]:
         return torch.linalg.eigh(x.T @ x)[1]
@@ -257,15 +243,8 @@ def _basis(x: torch.Tensor) -> torch.Tensor:
 
 
 def _minimise(
-    x: torch.Tensor,
-    labels: torch.Tensor,
-    strengths: tuple[float, ...],
-    folds: torch.Tensor | None,
-    prepare: Callable[[torch.Tensor, torch.Tensor], tuple[Evaluate, torch.Tensor, torch.Tensor]],
-    dims: tuple[int, ...],
-    tolerance: float,
-    iterations: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    prepare: Prepare, x: Tensor, labels: Tensor, classes: int, strengths: Floats, folds: Tensor | None, **until: float
+) -> Linear:
     """Minimise a loss of x w + b plus penalties, for all strengths and folds.
 
     The features are turned into the eigenbasis of their covariance and a constant is added. There the Hessian at the
@@ -274,11 +253,10 @@ def _minimise(
     Parameters
     ----------
     prepare : callable
-        From labels (F, n) and the shares of the images in the mean (F, n, 1, 1) to: the function that maps logits (F,
-        n, S, classes) to the mean loss of each problem and the derivative of an image's loss by its logits; the biases
-        of the null model, and the curvature of the loss there, both of shape (F, 1, 1, classes).
-    dims : tuple of int
-        Dimensions of (F, D, S, classes) that belong to one problem: 1, and 3 where classes share a loss.
+        From the right answers (F, n, 1, classes), ones and zeros, and the shares of the images in the mean (F, n, 1, 1)
+        to: the function that maps logits (F, n, S, classes) to the mean loss of each problem, as `minimise` takes it,
+        and the derivative of an image's loss by its logits; the biases of the null model, and the curvature of the loss
+        there, both of shape (F, 1, 1, classes).
     """
     x, labels, folds, units = _home(x).float(), _home(labels), _home(folds), x.shape[1]
     x_mean = x.mean(0)
@@ -295,7 +273,8 @@ def _minimise(
     for fold, rows in enumerate(trained):
         images[fold, : len(rows), :constant], images[fold, : len(rows), constant] = x[rows], 1
         target[fold, : len(rows)], weight[fold, : len(rows)] = labels[rows], 1 / len(rows)
-    evaluate, bias, curvature = prepare(target, weight)
+    right = nn.functional.one_hot(target, classes).float()[:, :, None]
+    evaluate, bias, curvature = prepare(right, weight)
     mean = (images * weight[..., 0]).sum(1, keepdim=True)
     spread = ((images - mean).square() * weight[..., 0]).sum(1)[..., None, None]  # (F, width, 1, 1)
     strength = torch.tensor(strengths, dtype=x.dtype, device=x.device)[:, None]
@@ -303,19 +282,17 @@ def _minimise(
     penalty = penalty.expand(-1, images.shape[2], -1, -1).clone()  # (F, width, S, 1)
     penalty[:, constant], spread[:, constant] = 0, 1
 
-    def objective(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def objective(w: Tensor) -> tuple[Tensor, Tensor]:
         loss, residual = evaluate((images @ w.flatten(2)).unflatten(2, w.shape[2:]))
         return loss, (images.mT @ residual.flatten(2)).unflatten(2, w.shape[2:]) * weight[:, :1]
 
-    start = x.new_zeros(len(images), images.shape[2], 1, bias.shape[3])
+    def solve(part: Tensor) -> Tensor:
+        return minimise(objective, start.expand(-1, -1, part.shape[2], -1), part, curvature * spread + part, **until)
+
+    start = x.new_zeros(len(images), images.shape[2], 1, classes)
     start[:, constant] = bias[:, 0]
-    numbers = 4 * images.shape[1] + (2 * HISTORY + 8) * images.shape[2]
-    need = 4 * len(images) * bias.shape[3] * numbers  # bytes a strength
-
-    def solve(part: torch.Tensor) -> torch.Tensor:
-        w, metric = start.expand(-1, -1, part.shape[2], -1), curvature * spread + part
-        return minimise(objective, w, part, metric, dims, tolerance, iterations)
-
+    # bytes a strength
+    need = 4 * len(images) * classes * (4 * images.shape[1] + (2 * HISTORY + 8) * images.shape[2])
     w = side_by_side(solve, penalty, MEMORY // need).permute(2, 0, 1, 3)  # (S, F, width, classes)
     weights, biases = basis @ w[:, :, :constant] / scale, w[:, :, constant]
     biases = biases - x_mean @ weights
