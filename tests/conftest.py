@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from small_world import shrink_world
 
 from transferlab.data import images
+from transferlab.specs import ImageSet
 
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=50, database=None)
 settings.load_profile("tests")
@@ -53,11 +55,18 @@ def own_folders(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory) -> Path:
-    """A cache in which the synthetic world is drawn once, for tests that run studies."""
-    return tmp_path_factory.mktemp("drawn")
+    """A cache with a small synthetic world, for tests that run studies."""
+    folder = tmp_path_factory.mktemp("drawn")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRANSFERLAB_CACHE", str(folder))
+        shrink_world(patch)
+        for name in ("synthetic:source", "synthetic:0"):
+            images.load(ImageSet(name), 16)
+    return folder
 
 
 @pytest.fixture
 def one_world(own_folders, drawn, monkeypatch):
-    """The cache of this test, and of the processes that it starts, is one of all such tests."""
+    """That cache is the one of this test, and of the processes that it starts."""
     monkeypatch.setenv("TRANSFERLAB_CACHE", str(drawn))
+    shrink_world(monkeypatch)

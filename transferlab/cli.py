@@ -94,32 +94,6 @@ def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, 
 
 
 @cli.command()
-@click.argument("chapter")
-@click.option("--scale", default="paper", show_default=True, help="smoke, cpu, gpu or paper.")
-@click.option("--seeds", default=None, help="A block of seeds: 0-3, or 0,2,5. By default all that the scale has.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda ...")
-@click.option("--threads", type=COUNT, default=1, show_default=True, help="Threads of each process.")
-def pretrain(chapter, scale, seeds, device, threads) -> None:
-    """Train the missing source networks of CHAPTER, one after another.
-
-    Under torchrun, each is trained by all processes: torchrun --nproc-per-node 4 -m transferlab pretrain CHAPTER
-    """
-    from . import chapters, scales
-    from .lab import Lab, run_layer
-    from .run.queue import Queue
-    from .specs import Pretrained
-
-    subject, chosen = chapters.chapter(chapter), scales.scale(scale)
-    trials = subject.design(chosen.name, scales.seed_list(chosen.seeds if seeds is None else seeds))
-    store = Lab(device=device).store
-    store.prepare()
-    queue = Queue([(trial, trial.asked) for trial in trials], store.lacks)
-    jobs = [job for job in queue.jobs.values() if isinstance(job.training, Pretrained)]
-    _, work = run_layer()
-    work.pretrain(jobs, store, device, threads, lambda line: click.echo(line, err=True))
-
-
-@cli.command()
 def build() -> None:
     """Execute every page that has changed and build the book."""
     from .build import build as make

@@ -1,11 +1,14 @@
 """What ``smoke``, ``cpu``, ``gpu`` and ``paper`` mean: images, sizes, networks, recipes. Nothing here imports torch."""
 
+import tomllib
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from .errors import check, choose
 from .methods.finetune import FineTune
 from .methods.scratch import Scratch
-from .specs import WHOLE, AlexNet, Backbone, OneOf, Recipe, Source, Subset, Target, Torchvision
+from .specs import WHOLE, Backbone, Recipe, Source, Subset, Target
+from .specs.serial import of_plain
 
 MOST_SEEDS = 1000  # that one call may name
 DECIDE = (0, 1)  # the seeds whose validation accuracy chooses, of the studies that seeds 0 to 7 made
@@ -35,6 +38,8 @@ class Scale:
         Part of the source, and of each target, that the scale works with at all.
     seeds : int
         That the published study has.
+    reference : Recipe, optional
+        A longer one of sources, for what starts from the reference sources that are published.
     head_lr : float
         Learning rate of a new head as a multiple of the backbone's.
     """
@@ -52,6 +57,7 @@ class Scale:
     source_subset: Subset = WHOLE
     target_subset: Subset = WHOLE
     seeds: int = 8
+    reference: Recipe | None = None
     head_lr: float = 3.0
 
     def source_of(self, **subset: object) -> Source:
@@ -73,63 +79,8 @@ class Scale:
         return FineTune(self.train, self.head_lr)
 
 
-RATES = OneOf(0.01, 0.03, 0.1, seeds=DECIDE)
-SMALL_REAL = ("flowers102", "caltech101", "cifar100", "pacs/photo", "scene15")
-CORE = ("flowers102", "caltech101", "scene15")
-
-SCALES = {
-    "smoke": Scale(
-        name="smoke",
-        source="synthetic:source",
-        classes=25,
-        per_class=100,
-        targets=("synthetic:0", "synthetic:0.6"),
-        core_targets=("synthetic:0.6",),
-        size=24,
-        backbone=AlexNet((16, 24, 32, 32, 32), (128, 128)),
-        pretrain=Recipe(steps=200, batch=64, lr=0.1),
-        train=Recipe(steps=100, batch=32, lr=0.05),
-        source_subset=Subset(classes=25),
-        target_subset=Subset(classes=20, per_class=15),
-        seeds=2,
-    ),
-    "cpu": Scale(
-        name="cpu",
-        source="tiny-imagenet",
-        classes=200,
-        per_class=500,
-        targets=SMALL_REAL,
-        core_targets=CORE,
-        size=32,
-        backbone=AlexNet((32, 48, 64, 64, 48), (256, 256)),
-        pretrain=Recipe(steps=3200, batch=128, lr=0.1),
-        train=Recipe(steps=200, batch=64, lr=RATES),
-    ),
-    "gpu": Scale(
-        name="gpu",
-        source="tiny-imagenet",
-        classes=200,
-        per_class=500,
-        targets=(*SMALL_REAL, "pacs/art_painting", "pacs/cartoon", "pacs/sketch", "mnist"),
-        core_targets=CORE,
-        size=64,
-        backbone=AlexNet.named("small", hidden=(1024, 1024)),
-        pretrain=Recipe(steps=12800, batch=256, lr=0.1, precision="bf16"),
-        train=Recipe(steps=600, batch=64, lr=RATES, precision="bf16"),
-    ),
-    "paper": Scale(
-        name="paper",
-        source="torchvision:ImageNet",
-        classes=1000,
-        per_class=1300,
-        targets=("torchvision:Flowers102", "torchvision:Caltech101", "torchvision:SUN397", "torchvision:OxfordIIITPet"),
-        core_targets=("torchvision:Flowers102", "torchvision:Caltech101", "torchvision:SUN397"),
-        size=224,
-        backbone=Torchvision("alexnet"),
-        pretrain=Recipe(steps=450_000, batch=256, lr=0.01, precision="bf16"),
-        train=Recipe(steps=4000, batch=64, lr=OneOf(0.001, 0.003, 0.01, seeds=DECIDE), precision="bf16"),
-    ),
-}
+TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+SCALES = {name: Scale(name, **{field: of_plain(value) for field, value in t.items()}) for name, t in TABLES.items()}
 
 
 def scale(name: str) -> Scale:

@@ -305,7 +305,7 @@ def test_packed_equals_alone(tmp_path, trained):
     together, alone = (run(tmp_path / str(pack), *trials, pack=pack) for pack in (4, 1))
     assert (together["status"] == "ok").all()
     assert trained == [3] * 8 + [1] * 24  # sources, heads, and what is in `kinds`
-    for name in ("train_loss", "accuracy", "validation_log_loss", "cka_old_units", "accuracy_new"):
+    for name in ("train_loss", "log_loss", "validation_log_loss", "cka_old_units"):
         apart = (together[name] - alone[name]).abs().max()
         assert apart < 0.02, (name, apart)
     for columns in UnitTrace.columns[1:]:

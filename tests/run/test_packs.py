@@ -53,8 +53,9 @@ def test_trials_of_one_shape_train_together(tmp_path, sizes):
     assert "together" not in Store(tmp_path / "alone").get(fine_tune(0).key)["provenance"]
 
 
-def test_final_accuracies_differ_by_nothing(tmp_path):
+def test_final_accuracies_differ_by_nothing(tmp_path, monkeypatch):
     """Longer than rounding stays small: over eight seeds the paired difference has an interval that contains 0."""
+    monkeypatch.undo()  # the whole world
     target = replace(TARGET, subset=Subset(classes=5, per_class=20))
     trials = [replace(t, target=target) for t in scratch(range(8), steps=40)]
     together, alone = (Lab(tmp_path / str(n), workers=1, pack=n).run(trials)["accuracy"] for n in (4, 1))

@@ -400,3 +400,14 @@ def test_canonical_text_is_put_together_from_its_parts():
     for trial in (fine_tune(lr=RATES), fine_tune(), chain(), source_task(seed=3)):
         assert trial.canonical == canonical(trial.to_dict())
         assert trial.key == digest(canonical(trial.to_dict()))
+
+
+def test_a_wide_search_is_made_once_for_each_choice(monkeypatch):
+    """Four open fields, and not every choice of the rest for each choice of one."""
+    made = []
+    monkeypatch.setattr(
+        Recipe, "__post_init__", lambda self, check=Recipe.__post_init__: (made.append(1), check(self))[1]
+    )
+    four = [OneOf(*(round(0.1 * n + 0.05, 2) for n in range(size))) for size in (4, 4, 4, 4)]
+    replace(SMOKE.train, lr=four[0], weight_decay=four[1], momentum=four[2], label_smoothing=four[3])
+    assert len(made) == 1 + 4**4

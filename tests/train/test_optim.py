@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from test_fit import run_of
 from torch import nn
 
 from transferlab.specs.recipe import Recipe
-from transferlab.train.optim import factor, optimiser, parameter_groups
+from transferlab.train.optim import factor, parameter_groups
+from transferlab.train.trainers import SingleTrainer
 
 
 def recipe(**changes) -> Recipe:
@@ -114,7 +116,7 @@ def test_frozen_parameters_are_in_no_group():
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, True), (0.0, False)])
 def test_optimiser(momentum, nesterov):
     net = Net()
-    sgd = optimiser(parameter_groups(net, recipe(), {}), recipe(momentum=momentum))
+    sgd = SingleTrainer(run_of(net, recipe=recipe(momentum=momentum))).sgd
     assert {g["momentum"] for g in sgd.param_groups} == {momentum}
     assert {g["nesterov"] for g in sgd.param_groups} == {nesterov}
     assert {g["lr"] for g in sgd.param_groups} == {0.0}  # the loop sets it, step by step

@@ -53,6 +53,8 @@ class Draws:
 class Sampler:
     """Draws batches: epochs of a sample in a new order each, and a shift and a mirroring for every image.
 
+    With a table, instead of epochs an image with each that another sampler draws: one of its row, uniformly.
+
     Everything is drawn on the CPU, whatever the device, so that all devices see the same draws.
 
     Parameters
@@ -63,6 +65,8 @@ class Sampler:
     pad : int
         Largest shift in pixels.
     seed : int
+    table : Tensor of int64, shape (n, K), optional
+        For each of the n images of another sample, positions in this one, -1 behind their end.
 
     Raises
     ------
@@ -70,26 +74,29 @@ class Sampler:
         If there are no images.
     """
 
-    def __init__(self, count: int, batch: int, pad: int, seed: int) -> None:
+    def __init__(self, count: int, batch: int, pad: int, seed: int, table: torch.Tensor | None = None) -> None:
         check(count > 0, "images", count, "there must be some to train on")
         self.count, self.batch, self.pad = count, batch, pad
         self.generator = torch.Generator().manual_seed(seed)
         self.waiting = torch.empty(0, dtype=torch.int64)
+        self.table = table if table is None else table.cpu()
 
     def block(self, steps: int, others: torch.Tensor | None = None) -> Draws:
-        """Return the random part of the next steps. Training asks for `BLOCK` steps at a time: that fixes the draws."""
-        index = self.indices(steps, others)
+        """Return the random part of the next steps. Training asks for `BLOCK` steps at a time: that fixes the draws.
+
+        `others` are the positions that the other sampler drew, shape (steps, batch), where there is a table.
+        """
+        if self.table is None:
+            parts, count = [self.waiting], steps * self.batch
+            while sum(map(len, parts)) < count:
+                parts.append(torch.randperm(self.count, generator=self.generator))
+            index, self.waiting = torch.cat(parts).tensor_split([count])
+        else:
+            share = torch.rand(steps, self.batch, dtype=torch.float64, generator=self.generator)
+            index = self.table[others, (share * (self.table >= 0).sum(1)[others]).long()]
         shift = torch.randint(-self.pad, self.pad + 1, (steps, self.batch, 2), generator=self.generator)
         mirror = torch.rand(steps, self.batch, generator=self.generator) < 0.5
-        return Draws(index, shift, mirror)
-
-    def indices(self, steps: int, others: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the positions of the next steps; what other samplers drew does not matter here."""
-        parts, count = [self.waiting], steps * self.batch
-        while sum(map(len, parts)) < count:
-            parts.append(torch.randperm(self.count, generator=self.generator))
-        index, self.waiting = torch.cat(parts).tensor_split([count])
-        return index.reshape(steps, self.batch)
+        return Draws(index.reshape(steps, self.batch), shift, mirror)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return what the next block depends on."""

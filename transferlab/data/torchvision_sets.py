@@ -10,7 +10,6 @@ from ..errors import UserError, check, choose, line
 from ..paths import data_root, writable
 from .readers import Item, Opened, _checked, split_off_test
 
-
 ABOUT = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 SETS = ABOUT["sets"]
 

@@ -91,8 +91,6 @@ def knn_accuracy(
     right = 0
     for part, wanted in zip(F.normalize(asked).split(ROWS), labels.split(ROWS), strict=True):
         theirs = known_labels[(part @ near.T).topk(count, 1).indices]
-        ballot = torch.zeros(len(part), classes, device=near.device, dtype=votes.dtype).scatter_add_(
-            1, theirs, votes.expand_as(theirs)
-        )
+        ballot = votes.new_zeros(len(part), classes).scatter_add_(1, theirs, votes.expand_as(theirs))
         right += int((ballot.argmax(1) == wanted).sum())
     return right / len(labels)

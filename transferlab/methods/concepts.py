@@ -55,10 +55,8 @@ class Concepts(Method, kind="concepts", version=1):
         check(data.tree is not None, "target", target.label, "has no class tree")
         sample = context.sample(target, "test", trial.seed)
         classes = relabel(data.classes, target.subset, trial.seed, data.tree).names
-        labels = sample.labels.cpu()
-        confusion = torch.zeros(len(classes), len(classes), dtype=torch.float64)
-        ones = torch.ones(1, dtype=torch.float64)
-        confusion.index_put_((labels, predict(net, sample).argmax(1).cpu()), ones, accumulate=True)
+        pairs = (sample.labels * len(classes) + predict(net, sample).argmax(1)).cpu()
+        confusion = torch.bincount(pairs, minlength=len(classes) ** 2).view(len(classes), -1).double()
         confusion = confusion / confusion.sum(1, keepdim=True)
         features = F.normalize(read(net, sample, [self.tap])[self.tap])
         means = F.normalize(F.one_hot(sample.labels, len(classes)).float().T @ features)

@@ -62,11 +62,8 @@ class KNN(Method, kind="knn", version=1):
             x = {s: F.normalize(read(net, sample, [self.tap])[self.tap]) for s, sample in part.items()}
         found: dict[str, Any] = {}
         for split, before in (("test", ""), ("validation", "validation_")):
-            near = [
-                (rows @ x["train"].T).topk(min(self.among, len(x["train"])), 1).indices
-                for rows in x[split].split(BATCH)
-            ]
-            asked = part[split]
+            some, asked = min(self.among, len(x["train"])), part[split]
+            near = [(rows @ x["train"].T).topk(some, 1).indices for rows in x[split].split(BATCH)]
             hits = part["train"].labels[torch.cat(near)] == asked.labels[:, None]
             found[f"{before}n"] = len(asked.labels)
             for name, hit in (("", hits[:, 0]), ("_among", hits.any(1))):

@@ -115,7 +115,7 @@ def copied(layer: nn.Linear, old: nn.Linear, draw: torch.Generator) -> nn.Linear
     return layer
 
 
-def normalisation(beside: nn.Module, blocks: list[int], norm: str, scale: float, learned: nn.Module | None) -> dict:
+def normalisation(beside: nn.Module, blocks: list[int], norm: str, scale: float, learned: "nn.Module | None") -> dict:
     """Return a normalisation by the name ``new_norm``, on the device of a layer; nothing for ``none``.
 
     Gains that were `learned` are kept, where both are `BlockScale`.

@@ -81,7 +81,7 @@ def head_of(net: nn.Module) -> tuple[nn.Module, str, nn.Module]:
     return holder, leaf, holder.get_submodule(leaf)
 
 
-def new_head(net: nn.Module, classes: int, seed: int | torch.Generator, before: int | None = None) -> nn.Module:
+def new_head(net: nn.Module, classes: int, seed: "int | torch.Generator", before: int | None = None) -> nn.Module:
     """Put a fresh head in place, weights drawn from N(0, 0.01^2), bias zero, and return the head.
 
     Parameters

@@ -41,7 +41,7 @@ def sites(net: nn.Module) -> dict[str, Site]:
     return {name: Site(holder, n, str(int(n) + 1)) for name, n in zip(("fc6", "fc7"), linear, strict=False)}
 
 
-def in_front(net: nn.Module) -> nn.Module | None:
+def in_front(net: nn.Module) -> "nn.Module | None":
     """Return the modules that growth put in front of the head, with it, if there are any."""
     holder, leaf, _ = head_of(net)
     ours = leaf == "head" and any(hasattr(holder, name) for name in ("units", "new", "new_norm"))

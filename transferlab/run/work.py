@@ -8,11 +8,9 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
-
-import torch
 
 from ..data.images import load
 from ..errors import DiskError, UserError, line
@@ -21,7 +19,6 @@ from ..nets.build import head_of
 from ..specs import Pretrained
 from ..specs.serial import canonical, digest
 from ..store import DIVERGED, FAILED, OK, REFUSED, RETRYABLE, Store
-from ..train import processes
 from ..train.checkpoint import Checkpoint
 from ..train.fit import Diverged, Fitted, finite, fit_together
 from ..train.frozen import shortened
@@ -73,19 +70,6 @@ def work(jobs: list[Job], store: Store, device: str, threads: int, tune: bool = 
         return [found.get(job, BUSY) for job in jobs]
 
 
-def pretrain(jobs: list[Job], store: Store, device: str, threads: int, tell: Callable[[str], None]) -> None:
-    """Do jobs that train sources, one after another, each over all processes that torchrun started."""
-    with processes.joined(device) as mine, threads_set(threads):
-        context = Context(pick_device(mine), store)
-        for job in jobs:
-            with store.claim(job.key) if processes.number() == 0 else nullcontext(False) as first:
-                if not processes.agreed(first and store.status(job.wanted, job.columns) is None):
-                    continue
-                status = run_jobs_here([job], context, tune=False)[job]
-            if processes.number() == 0:
-                tell(f"{job.training.label}: {status}")
-
-
 def attempt(action: Callable[[], Any]) -> tuple[Any, str]:
     """Return what an action returns, and ``ok`` or why it returned nothing: it diverged, was refused, or ran out of
     memory, say.
@@ -101,8 +85,6 @@ def attempt(action: Callable[[], Any]) -> tuple[Any, str]:
     except UserError as e:
         return None, f"{REFUSED}: {e}"
     except Exception as e:
-        if processes.count() > 1:
-            raise  # the others wait for this one
         return None, f"{FAILED}: {line(e)}"
 
 
@@ -178,7 +160,7 @@ def train(runs: dict[Job, Run], spent: dict[Job, float], context: Context) -> di
             metrics, status = attempt(lambda job=job, one=one, s=seconds: measure(job, runs[job], one, s, context))
         seconds += time.perf_counter() - began
         done[job] = keep(job, metrics, status, seconds, context, together=len(jobs))
-    if processes.number() == 0 and not any(status.startswith(RETRYABLE) for status in done.values()):
+    if not any(status.startswith(RETRYABLE) for status in done.values()):
         checkpoint.clear()
     return done
 
@@ -193,15 +175,13 @@ def measure(job: Job, run: Run, fitted: Fitted, seconds: float, context: Context
     sizes = {name: (p.numel(), p.requires_grad) for name, p in net.named_parameters()}
     if trial := job.trial:
         metrics = scores_of(net, trial, context) | {"train_loss": round(losses[-LAST_STEPS:].mean().item(), 4)}
-        metrics |= {
-            "parameters": sum(n for n, _ in sizes.values()),
-            "trained": sum(n for n, on in sizes.values() if on),
-        }
+        metrics["parameters"] = sum(count for count, _ in sizes.values())
+        metrics["trained"] = sum(count for count, learns in sizes.values() if learns)
         for found in (*(w.found for w in run.watchers), *(m.measure(trial, net, context) for m in trial.measures)):
             metrics |= found
     about = {"seconds": f"{seconds:.2f}", "provenance": canonical(provenance(context.device))}
     about["classes"] = str(len(head_of(net)[2].weight))
-    for made in job.wanted if processes.number() == 0 else ():
+    for made in job.wanted:
         if isinstance(made, Pretrained):
             state = {k: v.half() if k in sizes else v for k, v in fitted.snapshots[made.steps].items()}
             context.keep(made, state, about | {"curve": json.dumps(curve(losses[: made.steps]))})
@@ -213,8 +193,6 @@ def measure(job: Job, run: Run, fitted: Fitted, seconds: float, context: Context
 def keep(job: Job, metrics: dict | None, status: str, seconds: float, context: Context, together: int = 1) -> str:
     """Put what came of a job on record, and return its status."""
     about = provenance(context.device) | ({"together": together} if together > 1 else {})
-    if processes.count() > 1:
-        about["processes"] = processes.count()
-    for made in job.wanted if processes.number() == 0 else ():
+    for made in job.wanted:
         context.store.put(made, status, (metrics or {}) if made.kept == "record" else {}, seconds, about)
     return status

@@ -101,11 +101,8 @@ class Pretrained(Artefact, kind="pretrained"):
         return "|".join((self.backbone.canonical, source.canonical))
 
     def cost(self) -> float:
-        return (
-            0.0
-            if self.given
-            else self.backbone.multiply_adds(self.source.size) / PACE * self.steps * self.source.recipe.batch
-        )
+        images = self.steps * self.source.recipe.batch
+        return self.backbone.multiply_adds(self.source.size) / PACE * images
 
     def prepare(self, context: Any) -> Any:
         """Return the training of a fresh network on the source."""

@@ -23,9 +23,8 @@ class Method(Spec):
     """
 
     starts: ClassVar[bool | None] = True  # whether it needs a source; None: it may have one
-    own_task: ClassVar[bool] = (
-        False  # whether it asks a source's head, so of its own images: test ones, only these are new
-    )
+    # whether it asks a source's head, so of its own images: test ones, only these are new
+    own_task: ClassVar[bool] = False
 
     @property
     def frozen(self) -> bool:

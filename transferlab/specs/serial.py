@@ -52,7 +52,7 @@ class Spec:
         cls = Spec.kinds[choose("kind", data.pop("kind", None), Spec.kinds)]
         version = data.pop("version", None)
         check(version == cls.version, f"{cls.kind} version", version, f"this package has version {cls.version}")
-        return cls(**{k: _spec(v) for k, v in data.items()})
+        return cls(**{k: of_plain(v) for k, v in data.items()})
 
     @cached_property
     def canonical(self) -> str:
@@ -131,9 +131,10 @@ def searched(spec: Spec) -> dict[tuple[str, ...], OneOf]:
 
 def filled(spec: Spec, chosen: dict[tuple[str, ...], Any]) -> Spec:
     """Return a spec with values in place of the fields that `searched` names."""
+    parts: dict[str, dict] = {}  # all at once: each copy of a spec is checked with every choice that is left
     for (name, *inside), value in chosen.items():
-        spec = replace(spec, **{name: filled(getattr(spec, name), {tuple(inside): value}) if inside else value})
-    return spec
+        parts.setdefault(name, {})[tuple(inside)] = value
+    return replace(spec, **{n: its[()] if () in its else filled(getattr(spec, n), its) for n, its in parts.items()})
 
 
 def combinations(options: dict[tuple[str, ...], OneOf]) -> list[dict[tuple[str, ...], Any]]:
@@ -174,10 +175,11 @@ def _plain(value: object) -> object:
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
-def _spec(value: object) -> object:
+def of_plain(value: object) -> object:
+    """Return what plain data stands for: tables are specs, lists are tuples."""
     if isinstance(value, dict):
         return Spec.from_dict(value)
-    return tuple(_spec(v) for v in value) if isinstance(value, list) else value
+    return tuple(of_plain(v) for v in value) if isinstance(value, list) else value
 
 
 def positive(name: str, value: object) -> None:

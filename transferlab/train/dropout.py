@@ -36,6 +36,5 @@ def dropped(layer: nn.Module, generator: torch.Generator, x: torch.Tensor) -> to
         shape = [len(x) if layer.mode == "row" else 1, *[1] * (x.ndim - 1)]
     elif isinstance(layer, FEATURES):
         shape = [*x.shape[:2], *[1] * (x.ndim - 2)]
-    noise = torch.empty_like(x) if shape == x.shape else x.new_empty(shape)
-    noise.bernoulli_(keep, generator=generator)
+    noise = (torch.empty_like(x) if shape == x.shape else x.new_empty(shape)).bernoulli_(keep, generator=generator)
     return x * (noise.div_(keep) if keep else noise)

@@ -33,27 +33,6 @@ class Batch:
         return [Batch(*each) for each in zip(self.images.chunk(count), self.labels.chunk(count), second, strict=True)]
 
 
-class TableSampler(Sampler):
-    """Draws an image with each that another sampler draws: one of its row of a table, uniformly; and its augmentation.
-
-    Parameters
-    ----------
-    table : Tensor of int64, shape (n, K)
-        As in `Stream`.
-    batch, pad, seed
-        As in `Sampler`.
-    """
-
-    def __init__(self, table: torch.Tensor, batch: int, pad: int, seed: int) -> None:
-        super().__init__(len(table), batch, pad, seed)
-        self.table, self.counts = table.cpu(), (table.cpu() >= 0).sum(1)
-
-    def indices(self, steps: int, others: torch.Tensor) -> torch.Tensor:
-        """Return the positions of the next steps, in which the other sampler drew `others`."""
-        share = torch.rand(steps, self.batch, dtype=torch.float64, generator=self.generator)
-        return self.table[others, (share * self.counts[others]).long()]
-
-
 class Pool:
     """The images of the same stream of K runs, and what draws them.
 
@@ -72,11 +51,7 @@ class Pool:
         self.on_device = all(s.pixels.device == device for s in samples)
         self.where = device if self.on_device else torch.device("cpu")
         self.pad = samples[0].pixels.shape[1] // 8 if recipe.augment == "crop-flip" else 0
-        how = recipe.batch, self.pad
-        self.samplers = [
-            Sampler(len(s.sample.labels), *how, s.seed) if s.table is None else TableSampler(s.table, *how, s.seed)
-            for s in streams
-        ]
+        self.samplers = [Sampler(len(s.sample.labels), recipe.batch, self.pad, s.seed, s.table) for s in streams]
         self.part = processes.part(recipe.batch)
         self.images = [(s.pixels.to(self.where), s.grey) for s in samples]
         if len({(pixels.data_ptr(), grey) for pixels, grey in self.images}) == 1:  # one gather for all
@@ -123,12 +98,10 @@ class Feed:
 
     def block(self, steps: int) -> list[Draws]:
         """Return the random part of the next steps, for each stream."""
-        first, *others = self.pools
-        drawn = [s.block(steps) for s in first.samplers]
-        blocks = [first.block(drawn)]
-        for pool in others:
-            blocks.append(pool.block([s.block(steps, d.index) for s, d in zip(pool.samplers, drawn, strict=True)]))
-        return blocks
+        drawn = [[s.block(steps) for s in self.pools[0].samplers]]
+        for pool in self.pools[1:]:
+            drawn.append([s.block(steps, first.index) for s, first in zip(pool.samplers, drawn[0], strict=True)])
+        return [pool.block(each) for pool, each in zip(self.pools, drawn, strict=True)]
 
     def batch(self, block: Sequence[Draws], step: int | torch.Tensor) -> Batch:
         """Return the batch of one step of a block, of all runs."""

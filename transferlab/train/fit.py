@@ -20,8 +20,6 @@ from .trainers import PackedTrainer, SingleTrainer, side_streams
 FASTER = 1.1  # a larger pack must train images so many times faster
 LARGER = 4  # times that the next pack that is tried is as large
 
-State = dict[str, torch.Tensor]
-
 
 class Diverged(Exception):
     """The loss stopped being a number; `step` says when it was noticed."""
@@ -44,7 +42,7 @@ class Fitted:
     """
 
     losses: torch.Tensor
-    snapshots: dict[int, State]
+    snapshots: dict[int, dict[str, torch.Tensor]]
 
 
 def fit(run: Run, checkpoint: Checkpoint | None = None) -> Fitted:
@@ -91,17 +89,16 @@ def fit_together(runs: Sequence[Run], checkpoint: Checkpoint | None = None) -> l
         trainer, feed, losses = training.trainer, training.feed, training.losses
         with own_dropout(trainer.nets, training.dropout):
             step = checkpoint.resume(training) if checkpoint else 0
-            stepper = GraphStepper(training) if training.captured else EagerStepper(training)
             training.take_snapshots(step)
             while step < first.last:
                 start, before = step - step % BLOCK, feed.state()
                 block = feed.block(min(BLOCK, first.recipe.steps - start))
-                stepper.start(block)
+                training.stepper.start(block)
                 while step < min(start + BLOCK, first.last):
                     if scale and step % scale.every == 0:
                         which = scale.which(step - start, len(block[0].index))
                         trainer.rescale(feed.batch(block, i) for i in which)
-                    stepper.go(step - start, step)
+                    training.stepper.go(step - start, step)
                     step += 1
                     training.take_snapshots(step)
                     if checkpoint and processes.number() == 0 and checkpoint.due():
@@ -120,12 +117,13 @@ class Training:
         device = runs[0].device
         self.runs, self.feed = runs, Feed(runs)
         self.losses = torch.zeros(len(runs), runs[0].recipe.steps, device=device)
-        self.captured = may_be_captured(runs, self.feed)
-        self.trainer = PackedTrainer(runs) if self.captured or len(runs) > 1 else SingleTrainer(runs[0])
+        captured = may_be_captured(runs, self.feed)
+        self.trainer = PackedTrainer(runs) if captured or len(runs) > 1 else SingleTrainer(runs[0])
         self.dropout = [torch.Generator(device).manual_seed(r.seed + processes.number()) for r in runs]
         self.generators = [*self.dropout, torch.default_generator]
         self.generators += [torch.cuda.default_generators[device.index]] if device.type == "cuda" else []
-        self.snapshots: list[dict[int, State]] = [{} for _ in runs]
+        self.snapshots: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in runs]
+        self.stepper = GraphStepper(self) if captured else EagerStepper(self)
 
     def take_snapshots(self, step: int) -> None:
         """Keep the networks that are wanted after so many steps."""
@@ -134,7 +132,7 @@ class Training:
                 state = run.trained.state_dict() | net.state_dict()
                 kept[step] = {name: value.to("cpu", copy=True) for name, value in state.items()}
 
-    def state(self, step: int, drawn: list[State] | None = None) -> dict[str, Any]:
+    def state(self, step: int, drawn: list[dict] | None = None) -> dict[str, Any]:
         """Return everything that step number `step` depends on, and what was found before.
 
         Parameters
@@ -215,6 +213,6 @@ def step_seconds(runs: Sequence[Run], steps: int = 20) -> float:
         fit_together(copies)  # it waits for the device at its end
         return time.perf_counter() - began
 
-    took(steps // 4)
-    begin = took(steps // 4)
-    return max(took(steps + steps // 4) - begin, 1e-6) / steps
+    # the first one sets libraries up
+    _, begin, whole = (took(count) for count in (steps // 4, steps // 4, steps // 4 + steps))
+    return max(whole - begin, 1e-6) / steps

@@ -43,8 +43,7 @@ def trained_part(net: nn.Module) -> tuple[nn.Module, nn.Module] | None:
     if isinstance(net, AlexNetModule):
         named = list(children.items())
         first = next((i for i, (_, child) in enumerate(named) if _trains(child)), 0)
-        front = any(True for _, child in named[:first] for _ in child.parameters())
-        if not front or named[first][0].startswith("conv"):
+        if named[first][0].startswith("conv"):
             return None
         return named[first][1], Chain([*named[first:], *seconds], net.head_name)
     name = next((n for n in LAST if n in children), None)

@@ -55,11 +55,6 @@ def factor(recipe: Recipe, step: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - recipe.warmup) / (1 - recipe.warmup)))
 
 
-def optimiser(groups: list[dict], recipe: Recipe) -> torch.optim.SGD:
-    """Return SGD with Nesterov momentum over `groups`."""
-    return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-
-
 @dataclass(frozen=True)
 class RelativeGradientNorm:
     """Learning rates of tensors in proportion to their gradients (Auto-RGN: Lee et al. 2023, "Surgical fine-tuning").

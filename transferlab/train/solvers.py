@@ -74,9 +74,8 @@ def _trained_on(folds: Tensor | None, count: int) -> list[Tensor]:
     """Return for each fold the rows outside of it; without folds once all rows."""
     if folds is None:
         return [torch.arange(count)]
-    sizes = folds.bincount()
-    good = len(sizes) > 1 and bool((sizes > 0).all())
-    check(good, "folds", len(sizes), "must be 2 or more, numbered from 0, each with images")
+    sizes = folds.bincount().tolist()
+    check(len(sizes) > 1 and all(sizes), "folds", len(sizes), "must be 2 or more, numbered from 0, each with images")
     return [(folds != fold).nonzero()[:, 0] for fold in range(len(sizes))]
 
 
@@ -138,7 +137,7 @@ def ridge(x: Tensor, labels: Tensor, classes: int, strengths: Floats, folds: Ten
 
 def _shrinkage(values: Tensor, spread: Tensor, strengths: Floats) -> Tensor:
     """Return 1 / (eigenvalue + penalty), of shape (S, *values.shape), from penalties relative to the `spread`."""
-    relative = torch.tensor(strengths, dtype=values.dtype, device=values.device).view(-1, *[1] * spread.ndim)
+    relative = values.new_tensor(strengths).view(-1, *[1] * spread.ndim)
     return 1 / (values.clamp_min(0) + (relative * spread.clamp_min(1e-12))[..., None])
 
 
@@ -273,12 +272,10 @@ def _minimise(
     for fold, rows in enumerate(trained):
         images[fold, : len(rows), :constant], images[fold, : len(rows), constant] = x[rows], 1
         target[fold, : len(rows)], weight[fold, : len(rows)] = labels[rows], 1 / len(rows)
-    right = nn.functional.one_hot(target, classes).float()[:, :, None]
-    evaluate, bias, curvature = prepare(right, weight)
+    evaluate, bias, curvature = prepare(nn.functional.one_hot(target, classes).float()[:, :, None], weight)
     mean = (images * weight[..., 0]).sum(1, keepdim=True)
     spread = ((images - mean).square() * weight[..., 0]).sum(1)[..., None, None]  # (F, width, 1, 1)
-    strength = torch.tensor(strengths, dtype=x.dtype, device=x.device)[:, None]
-    penalty = strength * (spread.sum(1, keepdim=True) / units).clamp_min(1e-12 / scale.square())
+    penalty = x.new_tensor(strengths)[:, None] * (spread.sum(1, keepdim=True) / units).clamp_min(1e-12 / scale.square())
     penalty = penalty.expand(-1, images.shape[2], -1, -1).clone()  # (F, width, S, 1)
     penalty[:, constant], spread[:, constant] = 0, 1
 
@@ -294,8 +291,8 @@ def _minimise(
     # bytes a strength
     need = 4 * len(images) * classes * (4 * images.shape[1] + (2 * HISTORY + 8) * images.shape[2])
     w = side_by_side(solve, penalty, MEMORY // need).permute(2, 0, 1, 3)  # (S, F, width, classes)
-    weights, biases = basis @ w[:, :, :constant] / scale, w[:, :, constant]
-    biases = biases - x_mean @ weights
+    weights = basis @ w[:, :, :constant] / scale
+    biases = w[:, :, constant] - x_mean @ weights
     return (weights, biases) if folds is not None else (weights[:, 0], biases[:, 0])
 
 

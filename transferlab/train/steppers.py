@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 WARM = 2  # steps before one is captured: libraries choose their kernels and set themselves up
 
+Action = Callable[[], None]
+
 
 class EagerStepper:
     """Does every step as it comes."""
@@ -42,8 +44,7 @@ class GraphStepper(EagerStepper):
         self.device, self.generators = self.losses.device, training.dropout
         self.watched = {step for run in training.runs for watcher in run.watchers for step in watcher.steps}
         self.i, self.step = (torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(2))
-        self.block: list[Draws] = []
-        self.replay, self.done = self._step, 0
+        self.block, self.replay, self.done = [], self._step, 0
 
     def start(self, block: list[Draws]) -> None:
         """As `EagerStepper.start`."""
@@ -69,9 +70,7 @@ class GraphStepper(EagerStepper):
         self.losses.index_copy_(1, self.step, found[:, None])
 
 
-def captured(
-    action: Callable[[], None], device: torch.device, generators: Sequence[torch.Generator]
-) -> Callable[[], None]:
+def captured(action: Action, device: torch.device, generators: Sequence[torch.Generator]) -> Action:
     """Return what does again what `action` has the device do, not done yet; `action` itself if that waits."""
     graph = torch.cuda.CUDAGraph()
     for generator in generators:

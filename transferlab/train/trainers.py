@@ -14,7 +14,7 @@ from torch import nn
 from ..nets.taps import train_mode
 from . import processes
 from .feed import Batch
-from .optim import factor, multipliers, optimiser, parameter_groups, relative_norms
+from .optim import factor, multipliers, parameter_groups, relative_norms
 from .run import Run
 
 STREAMS = 16  # of networks that train side by side on a GPU
@@ -42,9 +42,9 @@ class Trainer:
 
     def bind(self, wholes: Sequence[nn.Module]) -> None:
         """Give networks to their objectives, and whole ones, from the pixels on, to their watchers."""
-        pairs = zip(self.runs, self.nets, strict=True)
-        self.losses = [run.objective.bind(net, run.recipe, processes.shared(net)) for run, net in pairs]
-        for run, whole in zip(self.runs, wholes, strict=True):
+        self.losses = []
+        for run, net, whole in zip(self.runs, self.nets, wholes, strict=True):
+            self.losses.append(run.objective.bind(net, run.recipe, processes.shared(net)))
             for watcher in run.watchers:
                 watcher.bind(whole)
 
@@ -61,10 +61,7 @@ class Trainer:
     def rescale(self, batches: Iterable[Batch]) -> None:
         """Set the multipliers of `RelativeGradientNorm` by the gradients of batches; networks stay as they are."""
         before = [(buffer, buffer.clone()) for net in self.nets for buffer in net.buffers()]
-        ratios = []
-        for batch in batches:
-            gradients = self.backward(batch)[1]
-            ratios.append(torch.stack(list(map(relative_norms, self.weights, gradients))))
+        ratios = [torch.stack(list(map(relative_norms, self.weights, self.backward(each)[1]))) for each in batches]
         for buffer, value in before:
             buffer.copy_(value)
         self.scale(torch.stack(list(map(multipliers, self.nets, torch.stack(ratios).mean(0)))))
@@ -90,7 +87,8 @@ class SingleTrainer(Trainer):
     def __init__(self, run: Run) -> None:
         super().__init__([run], [run.net])
         groups = parameter_groups(run.net, run.recipe, run.lr_multipliers, each=run.gradient_scale is not None)
-        self.sgd, self.peaks = optimiser(groups, run.recipe), [group["peak"] for group in groups]
+        self.peaks = [group["peak"] for group in groups]
+        self.sgd = torch.optim.SGD(groups, lr=0.0, momentum=run.recipe.momentum, nesterov=run.recipe.momentum > 0)
         self.bind([run.trained])
 
     def step(self, batch: Batch, step: int) -> torch.Tensor:
