@@ -23,7 +23,7 @@ def transferlab(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
     [
         (
             "runn",
-            "command (=runn): must be one of run, pretrain, build, serve, status, claims, data; did you mean run?",
+            "command (=runn): must be one of run, build, serve, status, claims, data; did you mean run?",
         ),
         ("run image_per_class", "chapter (=image_per_class): must be one of images_per_class"),
         (
@@ -41,7 +41,7 @@ def transferlab(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
             "run (=sometimes): must be one of missing, never",
         ),
         (
-            "pretrain images_per_class --scale smoke --device gpu",
+            "run images_per_class --scale smoke --no-page --device gpu",
             "device (=gpu): must be one of auto, cpu, cuda, mps; did you mean cpu?",
         ),
         ("run images_per_class --workers none", "Invalid value for '--workers'"),

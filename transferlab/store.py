@@ -232,9 +232,8 @@ class Published:
             If the folder cannot be written.
         """
         records = sorted(records, key=lambda r: r["key"])
-        by_age = sorted(
-            {canonical(r["provenance"]): r["provenance"] for r in records}.items(), key=lambda p: (p[1]["day"], p[0])
-        )
+        about = {canonical(r["provenance"]): r["provenance"] for r in records}
+        by_age = sorted(about.items(), key=lambda p: (p[1]["day"], p[0]))
         batches = {text: {"batch": i, "records": 0, "seconds": 0.0, **about} for i, (text, about) in enumerate(by_age)}
         rows = []
         for record in records:
@@ -245,9 +244,8 @@ class Published:
             rows.append({**head, **record["metrics"], "batch": batch["batch"]})
         path = self.path(scale, chapter)
         writable("results", path.parent)
-        write_atomically(
-            path, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in [*batches.values(), *rows])
-        )
+        lines = (json.dumps(line, separators=(",", ":")) + "\n" for line in [*batches.values(), *rows])
+        write_atomically(path, "".join(lines))
         return path
 
 

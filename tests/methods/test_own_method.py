@@ -79,10 +79,10 @@ class Joint(CrossEntropy):
     def __init__(self, weight: float) -> None:
         self.weight = weight
 
-    def bind(self, net, recipe, forward=None):
+    def bind(self, net, recipe):
         def loss(batch):
-            (own,) = logits(net, batch.images, ("head",), forward)
-            (second,) = logits(net, batch.second.images, ("source_head",), forward)
+            (own,) = logits(net, batch.images, ("head",))
+            (second,) = logits(net, batch.second.images, ("source_head",))
             return F.cross_entropy(own, batch.labels) + self.weight * F.cross_entropy(second, batch.second.labels)
 
         return loss

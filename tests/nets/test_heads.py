@@ -69,15 +69,6 @@ def test_logits_of_several_heads_in_one_pass(backbone, size):
     assert not any(m._forward_pre_hooks for m in net.modules())
 
 
-def test_forward_may_be_wrapped():
-    net, x = build(SMALL, 24, 7, 0).eval(), images(3, 24)
-    add_head(net, "source_head", 4, seed=1)
-    plain = logits(net, x, ("head", "source_head"))
-    wrapped = logits(net, x, ("head", "source_head"), forward=lambda images: net(images) + 1)
-    assert torch.equal(wrapped[0], plain[0] + 1)
-    assert torch.equal(wrapped[1], plain[1])
-
-
 @each_backbone
 def test_both_heads_learn_and_share_the_backbone(backbone, size):
     net, x = build(backbone, size, 7, 0).eval(), images(3, size)

@@ -22,18 +22,14 @@ pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("on
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster(tmp_path_factory, drawn):
     """Two worker processes of one thread each."""
     folder = tmp_path_factory.mktemp("dask")
-    with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        dashboard_address=None,
-        local_directory=str(folder),
-        silence_logs=50,
-        memory_limit=None,
-    ) as made:
-        yield made
+    quiet = {"dashboard_address": None, "silence_logs": 50, "local_directory": str(folder), "memory_limit": None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRANSFERLAB_CACHE", str(drawn))
+        with LocalCluster(n_workers=2, threads_per_worker=1, **quiet) as made:
+            yield made
 
 
 @pytest.fixture

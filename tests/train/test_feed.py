@@ -26,8 +26,8 @@ TABLE = torch.tensor([[k % 30, (k + 7) % 30, -1] if k % 3 else [5, -1, -1] for k
 class Joint(CrossEntropy):
     """Cross-entropy on both streams."""
 
-    def bind(self, net, recipe, forward=None):
-        loss = super().bind(net, recipe, forward)
+    def bind(self, net, recipe):
+        loss = super().bind(net, recipe)
         return lambda batch: loss(batch) + 0.5 * loss(batch.second)
 
 

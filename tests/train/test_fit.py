@@ -46,8 +46,8 @@ class Own(CrossEntropy):
     def __init__(self, change) -> None:
         self.change = change
 
-    def bind(self, net, recipe, forward=None):
-        loss = super().bind(net, recipe, forward)
+    def bind(self, net, recipe):
+        loss = super().bind(net, recipe)
         return lambda batch: self.change(loss(batch), batch)
 
 

@@ -175,8 +175,8 @@ class Sometimes(CrossEntropy):
     def __init__(self, since: int) -> None:
         self.since = since
 
-    def bind(self, net, recipe, forward=None):
-        loss, steps = super().bind(net, recipe, forward), iter(range(10**6))
+    def bind(self, net, recipe):
+        loss, steps = super().bind(net, recipe), iter(range(10**6))
 
         def of(batch):
             extra = net.extra.weight.square().sum() if next(steps) >= self.since else 0

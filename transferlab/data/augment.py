@@ -42,10 +42,6 @@ class Draws:
         one = (lambda t: t[step]) if isinstance(step, int) else (lambda t: t.index_select(0, step)[0])
         return Draws(*map(one, self.parts))
 
-    def part(self, which: slice) -> Draws:
-        """Return the draws of a part of every batch."""
-        return Draws(*(t[:, which] for t in self.parts))
-
     def to(self, device: torch.device) -> Draws:
         return Draws(*(t.to(device, non_blocking=True) for t in self.parts))
 

@@ -1,7 +1,6 @@
 """Growing: add units to the source network and go on training on the target, under a new head (Wang et al.)."""
 
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 from ..errors import check, choose
@@ -88,10 +87,9 @@ class Grow(Method, kind="grow", version=1):
         sample = context.sample(trial.target, "train", trial.seed)
         options = {"norm": self.norm, "scale": self.scale, "init": self.copy and "copy", "spread": self.spread}
         options |= {"classes": sample.classes, "seed": stream(trial.seed, "head")}
-        operation, units = GROWTH_OPERATIONS[self.how], (self.units,) if len(self.units) > 1 else self.units
-        takes = signature(operation).parameters
-        chosen = {name: value for name, value in options.items() if name in takes and value is not None}
-        grown = operation(context.network(trial), *units, **chosen)
+        units = (self.units,) if len(self.units) > 1 else self.units
+        chosen = {name: value for name, value in options.items() if value is not None}
+        grown = GROWTH_OPERATIONS[self.how](context.network(trial), *units, **chosen)
         train_only(grown, self.scope or "all")
         added, head = new_modules(grown)
         rates = {added: self.unit_lr or self.new_lr, head: self.new_lr}

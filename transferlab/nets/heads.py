@@ -1,6 +1,6 @@
 """Second heads: more than one answer from one representation, such as that to the source task beside the target's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -32,9 +32,7 @@ def add_head(net: nn.Module, name: str, classes: int, seed: int) -> nn.Module:
     return second
 
 
-def logits(
-    net: nn.Module, images: torch.Tensor, names: Sequence[str] = ("head",), forward: Callable | None = None
-) -> list[torch.Tensor]:
+def logits(net: nn.Module, images: torch.Tensor, names: Sequence[str] = ("head",)) -> list[torch.Tensor]:
     """Return the logits (N, classes) of several heads, in one pass.
 
     Parameters
@@ -44,12 +42,10 @@ def logits(
         What the network takes.
     names : sequence of str
         ``head``, and names of second heads.
-    forward : callable, optional
-        Runs the network, where it is wrapped or compiled; by default the network itself.
     """
     read: list[torch.Tensor] = []
     with kept_inputs(head_of(net)[2], read.append):
-        first = (forward or net)(images)
+        first = net(images)
     return [first if name == "head" else _flat(net.second_heads[name](read[-1])) for name in names]
 
 

@@ -12,13 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL
 import torch
-import torchvision
 
 from .. import __version__
 from ..errors import UserError
@@ -119,10 +117,7 @@ def provenance(device: torch.device) -> dict[str, str | int]:
     """Return what may differ between equal trials: commit, versions, device, threads, day."""
     return {
         "commit": COMMIT,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
+        **{name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")},
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),

@@ -90,9 +90,8 @@ def cluster_slots(client: Any) -> int:
     """
     workers = cluster_workers(client)
     if not workers:
-        raise UserError(
-            f"cluster (={client.scheduler.address}): has no workers; start some with: dask worker ADDRESS --nthreads 1"
-        )
+        why = "has no workers; start some with: dask worker ADDRESS --nthreads 1"
+        raise UserError(f"cluster (={client.scheduler.address}): {why}")
     return int(sum(w["resources"].get(GPU, 0) for w in workers)) or len(workers)
 
 
@@ -153,9 +152,7 @@ def run_jobs(
             finished, _ = wait(running, timeout=POLL if queue.busy else PULSE, return_when=FIRST_COMPLETED)
             if not finished and not alive():
                 raise CancelledError
-            for future in sorted(
-                finished, key=lambda f: not f.cancelled() and isinstance(f.exception(), BrokenProcessPool)
-            ):
+            for future in sorted(finished, key=_broken):
                 try:
                     found = dict(zip(running[future], future.result(), strict=True))
                 except Exception as e:
@@ -186,6 +183,10 @@ def run_jobs(
         for process in set(multiprocessing.active_children()) - before:
             process.terminate()
         raise
+
+
+def _broken(future: Future) -> bool:
+    return not future.cancelled() and isinstance(future.exception(), BrokenProcessPool)
 
 
 def cpu_workers(threads: int) -> int:

@@ -54,6 +54,9 @@ class Job:
         return next((made for made in self.wanted if isinstance(made, Trial)), None)
 
 
+Asked = tuple[Trial, tuple[str, ...]]  # a trial, and the columns that its record must have
+
+
 class Queue:
     """Jobs in order: what an artefact needs when its first user comes up, then at once what waited for it.
 
@@ -67,12 +70,7 @@ class Queue:
         What is kept of what is done anyway.
     """
 
-    def __init__(
-        self,
-        asked: Iterable[tuple[Trial, tuple[str, ...]]],
-        lacks: Callable[[Artefact], bool],
-        later: Iterable[Artefact] = (),
-    ) -> None:
+    def __init__(self, asked: Iterable[Asked], lacks: Callable[[Artefact], bool], later: Iterable[Artefact] = ()) -> None:
         self.lacks = lacks
         self.jobs: dict[str, Job] = {}
         self.needs: dict[str, set[str]] = {}

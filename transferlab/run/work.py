@@ -172,6 +172,8 @@ def measure(job: Job, run: Run, fitted: Fitted, seconds: float, context: Context
     normalisation statistics, and what trials left, stay float32.
     """
     losses, net, metrics = finite(fitted.losses), run.trained, {}
+    if not all(value.isfinite().all() for value in net.state_dict().values()):  # since the last loss was computed
+        raise Diverged(run.last)
     sizes = {name: (p.numel(), p.requires_grad) for name, p in net.named_parameters()}
     if trial := job.trial:
         metrics = scores_of(net, trial, context) | {"train_loss": round(losses[-LAST_STEPS:].mean().item(), 4)}

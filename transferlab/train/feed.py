@@ -10,7 +10,6 @@ import torch
 
 from ..data.augment import Draws, Sampler, crop_flip, luma, normalise
 from ..specs.recipe import Recipe
-from . import processes
 
 if TYPE_CHECKING:
     from .run import Run, Stream
@@ -52,18 +51,17 @@ class Pool:
         self.where = device if self.on_device else torch.device("cpu")
         self.pad = samples[0].pixels.shape[1] // 8 if recipe.augment == "crop-flip" else 0
         self.samplers = [Sampler(len(s.sample.labels), recipe.batch, self.pad, s.seed, s.table) for s in streams]
-        self.part = processes.part(recipe.batch)
         self.images = [(s.pixels.to(self.where), s.grey) for s in samples]
         if len({(pixels.data_ptr(), grey) for pixels, grey in self.images}) == 1:  # one gather for all
             del self.images[1:]
         self.rows = torch.cat([s.rows.to(self.where) for s in samples])
         self.labels = torch.cat([s.labels.to(self.where) for s in samples])
         counts = torch.tensor([len(s.labels) for s in samples])
-        self.starts = (counts.cumsum(0) - counts).repeat_interleave(recipe.batch // processes.count())
+        self.starts = (counts.cumsum(0) - counts).repeat_interleave(recipe.batch)
 
     def block(self, drawn: Sequence[Draws]) -> Draws:
         """Return the draws of the runs side by side: shape (steps, K * batch) and so on."""
-        parts = zip(*(d.part(self.part).parts for d in drawn), strict=True)
+        parts = zip(*(d.parts for d in drawn), strict=True)
         index, shift, mirror = (torch.cat(each, 1) for each in parts)
         return Draws(index + self.starts, shift, mirror).to(self.where)
 
@@ -81,8 +79,6 @@ class Pool:
 
 class Feed:
     """Draws the batches of K runs of one batch size and one number of streams, each by its own seeds.
-
-    Where several processes train together, each draws everything and sees its part.
 
     Raises
     ------

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from ..data.augment import BLOCK
-from . import processes
 from .checkpoint import Checkpoint
 from .dropout import own_dropout
 from .feed import Feed
@@ -84,7 +83,7 @@ def fit_together(runs: Sequence[Run], checkpoint: Checkpoint | None = None) -> l
     devices = [device] if device.type == "cuda" else []
     # the default stream cannot be captured
     with torch.random.fork_rng(devices), side_streams([torch.cuda.Stream(d) for d in devices]) as stream, stream(0):
-        torch.manual_seed(first.seed + processes.number())  # of what objectives may draw
+        torch.manual_seed(first.seed)  # of what objectives may draw
         training = Training(runs)
         trainer, feed, losses = training.trainer, training.feed, training.losses
         with own_dropout(trainer.nets, training.dropout):
@@ -101,9 +100,8 @@ def fit_together(runs: Sequence[Run], checkpoint: Checkpoint | None = None) -> l
                     training.stepper.go(step - start, step)
                     step += 1
                     training.take_snapshots(step)
-                    if checkpoint and processes.number() == 0 and checkpoint.due():
+                    if checkpoint and checkpoint.due():
                         checkpoint.keep(training.state(step, before if step % BLOCK else feed.state()))
-                processes.mean(losses[:, start:step])
                 if not losses[:, start:step].isfinite().all(1).any():
                     break
         trainer.finish()
@@ -119,7 +117,7 @@ class Training:
         self.losses = torch.zeros(len(runs), runs[0].recipe.steps, device=device)
         captured = may_be_captured(runs, self.feed)
         self.trainer = PackedTrainer(runs) if captured or len(runs) > 1 else SingleTrainer(runs[0])
-        self.dropout = [torch.Generator(device).manual_seed(r.seed + processes.number()) for r in runs]
+        self.dropout = [torch.Generator(device).manual_seed(r.seed) for r in runs]
         self.generators = [*self.dropout, torch.default_generator]
         self.generators += [torch.cuda.default_generators[device.index]] if device.type == "cuda" else []
         self.snapshots: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in runs]
@@ -168,8 +166,7 @@ class Training:
 
 def may_be_captured(runs: Sequence[Run], feed: Feed) -> bool:
     """Whether every step has the device do the same, and nothing waits for the host."""
-    single = runs[0].device.type == "cuda" and processes.count() == 1
-    return single and feed.on_device and all(r.objective.capturable for r in runs)
+    return runs[0].device.type == "cuda" and feed.on_device and all(r.objective.capturable for r in runs)
 
 
 def finite(losses: torch.Tensor) -> torch.Tensor:

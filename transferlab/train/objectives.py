@@ -14,7 +14,6 @@ from ..nets.taps import kept_inputs
 from ..specs.recipe import Recipe
 from .feed import Batch
 
-Forward = Callable[[torch.Tensor], torch.Tensor]
 Loss = Callable[[Batch], torch.Tensor]
 
 
@@ -34,7 +33,7 @@ class Objective:
     capturable = True
     reads_images = False
 
-    def bind(self, net: nn.Module, recipe: Recipe, forward: Forward | None = None) -> Loss:
+    def bind(self, net: nn.Module, recipe: Recipe) -> Loss:
         """Return the function from batches to scalars that trains a network.
 
         Parameters
@@ -42,8 +41,6 @@ class Objective:
         net : Module
             Its parts are known by their names.
         recipe : Recipe
-        forward : callable, optional
-            From images to logits, by default `net`: over several processes the network wrapped up.
         """
         raise NotImplementedError
 
@@ -51,9 +48,8 @@ class Objective:
 class CrossEntropy(Objective):
     """The mean cross-entropy of a batch, labels smoothed as the recipe says."""
 
-    def bind(self, net: nn.Module, recipe: Recipe, forward: Forward | None = None) -> Loss:
-        run = forward or net
-        return lambda batch: F.cross_entropy(run(batch.images), batch.labels, label_smoothing=recipe.label_smoothing)
+    def bind(self, net: nn.Module, recipe: Recipe) -> Loss:
+        return lambda batch: F.cross_entropy(net(batch.images), batch.labels, label_smoothing=recipe.label_smoothing)
 
 
 class L2SP(CrossEntropy):
@@ -73,8 +69,8 @@ class L2SP(CrossEntropy):
         self.start = {name: value.detach().clone() for name, value in start_state.items()}
         self.strength = strength
 
-    def bind(self, net: nn.Module, recipe: Recipe, forward: Forward | None = None) -> Loss:
-        loss, head = super().bind(net, recipe, forward), head_name(net) + "."
+    def bind(self, net: nn.Module, recipe: Recipe) -> Loss:
+        loss, head = super().bind(net, recipe), head_name(net) + "."
         named = [(n, p) for n, p in net.named_parameters() if p.requires_grad and not n.startswith(head)]
         pairs = [(p, self.start[n].to(p.device)) for n, p in named]
         return lambda batch: loss(batch) + self.strength / 2 * sum(((p - p0) ** 2).sum() for p, p0 in pairs)
@@ -101,8 +97,8 @@ class Distillation(CrossEntropy):
         self.before = before.eval().requires_grad_(False)
         self.strength, self.temperature = strength, temperature
 
-    def bind(self, net: nn.Module, recipe: Recipe, forward: Forward | None = None) -> Loss:
-        cross_entropy, t = super().bind(net, recipe, forward), self.temperature
+    def bind(self, net: nn.Module, recipe: Recipe) -> Loss:
+        cross_entropy, t = super().bind(net, recipe), self.temperature
         head, old_head = (each.get_submodule(head_name(each)) for each in (net, self.before))
         linear = isinstance(head, nn.Linear)
         check(linear, "distillation", type(net).__name__, "wants a network whose head is a linear layer")

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from ..nets.taps import train_mode
-from . import processes
 from .feed import Batch
 from .optim import factor, multipliers, parameter_groups, relative_norms
 from .run import Run
@@ -44,7 +43,7 @@ class Trainer:
         """Give networks to their objectives, and whole ones, from the pixels on, to their watchers."""
         self.losses = []
         for run, net, whole in zip(self.runs, self.nets, wholes, strict=True):
-            self.losses.append(run.objective.bind(net, run.recipe, processes.shared(net)))
+            self.losses.append(run.objective.bind(net, run.recipe))
             for watcher in run.watchers:
                 watcher.bind(whole)
 
@@ -82,7 +81,7 @@ class Trainer:
 
 
 class SingleTrainer(Trainer):
-    """One network in training, by PyTorch's own optimiser; over several processes if there are."""
+    """One network in training, by PyTorch's own optimiser."""
 
     def __init__(self, run: Run) -> None:
         super().__init__([run], [run.net])
