@@ -19,20 +19,24 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: their thre
 
 LONG = (
     "test_book",
+    "test_smoke",
     "test_benchmarks",
     "test_interruptions",
     "test_cluster",
     "test_checkpoint",
     "test_lab",
     "test_world",
-    "test_processes",
 )
+SPREAD = ("test_smoke",)  # each test of which may run beside the others
 FOLDERS = ("data", "cache", "store", "weights")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that two processes end at about the same time."""
+    """Long files first, so that two processes end at about the same time; each file in one, but for `SPREAD`."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    for item in items:
+        if item.path.stem not in SPREAD:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,6 +46,14 @@ def no_folders_of_this_machine(tmp_path_factory):
         for name in FOLDERS:
             patch.setenv(f"TRANSFERLAB_{name.upper()}", str(tmp_path_factory.mktemp(name)))
         yield
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory) -> dict[str, str]:
+    """Folders that all pages share, as on a person's machine: a source is trained once, the world drawn once."""
+    top = tmp_path_factory.getbasetemp()
+    top = top.parent if os.environ.get("PYTEST_XDIST_WORKER") else top  # of all processes
+    return {f"TRANSFERLAB_{name}": str(top / f"shared-{name}") for name in ("STORE", "CACHE")}
 
 
 @pytest.fixture(autouse=True)

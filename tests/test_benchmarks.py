@@ -64,6 +64,7 @@ def test_every_benchmark_runs(tmp_path, script, drawn, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     out = tmp_path / "out.json"
     words = ["--quick", "--device", "cpu", "--out", str(out)]
+    words += ["--cores", "1"] if script.stem == "probe" else []  # peers would start processes
     if script.stem in CONTESTS:
         told = here(script, words, monkeypatch)
     else:

@@ -19,7 +19,6 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from transferlab import build, chapters
 from transferlab.lab import Lab
 from transferlab.report.cards import interval
-from transferlab.report.figure import BOOK
 from transferlab.specs import AlexNet, Recipe, Source, Spec, Subset, Target, Trial
 from transferlab.store import Published
 
@@ -33,12 +32,6 @@ ARGUMENTS = (
     "--disable-component-update --disable-sync"
 )
 in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory) -> dict[str, str]:
-    """Folders that all pages share, as on a person's machine: a source is trained once, the world drawn once."""
-    return {f"TRANSFERLAB_{name}": str(tmp_path_factory.mktemp(name)) for name in ("STORE", "CACHE")}
 
 
 @pytest.fixture(scope="session")
@@ -257,24 +250,6 @@ def test_the_first_page_names_every_chapter_and_its_verdicts(book):
         assert f'href="../notebooks/{name}.html"' in found
     latest = {v.claim: v.judgement.verdict for v in reversed(chapters.verdicts())}
     assert dict(re.findall(r'href="scorecard.html#(\w+)" title="\1: ([a-z ]+)"', found)) == latest
-
-
-@pytest.mark.parametrize("name", list(chapters.chapters()))
-def test_every_chapter_runs_at_smoke_through_papermill(name, shared, tmp_path, monkeypatch):
-    """On drawn images, with what its own live part and other chapters trained: it trains the rest, judges and draws."""
-    for folder in shared.items():
-        monkeypatch.setenv(*folder)
-    monkeypatch.delenv(BOOK, raising=False)  # as a person would see it, with widgets
-    target = tmp_path / f"{name}.ipynb"
-    build.execute(
-        chapters.chapter(name).path,
-        target,
-        {"scale": "smoke", "seeds": 2, "run": "missing", "live": False} | build.ONE_WORKER,
-    )
-    text = target.read_text()
-    assert '"status": "completed"' in text
-    assert "application/vnd.jupyter.widget-view+json" in text
-    assert Lab().missing(chapters.chapter(name).design("smoke", [0, 1])) == []
 
 
 def test_a_changed_notebook_executes_itself_and_the_pages_that_ask_all_chapters(tmp_path, monkeypatch):

@@ -29,13 +29,14 @@ from interruptions import (
     read_records,
     trials,
 )
+from small_world import shrink_world
 
 from transferlab import build, cli
 from transferlab.errors import UserError
 from transferlab.lab import Lab
 from transferlab.methods import FineTune, Probe, Scratch
 from transferlab.paths import write_atomically
-from transferlab.run import work
+from transferlab.run import context, work
 from transferlab.specs import AlexNet, Subset, Trial
 from transferlab.store import Published, Store
 from transferlab.train.checkpoint import Checkpoint
@@ -48,10 +49,13 @@ NO_SPACE = r"cannot be written \(No space left on device\)"
 
 
 @pytest.fixture(scope="module")
-def wanted(tmp_path_factory) -> dict[str, str]:
+def wanted(tmp_path_factory, drawn) -> dict[str, str]:
     """What the study measures when nothing happens, by key."""
     store = tmp_path_factory.mktemp("wanted")
-    Lab(store, workers=1).run(trials((0, 1)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRANSFERLAB_CACHE", str(drawn))
+        shrink_world(patch)
+        Lab(store, workers=1).run(trials((0, 1)))
     return found(store)
 
 
@@ -277,6 +281,7 @@ def fill(disk: Path, pages: int) -> Path:
 def test_a_full_disk(disk, monkeypatch, transferlab, wanted, pages):
     folder = enter(make_project(disk / "project"), monkeypatch)
     ballast = fill(disk, pages)
+    monkeypatch.setattr(context, "LIMIT", 0)  # all pages are for networks and records
     refused(transferlab(), NO_SPACE)
     kept = read_records(folder / "store")
     assert {k: measured(json.loads(v)) for k, v in kept.items()}.items() <= wanted.items()

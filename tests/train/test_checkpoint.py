@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from test_fit import Own, run_of
 from torch import nn
 
-from transferlab.data.augment import BLOCK
 from transferlab.specs.recipe import Recipe
 from transferlab.train import checkpoint as module
 from transferlab.train.checkpoint import EVERY, Checkpoint
 from transferlab.train.fit import Diverged, fit, fit_together
 
+BLOCK = 10  # steps that are drawn at once, here
 STEPS = BLOCK + 12
 RECIPES = {
     "cosine": Recipe(steps=STEPS, batch=6, lr=0.05),
@@ -77,6 +77,7 @@ def clock():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "time", found)
         patch.setattr(module, "write_atomically", write_at_once)
+        patch.setattr("transferlab.train.fit.BLOCK", BLOCK)
         yield found
 
 
@@ -105,7 +106,7 @@ def same(a: tuple[nn.Module, torch.Tensor], b: tuple[nn.Module, torch.Tensor]) -
 
 @pytest.mark.parametrize("kind", RECIPES)
 @settings(max_examples=4, phases=(Phase.explicit, Phase.generate))
-@given(every=st.integers(0, 40), kills=st.lists(st.integers(0, STEPS - 1), min_size=1, max_size=3))
+@given(every=st.integers(0, 14), kills=st.lists(st.integers(0, STEPS - 1), min_size=1, max_size=3))
 @example(every=0, kills=[0])  # before the first step
 @example(every=0, kills=[1])
 @example(every=0, kills=[BLOCK - 1])
@@ -137,7 +138,7 @@ def test_killed_when_all_steps_are_done(tmp_path, clock, steps):
     assert same(first, again)
 
 
-@pytest.mark.parametrize(("every", "kill_at"), [(7, 6), (7, 8), (30, 29), (30, 60), (120, 61)])
+@pytest.mark.parametrize(("every", "kill_at"), [(3, 2), (3, 4), (11, 10), (11, 20), (40, 21)])
 def test_no_more_is_lost_than_the_time_between_two_writings(tmp_path, clock, every, kill_at):
     with pytest.raises(Killed):
         train(RECIPES["cosine"], tmp_path / "c.pt", every, clock, kill_at)
@@ -156,13 +157,13 @@ def test_written_no_more_often_than_asked(tmp_path, clock, monkeypatch):
     write = module.write_atomically
     monkeypatch.setattr(module, "write_atomically", lambda *a: (written.append(clock.now), write(*a)))
     began = clock.now
-    train(RECIPES["cosine"], tmp_path / "c.pt", 20, clock)
-    assert [t - began for t in written] == [20, 40, 60]
+    train(RECIPES["cosine"], tmp_path / "c.pt", 7, clock)
+    assert [t - began for t in written] == [7, 14, 21]
 
 
 def test_the_global_random_state_is_left_alone(tmp_path, clock):
     with pytest.raises(Killed):
-        train(RECIPES["cosine"], tmp_path / "c.pt", 0.0, clock, 20)
+        train(RECIPES["cosine"], tmp_path / "c.pt", 0.0, clock, 8)
     torch.manual_seed(3)
     torch.rand(3)
     state = torch.get_rng_state()
@@ -171,7 +172,7 @@ def test_the_global_random_state_is_left_alone(tmp_path, clock):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("kept", [20, BLOCK, BLOCK + 1])
+@pytest.mark.parametrize("kept", [8, BLOCK, BLOCK + 1])
 def test_a_pack_goes_on_too(tmp_path, clock, kept):
     def packed(path=None, kill_at=None) -> tuple[list[nn.Module], torch.Tensor]:
         clock.steps, clock.kill_at, nets = 0, kill_at, [network() for _ in range(3)]
@@ -202,7 +203,7 @@ def test_a_pack_goes_on_too(tmp_path, clock, kept):
 
 @pytest.mark.parametrize(
     ("bad", "kept"),
-    [(0, 20), (20, BLOCK - 1), (0, BLOCK), (BLOCK - 1, BLOCK), (BLOCK, BLOCK), (BLOCK, STEPS), (STEPS - 1, STEPS)],
+    [(0, 8), (8, BLOCK - 1), (0, BLOCK), (BLOCK - 1, BLOCK), (BLOCK, BLOCK), (BLOCK, STEPS), (STEPS - 1, STEPS)],
 )
 def test_a_run_that_diverges_says_the_same_after_an_interruption(tmp_path, clock, monkeypatch, bad, kept):
     """Also where it was killed between the step that diverged and the look at its block."""
@@ -241,9 +242,9 @@ def test_a_run_that_diverges_says_the_same_after_an_interruption(tmp_path, clock
 
 @pytest.fixture
 def left(tmp_path, clock):
-    """A checkpoint that a run left at step 30."""
+    """A checkpoint that a run left in its second block."""
     with pytest.raises(Killed):
-        train(RECIPES["cosine"], tmp_path / "c.pt", 0.0, clock, 30)
+        train(RECIPES["cosine"], tmp_path / "c.pt", 0.0, clock, BLOCK + 3)
     return tmp_path / "c.pt"
 
 
@@ -293,7 +294,8 @@ def test_nothing_is_left_when_the_trial_is_on_record(tmp_path, monkeypatch):
     from interruptions import BACKBONE, SOURCE, TARGET, TUNED
 
     from transferlab.lab import Lab
-    from transferlab.specs import FineTune, Trial
+    from transferlab.methods import FineTune
+    from transferlab.specs import Trial
     from transferlab.store import Store
 
     kept = []

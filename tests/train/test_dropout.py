@@ -61,16 +61,16 @@ def with_dropout(k: int) -> nn.Module:
 
 
 NETWORKS = {
-    "every kind": (with_dropout, SIZE),
-    "squeezenet": (lambda k: build(Torchvision("squeezenet1_0"), 32, 4, k), 32),
+    "every kind": (with_dropout, SIZE, 20),
+    "squeezenet": (lambda k: build(Torchvision("squeezenet1_0"), 32, 4, k), 32, 4),
 }
 
 
 def runs(kind: str, count: int = 3) -> list[Run]:
-    make, size = NETWORKS[kind]
+    make, size, steps = NETWORKS[kind]
     sample, times = pictures(), size // SIZE
     sample = replace(sample, pixels=sample.pixels.repeat_interleave(times, 1).repeat_interleave(times, 2))
-    recipe = replace(RECIPE, steps=20, batch=8, lr=0.001)
+    recipe = replace(RECIPE, steps=steps, batch=8, lr=0.001)
     return [run_of(make(k), sample, recipe, 10 + k) for k in range(count)]
 
 

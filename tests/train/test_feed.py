@@ -8,7 +8,7 @@ from test_fit import RECIPE, SIZE, SMALL, flat_colours, run_of
 from test_objectives import STEPS
 from test_trainers import alone, capture, killed, pictures, together
 
-from transferlab.data.augment import BLOCK, luma, normalise
+from transferlab.data.augment import luma, normalise
 from transferlab.errors import UserError
 from transferlab.nets.build import build
 from transferlab.nets.taps import freeze
@@ -20,6 +20,7 @@ from transferlab.train.frozen import shortened
 from transferlab.train.objectives import CrossEntropy
 from transferlab.train.run import Run, Stream
 
+BLOCK = 10  # steps that are drawn at once, here
 TABLE = torch.tensor([[k % 30, (k + 7) % 30, -1] if k % 3 else [5, -1, -1] for k in range(40)])
 
 
@@ -55,7 +56,7 @@ def test_a_second_stream_leaves_the_first_as_it_is(table):
 
 
 def test_only_rows_of_the_table_are_drawn_and_all_alike():
-    first, second = (torch.cat([block[s].index.flatten() for block in drawn(Feed([joint()]), 12)]) for s in (0, 1))
+    first, second = (torch.cat([block[s].index.flatten() for block in drawn(Feed([joint()]), 60)]) for s in (0, 1))
     assert ((TABLE[first] == second[:, None]) & (TABLE[first] >= 0)).any(1).all()
     two = first % 3 > 0
     assert (second[~two] == 5).all()
@@ -96,7 +97,8 @@ def test_a_frozen_front_is_computed_once_for_both_streams():
 @pytest.mark.parametrize("table", [TABLE, None])
 @pytest.mark.parametrize("count", [1, 2])
 def test_killed_and_resumed_is_uninterrupted(table, count, tmp_path, monkeypatch):
-    recipe, path = replace(STEPS, steps=BLOCK + 10), tmp_path / "c.pt"
+    monkeypatch.setattr("transferlab.train.fit.BLOCK", BLOCK)
+    recipe, path = replace(STEPS, steps=BLOCK + 6), tmp_path / "c.pt"
     make = lambda: [joint(k, table, recipe=recipe) for k in range(count)]  # noqa: E731
     killed(monkeypatch, BLOCK + 3, path, lambda kept: together(make(), kept))
     assert torch.equal(together(make(), Checkpoint(path, 10**6)), together(make()))

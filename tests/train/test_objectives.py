@@ -23,7 +23,7 @@ from transferlab.train.frozen import shortened
 from transferlab.train.objectives import L2SP, CrossEntropy, Distillation, Objective
 from transferlab.train.run import Run
 
-STEPS = replace(RECIPE, steps=20)
+STEPS, SHORT = (replace(RECIPE, steps=count) for count in (20, 10))
 OBJECTIVES = {
     CrossEntropy: lambda net: CrossEntropy(),
     L2SP: lambda net: L2SP(net.state_dict(), 0.5),
@@ -43,7 +43,7 @@ def test_these_are_all_objectives():
     assert packages == OBJECTIVES.keys()
 
 
-def runs(kind: type[Objective], count: int = 3, recipe=STEPS, frozen: str | None = None) -> list[Run]:
+def runs(kind: type[Objective], count: int = 2, recipe=SHORT, frozen: str | None = None) -> list[Run]:
     """Networks that are moved a bit away from where their objectives think that they started."""
     found = []
     for k in range(count):
@@ -77,7 +77,7 @@ def test_captured_is_eager(kind, monkeypatch):
 @every_objective
 def test_shortened_is_whole(kind):
     """An objective that reads images gets them."""
-    plain = replace(STEPS, augment="none")
+    plain = replace(SHORT, augment="none")
     short, whole = (runs(kind, 2, plain, "pool5") for _ in range(2))
     short = [shortened(run) for run in short]
     assert all((run.whole is None) == run.objective.reads_images for run in short)

@@ -11,7 +11,6 @@ from test_objectives import STEPS
 from test_trainers import alone, capture, killed, pictures, together
 from torch import nn
 
-from transferlab.data.augment import BLOCK
 from transferlab.errors import UserError
 from transferlab.nets.build import build
 from transferlab.nets.taps import freeze
@@ -160,7 +159,7 @@ def test_relative_gradient_norms_by_hand():
 
 @pytest.mark.parametrize("at", [5, 8, 9])
 def test_multipliers_packed_captured_and_resumed(at, monkeypatch, tmp_path):
-    make = lambda: [scaled(k) for k in range(3)]  # noqa: E731
+    make = lambda: [scaled(k) for k in range(2)]  # noqa: E731
     losses = together(make())
     for k, row in enumerate(losses):
         torch.testing.assert_close(row, alone(scaled(k)), rtol=1e-5, atol=1e-5)
@@ -178,7 +177,13 @@ def test_which_batches_are_read(i, count, which):
 
 # -------------------------------------------------------------------------------------------------------- snapshots
 
-LONG = replace(RECIPE, steps=BLOCK + 20)
+BLOCK = 10  # steps that are drawn at once, in these tests
+LONG = replace(RECIPE, steps=BLOCK + 8)
+
+
+@pytest.fixture
+def short_blocks(monkeypatch):
+    monkeypatch.setattr("transferlab.train.fit.BLOCK", BLOCK)
 
 
 def plain(k: int = 0, recipe=LONG, frozen: str | None = None, **more) -> Run:
@@ -188,9 +193,10 @@ def plain(k: int = 0, recipe=LONG, frozen: str | None = None, **more) -> Run:
     return run_of(net, pictures(), replace(recipe, lr=0.01 * (k + 1)), k, **more)
 
 
+@pytest.mark.usefixtures("short_blocks")
 @pytest.mark.parametrize("count", [1, 2])
 def test_snapshots_are_the_networks_of_runs_that_stopped_there(count):
-    steps = (0, 1, 30, BLOCK, BLOCK + 3, LONG.steps)
+    steps = (0, 1, 6, BLOCK, BLOCK + 3, LONG.steps)
     whole = fit_together([plain(k, snapshots=steps) for k in range(count)])
     for step in steps[1:]:
         stopped = [plain(k, stop=step) for k in range(count)]
@@ -202,13 +208,14 @@ def test_snapshots_are_the_networks_of_runs_that_stopped_there(count):
     assert all(torch.equal(v, start[n]) for n, v in whole[0].snapshots[0].items())
 
 
+@pytest.mark.usefixtures("short_blocks")
 @pytest.mark.parametrize("count", [1, 2])
 def test_snapshots_survive_an_interruption(count, tmp_path, monkeypatch):
-    make = lambda: [plain(k, snapshots=(5, 60)) for k in range(count)]  # noqa: E731
+    make = lambda: [plain(k, snapshots=(5, 15)) for k in range(count)]  # noqa: E731
     resumed(make, BLOCK + 1, tmp_path, monkeypatch)
     for a, b in zip(fit_together(make(), Checkpoint(tmp_path / "c.pt", 10**6)), fit_together(make()), strict=True):
-        assert a.snapshots.keys() == b.snapshots.keys() == {5, 60}
-        for step in (5, 60):
+        assert a.snapshots.keys() == b.snapshots.keys() == {5, 15}
+        for step in (5, 15):
             assert all(map(torch.equal, a.snapshots[step].values(), b.snapshots[step].values()))
 
 
@@ -225,9 +232,9 @@ def test_snapshots_behind_a_frozen_front_are_of_the_whole_network(count):
 @pytest.mark.parametrize(
     ("more", "rule"),
     [
-        ({"stop": 0}, r"stop \(=0\): must be 1 to 70, the recipe's steps"),
-        ({"stop": 71}, r"stop \(=71\): must be 1 to 70"),
-        ({"snapshots": (3, 71)}, r"snapshots \(=71\): must be 0 to 70, the steps that are taken"),
+        ({"stop": 0}, r"stop \(=0\): must be 1 to 18, the recipe's steps"),
+        ({"stop": 19}, r"stop \(=19\): must be 1 to 18"),
+        ({"snapshots": (3, 19)}, r"snapshots \(=19\): must be 0 to 18, the steps that are taken"),
         ({"snapshots": (9,), "stop": 8}, r"snapshots \(=9\): must be 0 to 8"),
     ],
 )

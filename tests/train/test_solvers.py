@@ -297,6 +297,7 @@ def test_several_threads_share_the_strengths(threads):
 )
 def test_how_strengths_are_divided(count, most, threads, sizes, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # what is asked for above is not what there was
     seen = []
 
     def solve(part: torch.Tensor) -> torch.Tensor:

@@ -70,7 +70,7 @@ class Queue:
         What is kept of what is done anyway.
     """
 
-    def __init__(self, asked: Iterable[Asked], lacks: Callable[[Artefact], bool], later: Iterable[Artefact] = ()) -> None:
+    def __init__(self, asked: Iterable[Asked], lacks: Callable[[Artefact], bool], later: Iterable = ()) -> None:
         self.lacks = lacks
         self.jobs: dict[str, Job] = {}
         self.needs: dict[str, set[str]] = {}
