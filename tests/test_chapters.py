@@ -64,7 +64,6 @@ def test_parameters_by_name_and_type(project):
     given = ["scale=gpu", "seeds=4", "rate=1", "live=false", "workers=2"]
     assert subject.values(given) == {"scale": "gpu", "seeds": 4, "rate": 1.0, "live": False, "workers": 2}
     assert subject.values(["seeds=0-3", "workers=none"]) == {"seeds": "0-3", "workers": None}
-    assert subject.parameters["scale"].help == "how big"
     assert subject.title == "A question?"
 
 

@@ -37,7 +37,6 @@ class Parameter:
     name: str
     default: Any
     types: tuple[type, ...]
-    help: str
 
     def parse(self, text: str) -> Any:
         """Return the value that `text` means.
@@ -101,18 +100,15 @@ class Chapter:
 
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
-        """The parameters by name, from the tagged cell: ``name: type = default  # help``."""
-        source = self.cell("parameters")
-        lines = source.splitlines()
+        """The parameters by name, from the tagged cell: ``name: type = default``."""
         found = {}
-        for node in ast.parse(source).body:
+        for node in ast.parse(self.cell("parameters")).body:
             if not isinstance(node, ast.AnnAssign | ast.Assign):
                 continue
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
             default = ast.literal_eval(node.value)
             types = _types(node.annotation) if isinstance(node, ast.AnnAssign) else (type(default),)
-            _, _, note = lines[node.end_lineno - 1].partition("#")
-            found[target.id] = Parameter(target.id, default, types, note.strip())
+            found[target.id] = Parameter(target.id, default, types)
         return found
 
     def values(self, given: Iterable[str]) -> dict[str, Any]:
@@ -177,9 +173,8 @@ class Chapter:
         targets = dict.fromkeys(target.images.name for target in elsewhere if target.images.name != s.source)
         lengths = sorted({(made.steps, made.source.recipe.batch) for made in sources})
         pretrained = [f"{steps:,} steps of {batch} images" for steps, batch in lengths]
-        on = {
-            t.recipe: "the source" if t.target.images.name == s.source else "a target" for t in trials[::-1] if t.recipe
-        }
+        place = {True: "the source", False: "a target"}
+        on = {t.recipe: place[t.target.images.name == s.source] for t in reversed(trials) if t.recipe}
         rates = {r: ", ".join(f"{x:f}".rstrip("0").rstrip(".") for x in r.rates) for r in on}
         recipes = [(f"on {on[r]}", f"{r.steps} steps of {r.batch}; learning rates {rates[r]}") for r in reversed(on)]
         arithmetic = f"{s.backbone.multiply_adds(s.size) / 1e6:.1f} million multiply-adds an image"
@@ -201,13 +196,10 @@ class Chapter:
         notebook = f"papermill _build/notebooks/{self.name}.ipynb out.ipynb \\\n    -p scale {scale} -p run missing"
         made = f"{duration(pretraining)} for {sources} sources, " if pretraining else ""
         kept = "" if pretraining or not sources else f" Pretraining the {sources} sources is not counted."
-        took = (
-            f"{duration(spent + pretraining)} of one worker: {made}{duration(spent)} for {len(found)} runs on targets"
-        )
-        return (
-            f"```bash\n{self.command(scale)}\nmake notebooks\n{notebook}\n```\n\nThese records took {took}.{kept} "
-            f"What is on record is not run again; the records are in `results/{scale}/{self.name}.jsonl`."
-        )
+        took, runs = f"{duration(spent + pretraining)} of one worker", f"{duration(spent)} for {len(found)} runs"
+        how = f"```bash\n{self.command(scale)}\nmake notebooks\n{notebook}\n```\n\n"
+        cost = f"These records took {took}: {made}{runs} on targets.{kept} What is on record is not run again; "
+        return how + cost + f"the records are in `results/{scale}/{self.name}.jsonl`."
 
     def command(self, scale: str, seeds: str = "") -> str:
         """Return the command that makes the chapter's records."""
@@ -235,9 +227,8 @@ def contents() -> str:
 def chapters() -> dict[str, Chapter]:
     """Return every chapter by name, in the order of the table of contents where it is named there."""
     toc = contents()
-    place = {
-        p: toc.find(f"notebooks/{p.stem}") % (len(toc) + 1) for p in sorted((project() / "notebooks").glob("*.md"))
-    }
+    paths = sorted((project() / "notebooks").glob("*.md"))
+    place = {p: toc.find(f"notebooks/{p.stem}") % (len(toc) + 1) for p in paths}
     return {p.stem: Chapter(p) for p in sorted(place, key=place.get)}
 
 

@@ -159,9 +159,6 @@ class Lab:
         self.known[key] = found
         return found
 
-    def _has(self, trial: Trial, columns: Iterable[str]) -> bool:
-        return settled(self.record(trial, columns), columns)
-
     def resolve(self, trial: Trial) -> Trial | None:
         """Return the trial with what its search chose, or ``None`` while the search is not complete."""
         if trial.before and trial.before.open:
@@ -198,7 +195,7 @@ class Lab:
         missing: dict[Trial, tuple[str, ...]] = {}
         for trial in dict.fromkeys(trials_of(trials)):
             for t, columns in self._behind(trial):
-                if t.open or not self._has(t, columns):
+                if t.open or not settled(self.record(t, columns), columns):
                     missing[t] = tuple(dict.fromkeys((*missing.get(t, ()), *columns)))
         return list(missing.items())
 
@@ -332,9 +329,7 @@ class Lab:
             If its accuracy is another one.
         """
         now = self.store.get(trial.key)
-        if not (settled(before) and settled(now)):
-            return
-        for name in ("accuracy", *VALIDATION):
+        for name in ("accuracy", *VALIDATION) if settled(before) and settled(now) else ():
             was, is_now = (r["metrics"].get(name) for r in (before, now))
             near = was is None or is_now is None or abs(was - is_now) <= AGREE
             rule = f"{was} is on record; if the code has changed, raise a version"

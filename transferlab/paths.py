@@ -3,7 +3,8 @@
 import hashlib
 import os
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -77,6 +78,14 @@ def writable(name: str, folder: Path) -> Path:
     except OSError as e:
         raise UserError(f"{name} (={folder}): cannot be written ({e.strerror or e}); name another folder") from e
     return folder
+
+
+def sweep(files: Iterable[Path], age: float = LEFTOVER) -> None:
+    """Remove files that were written more than so many seconds ago, by somebody who was killed."""
+    for path in files:
+        with suppress(FileNotFoundError):  # its writer renamed it
+            if time.time() - path.stat().st_mtime > age:
+                path.unlink()
 
 
 def write_atomically(path: Path, data: bytes | str | Callable[[IO[bytes]], object]) -> None:

@@ -5,7 +5,6 @@ Nothing here imports torch; networks are kept as files whose content the run lay
 
 import json
 import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -15,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .errors import DiskError, UserError, check
-from .paths import LEFTOVER, project, store_root, writable, write_atomically
+from .paths import LEFTOVER, project, store_root, sweep, writable, write_atomically
 from .specs import Artefact
 from .specs.serial import canonical
 
@@ -72,20 +71,8 @@ class Store:
         """
         writable("store", self.records)
         writable("store", self.networks)
-        halves = (*self.root.glob("*/.*.*"), *self.records.glob("*/.*.*"))
-        old = [path for path in halves if self._age(path) > LEFTOVER]
-        old += [path for path in self.root.glob("checkpoints/*.pt") if self._age(path) > FORGOTTEN]
-        for path in old:
-            with suppress(FileNotFoundError):  # its writer renamed it
-                path.unlink()
-
-    @staticmethod
-    def _age(path: Path) -> float:
-        """Return the seconds since a file was written; 0 if it is gone."""
-        try:
-            return time.time() - path.stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
+        sweep((*self.root.glob("*/.*.*"), *self.records.glob("*/.*.*")))
+        sweep(self.root.glob("checkpoints/*.pt"), FORGOTTEN)
 
     def path(self, key: str) -> Path:
         """Return the file of a record."""

@@ -52,7 +52,15 @@ def started(queue: Queue, executor, statuses=lambda job, asked: "ok", slots: int
         asked.extend(job.training for job in jobs)
         return [statuses(job, asked.count(job.training)) for job in jobs]
 
-    run_jobs(queue, executor, slots, 1, lambda jobs: (work, jobs), lambda job, status: done.append((job, status)))
+    run_jobs(
+        queue,
+        executor,
+        slots,
+        1,
+        lambda jobs: (work, jobs),
+        lambda job, status: done.append((job, status)),
+        lambda: True,
+    )
     return asked, done
 
 
@@ -161,7 +169,7 @@ def outcome(queue: Queue, slots: int, limit: int, *culprits: Trial, cluster: boo
         with suppress(BrokenProcessPool):
             pool = Deadly(*culprits, cluster=cluster)
             noted = lambda job, status: done.update({job.trial.seed: status})  # noqa: E731
-            run_jobs(queue, pool, slots, limit, lambda jobs: (work, jobs), noted)
+            run_jobs(queue, pool, slots, limit, lambda jobs: (work, jobs), noted, lambda: True)
     return done
 
 

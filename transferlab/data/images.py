@@ -1,7 +1,6 @@
 """Decoded images: uint8 tensors, made once and cached on disk by fingerprint, and the splits that trials read."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -16,7 +15,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..errors import UserError, check, few
-from ..paths import LEFTOVER, cache_root, file_fingerprint, weights_file, writable, write_atomically
+from ..paths import cache_root, file_fingerprint, sweep, weights_file, writable, write_atomically
 from ..specs import ImageSet, Source, Subset, Target, catalog
 from ..specs.serial import digest
 from . import synthetic
@@ -222,10 +221,7 @@ def _kept(folder: Path, size: int, doing: str, make: Callable[[], Decoded]) -> D
     """Return a set from the cache, made first where it is not there, or damaged."""
     with suppress(ValueError, OSError, EOFError, KeyError):
         return _read(folder)
-    for half in folder.parent.glob("*/.*.*"):  # a write that was killed
-        with suppress(FileNotFoundError):  # its writer renamed it
-            if time.time() - half.stat().st_mtime > LEFTOVER:
-                half.unlink()
+    sweep(folder.parent.glob("*/.*.*"))
     made = make()
     total = sum(len(split.labels) for split in made.splits.values())
     with tqdm(total=total, desc=f"{doing} to {size} px", unit=" images", disable=None, leave=False) as bar:

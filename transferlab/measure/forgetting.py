@@ -6,6 +6,9 @@ from typing import Any, ClassVar
 from ..errors import check
 from ..specs import Measure, Source, Target, Trial
 
+KNOWN = ("knn_accuracy", "silhouette", "selectivity")
+BEFORE_AND_AFTER = tuple(f"{name}_{when}" for name in KNOWN for when in ("before", "after"))
+
 
 @dataclass(frozen=True)
 class Forgetting(Measure, kind="forgetting", version=1):
@@ -17,11 +20,7 @@ class Forgetting(Measure, kind="forgetting", version=1):
     ``selectivity_old`` and ``selectivity_new``. ``cka_old_units``: CKA of the old units with themselves before.
     """
 
-    columns: ClassVar[tuple[str, ...]] = (
-        "source_accuracy",
-        *(f"{name}_{when}" for name in ("knn_accuracy", "silhouette", "selectivity") for when in ("before", "after")),
-        "cka_old_units",
-    )
+    columns: ClassVar[tuple[str, ...]] = ("source_accuracy", "cka_old_units", *BEFORE_AND_AFTER)
 
     def fits(self, trial: Trial) -> None:
         own = isinstance(trial.source, Source)

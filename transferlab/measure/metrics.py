@@ -29,17 +29,12 @@ def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float | int]
     counts = torch.bincount(labels, minlength=logits.shape[1]).double()
     hits = torch.bincount(labels, weights=right, minlength=logits.shape[1])
     seen = counts > 0
-    return {
-        "accuracy": round(right.mean().item(), 5),
-        "mean_class_accuracy": round((hits[seen] / counts[seen]).mean().item(), 5),
-        "log_loss": round(F.cross_entropy(logits, labels).item(), 5),
-        "n": len(labels),
-    }
+    found = {"accuracy": right.mean(), "mean_class_accuracy": (hits[seen] / counts[seen]).mean()}
+    found["log_loss"] = F.cross_entropy(logits, labels)
+    return {name: round(value.item(), 5) for name, value in found.items()} | {"n": len(labels)}
 
 
-def scores_of(
-    net: nn.Module, trial: Any, context: Any, splits: Iterable[str] = ("test", "validation")
-) -> dict[str, Any]:
+def scores_of(net: nn.Module, trial: Any, context: Any, splits: Iterable[str] = ("test", "validation")) -> dict:
     """Return what a network reaches on a trial's test images, and under ``validation_...`` on its validation images."""
     found: dict[str, Any] = {}
     for split in splits:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 from scipy.stats import rankdata
+from torch import Tensor
 from torch.nn import functional as F
 
 ROWS = 1000  # images that are compared with all others at once
 
 
-def cka(x: torch.Tensor, y: torch.Tensor) -> float:
+def cka(x: Tensor, y: Tensor) -> float:
     """Return the linear centred kernel alignment of two representations of the same images: 1 if they differ by a
     rotation and a scale.
 
@@ -25,7 +26,7 @@ def cka(x: torch.Tensor, y: torch.Tensor) -> float:
     return ((y.T @ x).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())).item()
 
 
-def silhouette(x: torch.Tensor, labels: torch.Tensor) -> float:
+def silhouette(x: Tensor, labels: Tensor) -> float:
     """Return the mean silhouette of classes, by cosine distance: near 1 if they are compact and apart, below 0 if they
     are mixed.
 
@@ -51,7 +52,7 @@ def silhouette(x: torch.Tensor, labels: torch.Tensor) -> float:
     return torch.where(counts[labels] > 1, values, 0.0).mean().item()
 
 
-def selectivity(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def selectivity(x: Tensor, labels: Tensor) -> Tensor:
     """Return how well each unit tells its best class from the others: the largest area under the ROC curve over
     classes, from 0.5 to 1.
 
@@ -72,9 +73,7 @@ def selectivity(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return areas.max(0).values
 
 
-def knn_accuracy(
-    known: torch.Tensor, known_labels: torch.Tensor, asked: torch.Tensor, labels: torch.Tensor, count: int = 5
-) -> float:
+def knn_accuracy(known: Tensor, known_labels: Tensor, asked: Tensor, labels: Tensor, count: int = 5) -> float:
     """Return the share of images that most of their nearest known images, by cosine, put into the right class; of
     equals the nearer wins.
 

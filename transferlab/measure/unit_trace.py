@@ -61,7 +61,6 @@ class UnitWatcher:
         layer = sites(net)["fc7"].layer
         names = {id(p): name for name, p in net.named_parameters()}
         self.names = {"old": names[id(layer.weight)], "new": names[id(layer.new[0].weight)]}
-        self.before: dict[str, Any] = {}
         self.found: dict[str, list] = {"at": list(steps)} | {name: [] for name in UnitTrace.columns[1:]}
 
     def bind(self, net: Any) -> None:

@@ -49,12 +49,9 @@ class Probe(Method, kind="probe", version=1):
         solve = {"logistic": logistic, "squared-hinge": squared_hinge}.get(self.solver, ridge)
         weights, biases = solve(x["train"], part["train"].labels, part["train"].classes, self.strengths)
         x = {s: value.to(weights) for s, value in x.items()}
-        found = [
-            scores(x["validation"] @ w + b, part["validation"].labels) for w, b in zip(weights, biases, strict=True)
-        ]
-        best = max(range(len(found)), key=lambda i: found[i]["accuracy"])
-        return (
-            scores(x["test"] @ weights[best] + biases[best], part["test"].labels)
-            | {f"validation_{name}": value for name, value in found[best].items()}
-            | {"strength": self.strengths[best], "validation_accuracies": [one["accuracy"] for one in found]}
-        )
+        each = list(zip(weights, biases, strict=True))
+        tried = [scores(x["validation"] @ w + b, part["validation"].labels) for w, b in each]
+        best = max(range(len(tried)), key=lambda i: tried[i]["accuracy"])
+        found = scores(x["test"] @ weights[best] + biases[best], part["test"].labels)
+        found |= {f"validation_{name}": value for name, value in tried[best].items()}
+        return found | {"strength": self.strengths[best], "validation_accuracies": [t["accuracy"] for t in tried]}

@@ -10,7 +10,7 @@ import pandas as pd
 from .claims import Verdict, claim, claims, papers
 from .figure import Table, scrolling, table_html
 from .stats import Effect
-from .theme import VERDICT
+from .theme import LOOK, VERDICT
 
 
 def badge(verdict: str) -> str:
@@ -142,12 +142,7 @@ def scorecard_table(card: pd.DataFrame, links: dict[str, str]) -> Table:
     headings = ("Claim", "What is claimed", "Verdict", "Effect [95% interval], p, n")
     head = "".join(f'<th scope="col">{c}</th>' for c in headings)
     table = f'<table class="tl-table tl-scorecard"><thead><tr>{head}</tr></thead>{"".join(parts)}</table>'
-    caption = (
-        "Every claim of the five papers. Effects are paired over seeds. Verdicts and intervals are those of each claim "
-        "alone; p, of the test that decides, is corrected by Holm's method within a paper and scale. A hypothesis is "
-        "ours: about a factor that the paper names, or a reading of its figures."
-    )
-    return Table(card, caption, "scorecard", markup=scrolling(table, "scorecard"))
+    return Table(card, LOOK["words"]["scorecard"], "scorecard", markup=scrolling(table, "scorecard"))
 
 
 def bracketed(row: Mapping[str, object]) -> str:

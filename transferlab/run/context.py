@@ -6,6 +6,7 @@ import itertools
 import json
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,19 +111,12 @@ class Context:
         known = self._file(made)[1]
         return {"curve": json.loads(known["curve"]), "source_seconds": float(known["seconds"])}
 
-    def keep(
-        self, made: Artefact, tensors: dict[str, torch.Tensor], about: dict[str, str] | None = None
-    ) -> dict[str, Any]:
+    def keep(self, made: Artefact, tensors: dict[str, torch.Tensor], about: dict[str, str] | None = None) -> dict:
         """Write an artefact's file, and return what is put on record: nothing."""
         if tensors:  # else they were too many
-            whole = save(
-                {k: v.cpu().contiguous() for k, v in tensors.items()}, {"made": made.canonical} | (about or {})
-            )
-            try:
-                write_atomically(self.store.file(made), whole)
-            except DiskError:
-                if made.kept != "arrays":  # a cache is not worth a study
-                    raise
+            kept, about = {k: v.cpu().contiguous() for k, v in tensors.items()}, about or {}
+            with suppress(*[DiskError] if made.kept == "arrays" else []):  # a cache is not worth a study
+                write_atomically(self.store.file(made), save(kept, {"made": made.canonical} | about))
         return {}
 
     # --------------------------------------------------------------------------------------------------------- features

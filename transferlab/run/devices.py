@@ -115,11 +115,7 @@ def processor() -> str:
 
 def provenance(device: torch.device) -> dict[str, str | int]:
     """Return what may differ between equal trials: commit, versions, device, threads, day."""
-    return {
-        "commit": COMMIT,
-        **{name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")},
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-        "threads": torch.get_num_threads(),
-        "day": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
+    versions = {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    about = {"commit": COMMIT, **versions, "python": platform.python_version(), "device": name}
+    return about | {"threads": torch.get_num_threads(), "day": time.strftime("%Y-%m-%d", time.gmtime())}

@@ -1,7 +1,6 @@
 """Backbones as values: what network, not yet its weights. Nothing here imports torch."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from ..errors import check, choose
 from .serial import Spec, positive
@@ -30,13 +29,6 @@ class AlexNet(Spec, kind="alexnet", version=1):
     hidden: tuple[int, ...]
     norm: str | None = None
 
-    widths: ClassVar[dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {
-        "tiny": ((24, 64, 96, 96, 64), (4096, 1024)),
-        "small": ((48, 128, 192, 192, 128), (4096, 2048)),
-        "medium": ((96, 256, 384, 384, 256), (4096, 4096)),
-        "large": ((96, 256, 512, 512, 1024, 1024), (4096, 4096)),
-    }
-
     def __post_init__(self) -> None:
         check(len(self.channels) >= 5, "channels", self.channels, "must be five numbers or more, conv1 to conv5")
         check(len(self.hidden) == 2, "hidden", self.hidden, "must be two numbers, FC6 and FC7")
@@ -44,28 +36,11 @@ class AlexNet(Spec, kind="alexnet", version=1):
         for units in (*self.channels, *self.hidden):
             positive("units", units)
 
-    @classmethod
-    def named(cls, width: str, factor: float = 1.0, hidden: tuple[int, int] | None = None) -> "AlexNet":
-        """Return the network of a named width, its layers scaled by `factor`.
-
-        Parameters
-        ----------
-        width : {"tiny", "small", "medium", "large"}
-            Azizpour et al.'s series; Large has six convolutions.
-        factor : float
-            Scales the channels and, unless `hidden` is given, FC6 and FC7.
-        """
-        channels, units = cls.widths[choose("width", width, cls.widths)]
-        check(factor > 0, "factor", factor, "must be above 0")
-        scaled = lambda numbers: tuple(max(1, round(n * factor)) for n in numbers)  # noqa: E731
-        return cls(scaled(channels), hidden or scaled(units))
-
     def multiply_adds(self, size: int) -> int:
         """Multiply-adds of one forward pass without the head, per image of `size` px."""
         total, before, side = 0, 3, size
-        for out, (kernel, stride, pad, pool) in zip(
-            self.channels, alexnet_geometry(size, len(self.channels)), strict=True
-        ):
+        geometry = alexnet_geometry(size, len(self.channels))
+        for out, (kernel, stride, pad, pool) in zip(self.channels, geometry, strict=True):
             side = (side + 2 * pad - kernel) // stride + 1
             total += kernel * kernel * before * out * side * side
             side, before = ((side - pool) // 2 + 1 if pool else side), out

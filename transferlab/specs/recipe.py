@@ -54,12 +54,8 @@ class Recipe(Spec, kind="recipe"):
         for name in ("warmup", "momentum", "label_smoothing"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "must be at least 0 and below 1")
         check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must not be negative")
-        check(
-            (self.milestones is None) == (self.schedule == "cosine"),
-            "milestones",
-            self.milestones,
-            "belong to the step schedule",
-        )
+        proper = (self.milestones is None) == (self.schedule == "cosine")
+        check(proper, "milestones", self.milestones, "belong to the step schedule")
 
     @property
     def rates(self) -> tuple[float, ...]:

@@ -214,7 +214,7 @@ class Trial(Artefact, kind="trial"):
             **self.method.columns(),
             "target": self.target.images.name,
             "size": self.target.size,
-            "lr": self.recipe.lr if self.recipe and len(self.recipe.rates) == 1 else None,
+            "lr": cell(self.recipe.lr) if self.recipe else None,
             "seed": self.seed,
         }
 

@@ -140,15 +140,12 @@ class Training:
         drawn : list of dict, optional
             The feed's state before the block of steps that `step` belongs to; by default its present one.
         """
-        return {
-            "trainer": self.trainer.state(),
-            "feed": drawn or self.feed.state(),
-            "losses": self.losses,
-            "step": step,
-            "random": [g.get_state() for g in self.generators],
-            "snapshots": self.snapshots,
-            "watchers": [[w.state() for w in r.watchers] for r in self.runs],
-        }
+        watchers, random = (
+            [[w.state() for w in r.watchers] for r in self.runs],
+            [g.get_state() for g in self.generators],
+        )
+        parts = {"trainer": self.trainer.state(), "feed": drawn or self.feed.state(), "watchers": watchers}
+        return parts | {"losses": self.losses, "step": step, "random": random, "snapshots": self.snapshots}
 
     def restore(self, state: dict[str, Any]) -> int:
         """Go back to where `state` was taken; return the step to go on with."""

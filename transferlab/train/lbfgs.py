@@ -49,9 +49,7 @@ def side_by_side(solve: Callable[[Tensor], Tensor], strengths: Tensor, most: int
     return torch.cat(found, 2)[:, :, torch.cat(order).argsort()]
 
 
-def minimise(
-    objective: Evaluate, w: Tensor, penalty: Tensor, metric: Tensor, tolerance: float = 3e-4, iterations: int = 100
-) -> Tensor:
+def minimise(objective: Evaluate, w: Tensor, penalty: Tensor, metric: Tensor, tolerance=3e-4, iterations=100) -> Tensor:
     """Minimise many smooth convex functions plus penalty / 2 * w^2 at once.
 
     Each problem has its own step: 1, shortened for its next iteration where it failed the approximate Wolfe conditions

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,33 +35,6 @@ class Stream:
     table: torch.Tensor | None = None
 
 
-class Watcher(Protocol):
-    """Looks at a network while it is trained, at some steps, before these change it.
-
-    Attributes
-    ----------
-    steps : collection of int
-        0 is the first.
-    found : dict
-        What was seen.
-    """
-
-    steps: Collection[int]
-    found: dict[str, Any]
-
-    def bind(self, net: nn.Module) -> None:
-        """Get the whole network that is really trained."""
-
-    def look(self, step: int) -> AbstractContextManager:
-        """Return the context in which the loss of a step is computed."""
-
-    def state(self) -> Any:
-        """Return what `restore` goes back to, of plain values and tensors."""
-
-    def restore(self, state: Any) -> None:
-        """Go back to where `state` was taken."""
-
-
 @dataclass(frozen=True, eq=False)
 class Run:
     """A network to train in place, and all that its training depends on.
@@ -83,7 +55,11 @@ class Run:
     objective : Objective
     snapshots : collection of int
         Numbers of steps after which the network is kept.
-    watchers : tuple of Watcher
+    watchers : tuple
+        What looks at the network while it is trained, before some steps change it. Each has the numbers of these
+        `steps` and a dict `found`; ``bind(net)`` gives it the whole network that is really trained, ``look(step)``
+        returns the context in which the loss of a step is computed, and ``state()`` what ``restore(state)`` goes back
+        to, of plain values and tensors.
     whole : Module, optional
         The network whose last part `net` is, where the rest is frozen: samples then hold activations instead of pixels.
     gradient_scale : RelativeGradientNorm, optional
@@ -99,7 +75,7 @@ class Run:
     lr_multipliers: dict[nn.Module, float | Sequence[float]] = field(default_factory=dict)
     objective: Objective = field(default_factory=CrossEntropy)
     snapshots: Collection[int] = ()
-    watchers: tuple[Watcher, ...] = ()
+    watchers: tuple[Any, ...] = ()
     whole: nn.Module | None = None
     gradient_scale: RelativeGradientNorm | None = None
     stop: int | None = None

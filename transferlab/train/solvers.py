@@ -25,6 +25,7 @@ ALIGN = 16  # columns are padded to a multiple: matrix products of odd widths ar
 MEMORY = 1 << 30  # bytes that the problems solved at once may need
 
 Floats = tuple[float, ...]
+Folds = "Tensor | None"
 Linear = tuple[Tensor, Tensor]  # weights and biases
 Prepare = Callable[[Tensor, Tensor], tuple[Evaluate, Tensor, Tensor]]
 
@@ -153,9 +154,7 @@ def _dual_ridge(x: Tensor, y: Tensor, strengths: Floats) -> Linear:
 # ----------------------------------------------------------------------------------------------- softmax, squared hinge
 
 
-def logistic(
-    x: Tensor, labels: Tensor, classes: int, strengths: Floats, folds: Tensor | None = None, **until: float
-) -> Linear:
+def logistic(x: Tensor, labels: Tensor, classes: int, strengths: Floats, folds: Folds = None, **until) -> Linear:
     """Solve softmax (multinomial logistic) regression for every penalty and fold at once, by L-BFGS.
 
     Parameters
@@ -197,9 +196,7 @@ def _cross_entropy(right: Tensor, weight: Tensor) -> tuple[Evaluate, Tensor, Ten
     return evaluate, share.log(), share
 
 
-def squared_hinge(
-    x: Tensor, labels: Tensor, classes: int, strengths: Floats, folds: Tensor | None = None, **until: float
-) -> Linear:
+def squared_hinge(x: Tensor, labels: Tensor, classes: int, strengths: Floats, folds: Folds = None, **until) -> Linear:
     """Solve one-vs-rest support vector machines with the squared hinge loss (scikit-learn's ``LinearSVC``), by L-BFGS.
 
     The loss of an image is the sum over classes of max(0, 1 - y z)^2, with y = 1 for its own class and -1 for others.
@@ -242,7 +239,7 @@ def _basis(x: Tensor) -> Tensor:
 
 
 def _minimise(
-    prepare: Prepare, x: Tensor, labels: Tensor, classes: int, strengths: Floats, folds: Tensor | None, **until: float
+    prepare: Prepare, x: Tensor, labels: Tensor, classes: int, strengths: Floats, folds: Folds, **until
 ) -> Linear:
     """Minimise a loss of x w + b plus penalties, for all strengths and folds.
 
