@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from transferlab import scales
+from transferlab import paths, scales
 from transferlab import store as module
 from transferlab.errors import UserError
 from transferlab.specs import Pretrained, Trial, Weights
@@ -66,9 +66,8 @@ def test_what_was_half_written_long_ago_is_removed(tmp_path, monkeypatch):
     store.prepare()
     for half in halves:
         half.write_text("")
-    monkeypatch.setattr(
-        module, "time", SimpleNamespace(time=lambda: (halves[1].unlink(missing_ok=True), time.time() + 90_000)[1])
-    )
+    late = SimpleNamespace(time=lambda: (halves[1].unlink(missing_ok=True), time.time() + 90_000)[1])
+    monkeypatch.setattr(paths, "time", late)
     store.prepare()
     assert not list(store.networks.iterdir())
 

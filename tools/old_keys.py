@@ -1,4 +1,5 @@
-"""Write `old_keys.xz`: for every published record the canonical JSON of its trial, for every published source that of what it is.
+"""Write `old_keys.xz`: for every published record the canonical JSON of its trial, for every published source that of
+what it is.
 
 Records hold no spec, only a key; so that keys can change, this was run once, with the code that made them.
 """

@@ -51,10 +51,8 @@ class Plan:
 
     def text(self, workers: int) -> str:
         """Return the plan as one line."""
-        return (
-            f"{len(self.sources)} sources to pretrain, {len(self.runs)} runs to make, {self.known} on record; "
-            f"about {duration(self.seconds / workers)} with {workers} worker{'s' * (workers > 1)}"
-        )
+        counts = f"{len(self.sources)} sources to pretrain, {len(self.runs)} runs to make, {self.known} on record"
+        return f"{counts}; about {duration(self.seconds / workers)} with {workers} worker{'s' * (workers > 1)}"
 
 
 def trials_of(items: object) -> list[Trial]:
@@ -67,8 +65,7 @@ def trials_of(items: object) -> list[Trial]:
     """
     trials = list(items)
     for t in trials:
-        if not isinstance(t, Trial):
-            raise UserError(f"trials (={t!r:.60}): every one must be a Trial")
+        check(isinstance(t, Trial), "trials", f"{t!r:.60}", "every one must be a Trial")
     return trials
 
 
@@ -209,8 +206,7 @@ class Lab:
         """Count what `run` would do, without doing it."""
         trials = trials_of(trials)
         missing = self._missing(trials)
-        queue = Queue(missing, self.store.lacks)
-        first = [job for job in queue.jobs.values() if job.trial is None]
+        first = [job for job in Queue(missing, self.store.lacks).jobs.values() if job.trial is None]
         seconds = sum(t.cost() for t, _ in missing) + sum(job.training.cost() for job in first)
         first = [job for job in first if job.training.trains]
         open_searches = sum(t.open for t, _ in missing)
@@ -296,7 +292,6 @@ class Lab:
         trials = sum(job.trial is not None for job in jobs)
         progress = Progress(len(jobs) - trials, trials, total, workers, self.quiet)
         limit = self.pack or (PACK if where.type in PACK_ON else 1)
-        refused: list[str] = []
 
         def do(jobs: list[Job]) -> tuple:
             return work.work, jobs, self.store, self.device, self.threads, self.pack is None
@@ -306,19 +301,20 @@ class Lab:
                 work.keep(job, None, status, 0.0, work.Context(where, self.store))
             progress.done(job, job.training.cost())
             self.tried[job.key] = status
-            if status.startswith(REFUSED):
-                refused.append(status)
+
+        def alive() -> bool:
+            return self.client is None or self.client.status == "running"
 
         try:
             while queue:
                 with suppress(BrokenProcessPool), self._executor(workers) as executor:
-                    run_jobs(queue, executor, workers, limit, do, done, self._alive)
+                    run_jobs(queue, executor, workers, limit, do, done, alive)
         finally:
-            progress.close()
+            progress.bar.close()
         for trial, _ in asked:
             self.known.pop(trial.key, None)
             self._agrees(trial, before[trial.key])
-        return refused
+        return [status for job in jobs if (status := self.tried[job.key]).startswith(REFUSED)]
 
     def _agrees(self, trial: Trial, before: Record | None) -> None:
         """Check that a training that was run again, for want of a column, gives what is on record.
@@ -342,9 +338,6 @@ class Lab:
         if self.workers or seconds < WORTH_A_POOL:
             return self.workers or 1
         return run_layer()[0].default_workers(self.device, self.threads)
-
-    def _alive(self) -> bool:
-        return self.client is None or self.client.status == "running"
 
     def _executor(self, workers: int) -> Executor:
         if self.client is not None:

@@ -261,7 +261,7 @@ def test_progress_counts_and_says_what_is_left(monkeypatch, capsys):
     progress.done(job(trial(0)), 10.0)
     progress.done(job(trial(1)), 30.0)  # more than was estimated in all
     assert progress.bar.desc.startswith("sources 1/1, runs 2/2, 0 s left")
-    progress.close()
+    progress.bar.close()
     assert "runs 2/2" in capsys.readouterr().err
 
 
@@ -270,7 +270,7 @@ def test_progress_is_quiet_when_asked_and_when_nobody_looks(capsys, monkeypatch,
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     progress = Progress(1, 1, 0.0, 1, quiet)
     progress.done(job(trial(0)), 5.0)
-    progress.close()
+    progress.bar.close()
     assert capsys.readouterr() == ("", "")
 
 

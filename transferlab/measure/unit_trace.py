@@ -86,8 +86,8 @@ class UnitWatcher:
         parts = zip(inputs.split(self.blocks, 1), logit_contribution(self.head, inputs, self.blocks), strict=True)
         passed = step - self.steps[self.steps.index(step) - 1]
         for (block, weight), (x, logits) in zip(self.weights.items(), parts, strict=True):
-            values = {"activation_rms": x.square().mean().sqrt()}
-            values["logit_contribution"] = (logits - logits.mean(1, keepdim=True)).square().mean().sqrt()
+            centred = logits - logits.mean(1, keepdim=True)
+            values = dict(zip(QUANTITIES, (y.square().mean().sqrt() for y in (x, centred)), strict=False))
             if step:
                 change = (weight.detach() - self.before[block]).norm() / self.before[block].norm()
                 values["weight_change"] = 1000 * change / passed

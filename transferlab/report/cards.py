@@ -48,9 +48,7 @@ def interval(effect: Effect, unit: str) -> str:
     return f"{mean} {unit}, 95% interval {low} to {high}, n = {effect.n} seeds"
 
 
-def effects_table(
-    rows: Iterable[Mapping[str, object]], columns: Mapping[str, str], caption: str, name: str, unit: str = "points"
-) -> Table:
+def effects_table(rows: Iterable[Mapping], columns: Mapping[str, str], caption: str, name: str, unit="points") -> Table:
     """Return a table with an effect in each row, its interval and its p values.
 
     Parameters
@@ -112,9 +110,10 @@ class VerdictCard:
         reported = f'<p class="tl-reported">The paper: {escape(c.reported)}.</p>' if c.reported else ""
         tests = ((j.effect.p, j.test), (j.effect.p_sign, "sign flip"))
         ps = ", ".join(f"{p_value(p)} ({of})" for p, of in tests if p_value(p))
-        others = [(o, escape(interval(o.judgement.effect, o.unit))) for o in self.beside if o.claim == v.claim]
-        at = '<p class="tl-interval">At scale <code>{}</code>: {} {}</p>'
-        also = "".join(at.format(o.scale, badge(o.judgement.verdict), words) for o, words in others)
+        also = ""
+        for o in (o for o in self.beside if o.claim == v.claim):
+            found = f"{badge(o.judgement.verdict)} {escape(interval(o.judgement.effect, o.unit))}"
+            also += f'<p class="tl-interval">At scale <code>{o.scale}</code>: {found}</p>'
         return (
             f'<div class="tl-verdict" style="--tone:{VERDICT[j.verdict]}">'
             f'<p class="tl-verdict-head"><span class="tl-id">{c.id}</span> {badge(j.verdict)} '
@@ -160,11 +159,10 @@ def _row(row: dict, links: dict[str, str]) -> str:
         return f"{first}</td><td>{badge('not tested')}</td><td></td></tr>"
     link = links.get(row["chapter"])
     where = f'<a href="{link}">scale {row["scale"]}</a>' if link else f"scale {row['scale']}"
-    return (
-        f'{first}<span class="tl-why">Here: {escape(row["why"])}.</span></td>'
-        f'<td>{badge(row["verdict"])}<span class="tl-why">{where}</span></td><td>{bracketed(row)}'
-        f'<span class="tl-why">p {p_value(row["p_holm"])}, n = {int(row["n"])} seeds</span></td></tr>'
-    )
+    sure = f"p {p_value(row['p_holm'])}, n = {int(row['n'])} seeds"
+    whys = f"Here: {escape(row['why'])}.", where, sure
+    cells = first, f"</td><td>{badge(row['verdict'])}", f"</td><td>{bracketed(row)}"
+    return "".join(f'{c}<span class="tl-why">{w}</span>' for c, w in zip(cells, whys, strict=True)) + "</td></tr>"
 
 
 def tally_html(card: pd.DataFrame) -> str:
@@ -181,9 +179,8 @@ def papers_html(card: pd.DataFrame) -> str:
     """Return a card for each paper: what it is, and how many of its claims were tested."""
     tested = card[card["verdict"] != "not tested"].drop_duplicates("claim").groupby("paper").size()
     total = card.drop_duplicates("claim").groupby("paper").size()
-    items = [
-        f"<li><strong>{escape(p.title)}</strong>{escape(p.authors)}, {escape(p.venue)} {p.year}. "
-        f"{tested.get(p.key, 0)} of {total[p.key]} claims tested.</li>"
-        for p in papers().values()
-    ]
+    items = []
+    for p in papers().values():
+        title = f"<strong>{escape(p.title)}</strong>{escape(p.authors)}, {escape(p.venue)} {p.year}"
+        items.append(f"<li>{title}. {tested.get(p.key, 0)} of {total[p.key]} claims tested.</li>")
     return f'<ul class="tl-cards">{"".join(items)}</ul>'

@@ -8,12 +8,11 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 import pandas as pd
 
 from ..errors import check
-from .figure import Charts, Figure, in_book
+from .figure import Figure, in_book
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,7 @@ class Explorer(Controlled):
         If a combination has no row.
     """
 
-    def __init__(
-        self, draw: Callable[..., Charts], controls: Controls, states: pd.DataFrame, *figure: Any, **options: Any
-    ) -> None:
+    def __init__(self, draw: Callable, controls: Controls, states: pd.DataFrame, *figure, **options) -> None:
         self.draw, self.controls, self.states = draw, controls, states.set_index(list(controls)).sort_index()
         wanted = pd.MultiIndex.from_product([c.options.values() for c in controls.values()])
         wanted = wanted if len(controls) > 1 else wanted.get_level_values(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+import re
 import signal
 import subprocess
 import threading
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from .. import __version__
 from ..errors import UserError
 from .executors import cpu_workers
 
+LIBRARIES = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "pillow": "PIL"}
 torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every device
 torch.backends.cudnn.benchmark = True
 
@@ -103,19 +105,18 @@ COMMIT = commit()  # when the code is loaded, not when the first record is writt
 @cache
 def processor() -> str:
     """Return the processor's name and the instruction sets that change a float's last bits."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        about = dict(line.split("\t", 1) for line in lines if "\t" in line)
-        name = about["model name"].strip(" \t:")
-        flags = [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in about["flags"].split()]
-        return f"{name} ({flags[-1] if flags else 'no avx2'})"
-    except (OSError, KeyError, ValueError):
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.is_file() else ""
+    name, flags = (re.search(rf"^{word}\s*:\s*(.+)$", text, re.MULTILINE) for word in ("model name", "flags"))
+    if not (name and flags):
         return platform.processor() or platform.machine()
+    known = [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in flags[1].split()]
+    return f"{name[1]} ({known[-1] if known else 'no avx2'})"
 
 
 def provenance(device: torch.device) -> dict[str, str | int]:
     """Return what may differ between equal trials: commit, versions, device, threads, day."""
-    versions = {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}
+    versions = {name: import_module(module).__version__ for name, module in LIBRARIES.items()}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     about = {"commit": COMMIT, **versions, "python": platform.python_version(), "device": name}
     return about | {"threads": torch.get_num_threads(), "day": time.strftime("%Y-%m-%d", time.gmtime())}

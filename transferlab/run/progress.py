@@ -43,10 +43,6 @@ class Progress:
         self.bar.set_description_str(f"{counts}, {duration(max(0.0, left))} left", refresh=False)
         self.bar.update(min(seconds, self.bar.total - self.bar.n))
 
-    def close(self) -> None:
-        """Take the bar down."""
-        self.bar.close()
-
 
 def duration(seconds: float) -> str:
     """Return a time as a person would say it."""

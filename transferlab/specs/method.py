@@ -62,7 +62,7 @@ class Measure(Spec):
     context)`` looks at the network that training left. Both give numbers (or lists) for the record.
     """
 
-    columns: tuple[str, ...] = ()
+    columns: ClassVar[tuple[str, ...]] = ()
 
     def fits(self, trial: Any) -> None:
         """Check that a trial has what this looks at.

@@ -45,9 +45,7 @@ def pooled(value: torch.Tensor, grid: int | None = 1, pool: str = "mean") -> tor
 
 
 @torch.inference_mode()
-def read(
-    net: nn.Module, sample: Sample, taps: Sequence[str], grid: int | None = 1, pool: str = "mean"
-) -> dict[str, torch.Tensor]:
+def read(net: nn.Module, sample: Sample, taps: Sequence[str], grid: int | None = 1, pool: str = "mean") -> dict:
     """Return activations of a sample at taps, each image read once for all of them.
 
     Parameters
