@@ -65,10 +65,8 @@ def test_small_images_keep_their_first_layer_whole():
     assert "pool1" not in dict(build(SMALL, 32, 7, 0).named_children())
 
 
-def test_large_has_six_convolutions():
-    large = AlexNet.named("large", factor=1 / 32)
-    assert large.channels == (3, 8, 16, 16, 32, 32)
-    net = build(large, 32, 7, 0)
+def test_a_sixth_convolution_stands_before_the_last_pooling():
+    net = build(AlexNet((3, 8, 16, 16, 32, 32), (128, 128)), 32, 7, 0)
     assert [name for name, _ in net.named_children() if name.startswith(("conv", "pool"))][-4:] == [
         "conv4",
         "conv5",
@@ -94,14 +92,6 @@ def test_multiply_adds_of_resnets_are_about_right(spec):
     with torch.device("meta"):
         net = build(spec, 64, 10, 0).to("meta")
         assert spec.multiply_adds(64) == pytest.approx(counted(net, 64), rel=0.1)
-
-
-def test_named_widths():
-    tiny = AlexNet.named("tiny")
-    assert (tiny.channels, tiny.hidden) == ((24, 64, 96, 96, 64), (4096, 1024))
-    assert AlexNet.named("tiny", 0.5) == AlexNet((12, 32, 48, 48, 32), (2048, 512))
-    assert AlexNet.named("tiny", 0.5, hidden=(9, 8)) == AlexNet((12, 32, 48, 48, 32), (9, 8))
-    assert AlexNet.named("tiny", 1e-9) == AlexNet((1, 1, 1, 1, 1), (1, 1))
 
 
 @pytest.mark.parametrize("norm", [None, "none"])

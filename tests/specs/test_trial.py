@@ -301,10 +301,6 @@ def test_labels_and_columns_tell_trials_apart():
         (lambda: Recipe(10, 8, 1), r"lr \(=1\): must be a float between 0 and 100"),
         (lambda: AlexNet((1, 2, 3), (4, 5)), r"channels .*: must be five numbers or more"),
         (
-            lambda: AlexNet.named("smal"),
-            r"width \(=smal\): must be one of tiny, small, medium, large; did you mean small\?",
-        ),
-        (
             lambda: Source("synthetic:source", 24, replace(SMOKE.train, lr=RATES)),
             r"source lr .*: must be a single rate",
         ),

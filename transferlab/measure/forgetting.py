@@ -20,7 +20,7 @@ class Forgetting(Measure, kind="forgetting", version=1):
     ``selectivity_old`` and ``selectivity_new``. ``cka_old_units``: CKA of the old units with themselves before.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("source_accuracy", "cka_old_units", *BEFORE_AND_AFTER)
+    columns: ClassVar[tuple[str, ...]] = ("source_accuracy", *BEFORE_AND_AFTER, "cka_old_units")
 
     def fits(self, trial: Trial) -> None:
         own = isinstance(trial.source, Source)

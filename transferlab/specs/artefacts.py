@@ -101,8 +101,8 @@ class Pretrained(Artefact, kind="pretrained"):
         return "|".join((self.backbone.canonical, source.canonical))
 
     def cost(self) -> float:
-        images = self.steps * self.source.recipe.batch
-        return self.backbone.multiply_adds(self.source.size) / PACE * images
+        images = 0 if self.given else self.steps * self.source.recipe.batch
+        return images and images * self.backbone.multiply_adds(self.source.size) / PACE
 
     def prepare(self, context: Any) -> Any:
         """Return the training of a fresh network on the source."""
