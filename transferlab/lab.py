@@ -188,12 +188,13 @@ class Lab:
         """
         return [trial for trial, _ in self._missing(trials)]
 
-    def _missing(self, trials: Iterable[Trial]) -> list[tuple[Trial, tuple[str, ...]]]:
+    def _missing(self, trials: Iterable[Trial], columns: tuple[str, ...] = ()) -> list[tuple[Trial, tuple[str, ...]]]:
         missing: dict[Trial, tuple[str, ...]] = {}
         for trial in dict.fromkeys(trials_of(trials)):
-            for t, columns in self._behind(trial):
-                if t.open or not settled(self.record(t, columns), columns):
-                    missing[t] = tuple(dict.fromkeys((*missing.get(t, ()), *columns)))
+            for t, asked in self._behind(trial):
+                wanted = asked if asked == VALIDATION else (*asked, *columns)
+                if t.open or not settled(self.record(t, wanted), wanted):
+                    missing[t] = tuple(dict.fromkeys((*missing.get(t, ()), *wanted)))
         return list(missing.items())
 
     def seeds(self, trials: Iterable[Trial]) -> list[int]:
@@ -215,7 +216,7 @@ class Lab:
 
     # ------------------------------------------------------------------------------------------------- running
 
-    def run(self, trials: Iterable[Trial]) -> pd.DataFrame:
+    def run(self, trials: Iterable[Trial], columns: tuple[str, ...] = ()) -> pd.DataFrame:
         """Return what trials measured, one row each in the order given; run those that are not on record.
 
         What is `OneOf` several values is searched first (`Trial.searches`); the row is that of the chosen one.
@@ -223,6 +224,9 @@ class Lab:
         Parameters
         ----------
         trials : iterable of Trial
+        columns : tuple of str
+            Metrics that every record must have besides those of the trials' measures, such as ``log_loss``: a record
+            that lacks one is made again, and must agree.
 
         Returns
         -------
@@ -237,7 +241,7 @@ class Lab:
             If trials ask for what is not there, when all others have been run.
         """
         trials = trials_of(trials)
-        missing = self._missing(trials)
+        missing = self._missing(trials, columns)
         if missing and self.mode == "never":
             first = missing[0][0].label
             raise UserError(f"records (={len(missing)} missing, first: {first}): none published and run is never")
@@ -246,7 +250,7 @@ class Lab:
         while todo := [(t, c) for t, c in missing if t not in tried and not t.open]:  # then what was chosen
             refused += self._run_all(todo, {made.key: made for t in trials for made in _starts(t)}.values())
             tried.update(t for t, _ in todo)
-            missing = self._missing(trials)
+            missing = self._missing(trials, columns)
         if refused:
             more = f" (and {len(refused) - 1} more)" if refused[1:] else ""
             raise RefusedError(refused[0].removeprefix(f"{REFUSED}: ") + more)

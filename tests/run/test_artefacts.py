@@ -260,6 +260,23 @@ def test_a_published_record_is_united_with_what_was_measured_since(tmp_path, tra
     assert "measured_by_another" not in Store(tmp_path / "here").get(record["key"])["metrics"]
 
 
+def test_a_metric_that_a_record_lacks_is_measured_where_it_is_asked_for(tmp_path, trained):
+    """As migrated records do, which have no log loss."""
+    lab = Lab(tmp_path, workers=1, device="cpu", quiet=True)
+    (whole,) = metrics(lab.run([tune()]))
+    path = lab.store.path(tune().key)
+    record = json.loads(path.read_text())
+    loss = record["metrics"].pop("log_loss")
+    path.write_text(json.dumps(record))
+    trained.clear()
+    assert "log_loss" not in run(tmp_path, tune())
+    assert trained == []
+    again = Lab(tmp_path, workers=1, device="cpu", quiet=True).run([tune()], ("log_loss",))
+    assert again["log_loss"].tolist() == [loss]
+    assert metrics(again) == [whole]
+    assert trained == [1]
+
+
 @pytest.mark.parametrize("column", ["accuracy", "validation_accuracy"])
 def test_a_training_that_is_run_again_must_agree_with_its_record(tmp_path, column):
     run(tmp_path, grown())

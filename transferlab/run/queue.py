@@ -91,8 +91,7 @@ class Queue:
 
     def _add(self, made: Artefact, columns: tuple[str, ...] = ()) -> str:
         """Put what makes an artefact, and before it what that needs, and return its key."""
-        training = made.training
-        key = training.key
+        training, key = made.training, made.training.key
         if key not in self.jobs:
             self.needs[key] = {self._add(need) for need in training.needs() if self.lacks(need)}
             self.jobs[key] = Job(training, ())
