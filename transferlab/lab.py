@@ -19,7 +19,7 @@ from .run.executors import KILLED, Here, cluster_executor, cluster_slots, local_
 from .run.progress import Progress, duration
 from .run.queue import Job, Queue
 from .specs import Artefact, Trial
-from .specs.serial import combinations, filled, searched
+from .specs.serial import combinations, filled
 from .store import OK, REFUSED, Published, Record, Store, settled
 
 WORTH_A_POOL = 20.0  # seconds of work below which one process does it all
@@ -64,8 +64,8 @@ def trials_of(items: object) -> list[Trial]:
         If one of them is something else.
     """
     trials = list(items)
-    for t in trials:
-        check(isinstance(t, Trial), "trials", f"{t!r:.60}", "every one must be a Trial")
+    if odd := [t for t in trials if not isinstance(t, Trial)]:
+        raise UserError(f"trials (={odd[0]!r:.60}): every one must be a Trial")
     return trials
 
 
@@ -352,7 +352,7 @@ class Lab:
 
 def _starts(trial: Trial) -> Iterator[Artefact]:
     """Yield the networks that a trial, or its search, may start from, whatever searches before it choose."""
-    options = searched(trial.source) if trial.source else {}
+    options = trial.source.searched if trial.source else {}
     if not options and not trial.before:
         return
     seeds = {trial.seed}.union(*(of.seeds for of in trial.options.values()))

@@ -60,6 +60,7 @@ class Store:
         self.shared = shared or project() / "results" / "sources"
         self.records = self.root / "records"
         self.networks = self.root / "networks"
+        self.published = {path.name for path in self.shared.glob("*.safetensors")}
 
     def prepare(self) -> None:
         """Make the folders, and take away what killed processes left half written.
@@ -119,17 +120,18 @@ class Store:
 
     def file(self, made: Artefact) -> Path:
         """Return the file of a network, the published one if there is no other, or of arrays."""
-        own = self.root / {"network": "networks"}.get(made.kept, made.kind) / f"{made.key}.safetensors"
-        shared = self.shared / own.name
-        return shared if shared.is_file() and not own.is_file() else own
+        name = f"{made.key}.safetensors"
+        own = Path(f"{self.root}/{'networks' if made.kept == 'network' else made.kind}/{name}")
+        return self.shared / name if name in self.published and not own.is_file() else own
 
     def lacks(self, made: Artefact, columns: Iterable[str] = ()) -> bool:
         """Whether something is still to be made: it is not there, and was not tried in vain for good."""
-        if made.given:
+        if made.given or (made.kept != "record" and self.file(made).is_file()):
             return False
+        record = self.get(made.key)
         if made.kept == "record":
-            return not settled(self.get(made.key), columns)
-        return not self.file(made).is_file() and (self.reason(made) or FAILED).startswith(RETRYABLE)
+            return not settled(record, columns)
+        return record is None or record["status"].startswith((OK, *RETRYABLE))
 
     def reason(self, made: Artefact) -> str | None:
         """Return why something is not there, if it was tried in vain."""

@@ -180,7 +180,7 @@ def test_what_a_diverged_trial_was_to_leave_is_told_by_all_that_need_it(tmp_path
 def test_a_search_tries_every_choice_and_the_first_wins_ties():
     trial = tune(replace(SOURCE, stop=OneOf(None, 0.5, seeds=(0, 1))), 5, recipe={"lr": LR}, head_lr=HEAD)
     trial = replace(trial, method=replace(trial.method, hold=OneOf(None, L2SP(0.1), seeds=(0, 1))))
-    choices = trial.choices()
+    choices = trial.choices
     assert len(choices) == 2**4
     assert [[t.seed for t in seeds] for seeds in choices] == [[0, 1]] * 16
     made = [(c[0].source.stop, c[0].recipe.lr, c[0].method.head_lr, c[0].method.hold) for c in choices]
@@ -198,7 +198,7 @@ def test_a_search_reads_validation_alone_and_its_training_is_what_is_reported(tm
     lab, store = Lab(tmp_path, workers=1, quiet=True), Store(tmp_path)
     lab.run([trial])
     assert sum(trained) == 2 + 2 * 2
-    for chosen in trial.choices():
+    for chosen in trial.choices:
         for other in trial.searches():
             known = store.get(other.key)
             better = {"validation_accuracy": float(other in chosen), "accuracy": float(other not in chosen)}

@@ -28,8 +28,7 @@ def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float | int]
     right = (logits.argmax(1) == labels).double()
     counts = torch.bincount(labels, minlength=logits.shape[1]).double()
     hits = torch.bincount(labels, weights=right, minlength=logits.shape[1])
-    seen = counts > 0
-    found = {"accuracy": right.mean(), "mean_class_accuracy": (hits[seen] / counts[seen]).mean()}
+    found = {"accuracy": right.mean(), "mean_class_accuracy": (hits / counts)[counts > 0].mean()}
     found["log_loss"] = F.cross_entropy(logits, labels)
     return {name: round(value.item(), 5) for name, value in found.items()} | {"n": len(labels)}
 

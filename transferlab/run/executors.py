@@ -26,11 +26,6 @@ GONE = "the scheduler is gone; what is on record stays, and the same command goe
 GPU = "GPU"  # the resource that a Dask worker declares for each of its GPUs
 
 
-Do = Callable[[list[Job]], tuple]
-Done = Callable[[Job, str], None]
-Alive = Callable[[], bool]
-
-
 class Here(Executor):
     """Executes in this process, at once."""
 
@@ -109,7 +104,9 @@ def cluster_executor(client: Any) -> Executor:
     return client.get_executor(pure=False, retries=RETRIES, **needs)
 
 
-def run_jobs(queue: Queue, executor: Executor, slots: int, limit: int, do: Do, done: Done, alive: Alive) -> None:
+def run_jobs(
+    queue: Queue, executor: Executor, slots: int, limit: int, do: Callable, done: Callable, alive: Callable
+) -> None:
     """Run every job of a queue.
 
     Parameters

@@ -26,7 +26,8 @@ class Progress:
     def __init__(self, sources: int, runs: int, seconds: float, workers: int, quiet: bool | None) -> None:
         self.total, self.made = {True: sources, False: runs}, {True: 0, False: 0}
         self.seconds, self.workers, self.began, self.passed = seconds, workers, time.monotonic(), 0.0
-        silent = quiet if quiet is not None else not (sys.stderr.isatty() or _interactive_notebook())
+        notebook = "ipykernel" in sys.modules and "TRANSFERLAB_BOOK" not in os.environ  # where a person looks
+        silent = quiet if quiet is not None else not (sys.stderr.isatty() or notebook)
         self.bar = tqdm(total=round(seconds, 1), disable=silent, bar_format="{desc} |{bar:20}| {percentage:3.0f}%")
         self._show(0.0)
 
@@ -49,8 +50,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _interactive_notebook() -> bool:
-    """Whether a person looks at a notebook's output as it comes (and no book is being built from it)."""
-    return "ipykernel" in sys.modules and "TRANSFERLAB_BOOK" not in os.environ

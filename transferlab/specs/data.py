@@ -1,6 +1,7 @@
 """What a network learns from: image sets, parts of them, targets, sources, weights. Nothing here imports torch."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from ..errors import check, choose
 from . import catalog
@@ -20,9 +21,9 @@ class _Pinned:
         if not self.name:
             object.__setattr__(self, "name", catalog.named(self.place, self.fingerprint))
 
-    def identity(self) -> list[str]:
-        """Return the names of the fields that tell this value from others."""
-        return ["fingerprint"] if self.name.startswith(self.place) else ["fingerprint", "name"]
+    @property
+    def aside(self) -> tuple[str, ...]:
+        return ("name",) if self.name.startswith(self.place) else ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Subset(Spec, kind="subset", version=1):
         parts += [f"without {_several(self.exclude)}" if self.exclude else ""]
         return ", ".join(filter(None, parts))
 
-    @property
+    @cached_property
     def shape(self) -> "Subset":
         """What parts have in common that make the same task: all but the number of images."""
         return replace(self, per_class=None, images=None, tail=None)

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from typing import Any, ClassVar
@@ -23,6 +23,7 @@ class Spec:
     kind: ClassVar[str]
     version: ClassVar[int | None] = None
     kinds: ClassVar[dict[str, type["Spec"]]] = {}
+    aside: tuple[str, ...] = ()  # the names of the fields that do not tell this value from others
 
     def __init_subclass__(cls, kind: str | None = None, version: int | None = None) -> None:
         if kind:
@@ -30,10 +31,6 @@ class Spec:
             Spec.kinds[kind] = cls
             if hasattr(cls, "__post_init__"):
                 cls.__post_init__ = _for_each_choice(cls.__post_init__)
-
-    def identity(self) -> list[str]:
-        """Return the names of the fields that tell this value from others: all, unless a subclass knows better."""
-        return _fields(type(self))
 
     def to_dict(self) -> dict:
         """Return the spec as plain data: kind, version and every field that is neither ``None`` nor empty."""
@@ -59,9 +56,21 @@ class Spec:
         """`canonical` of `to_dict`, put together from the parts' own, which other specs share."""
         return "{" + ",".join(f'"{name}":{_text(value)}' for name, value in self._parts()) + "}"
 
-    def _parts(self) -> Iterator[tuple[str, object]]:
-        values = ((name, getattr(self, name)) for name in sorted(["kind", "version", *self.identity()]))
-        return ((name, value) for name, value in values if value is not None and value != ())
+    @cached_property
+    def searched(self) -> dict[tuple[str, ...], "OneOf"]:
+        """The fields that are to be chosen, here and in specs inside, by the names that lead to them."""
+        found: dict[tuple[str, ...], OneOf] = {}
+        for name in _fields(type(self)):
+            value = getattr(self, name)
+            if isinstance(value, OneOf):
+                found[name,] = value
+            elif isinstance(value, Spec):
+                found |= {(name, *path): options for path, options in value.searched.items()}
+        return found
+
+    def _parts(self) -> list[tuple[str, object]]:
+        names = _ordered(type(self), self.aside)
+        return [(name, value) for name in names if (value := getattr(self, name)) is not None and value != ()]
 
     @cached_property
     def key(self) -> str:
@@ -96,7 +105,7 @@ def _for_each_choice(check_fields: Callable[[Any], None]) -> Callable[[Any], Non
     """Return what checks the fields of a spec with each choice of what is searched in it."""
 
     def check_each(self: Spec) -> None:
-        here = {path: of for path, of in searched(self).items() if len(path) == 1}
+        here = {path: of for path, of in self.searched.items() if len(path) == 1}
         if not here:
             check_fields(self)
             return
@@ -117,20 +126,8 @@ def cell(value: object) -> object:
     return None if isinstance(value, OneOf) else "+".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def searched(spec: Spec) -> dict[tuple[str, ...], OneOf]:
-    """Return the fields of a spec, and of specs inside it, that are to be chosen, by the names that lead to them."""
-    found: dict[tuple[str, ...], OneOf] = {}
-    for name in _fields(type(spec)):
-        value = getattr(spec, name)
-        if isinstance(value, OneOf):
-            found[name,] = value
-        elif isinstance(value, Spec):
-            found |= {(name, *path): options for path, options in searched(value).items()}
-    return found
-
-
 def filled(spec: Spec, chosen: dict[tuple[str, ...], Any]) -> Spec:
-    """Return a spec with values in place of the fields that `searched` names."""
+    """Return a spec with values in place of the fields that `Spec.searched` names."""
     parts: dict[str, dict] = {}  # all at once: each copy of a spec is checked with every choice that is left
     for (name, *inside), value in chosen.items():
         parts.setdefault(name, {})[tuple(inside)] = value
@@ -154,6 +151,11 @@ def canonical(data: object) -> str:
 def digest(text: str) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+
+
+@cache
+def _ordered(cls: type[Spec], aside: tuple[str, ...]) -> list[str]:
+    return sorted({"kind", "version", *_fields(cls)} - {*aside})
 
 
 @cache

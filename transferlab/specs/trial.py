@@ -12,7 +12,7 @@ from .data import WHOLE, Source, Target, Weights
 from .method import Measure, Method
 from .networks import AlexNet, Backbone
 from .recipe import Recipe
-from .serial import OneOf, cell, combinations, filled, searched
+from .serial import OneOf, cell, combinations, filled
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Trial(Artefact, kind="trial"):
     measures: tuple[Measure, ...] = ()
 
     kept: ClassVar[str] = "record"
+    aside: ClassVar[tuple[str, ...]] = ("measures",)
 
     def __post_init__(self) -> None:
         check(isinstance(self.seed, int) and self.seed >= 0, "seed", self.seed, "must be a whole number, 0 or more")
@@ -58,9 +59,8 @@ class Trial(Artefact, kind="trial"):
         if own and not isinstance(own, Weights):
             kept = own.size == target.size or not isinstance(self.backbone, AlexNet)
             check(kept, "size", target.size, f"AlexNet keeps its source's, {own.size}")
-            same = (own.images, own.subset.shape) == (target.images, target.subset.shape)
-            rule = f"{kind} asks of the source's own images; see of_source"
-            check(same or not self.method.own_task, "target", target.label, rule)
+            same = not self.method.own_task or (own.images, own.subset.shape) == (target.images, target.subset.shape)
+            check(same, "target", target.label, f"{kind} asks of the source's own images; see of_source")
         check(self.trains or not self.measures, "measures", len(self.measures), f"{kind} trains nothing")
         for measure in self.measures:
             measure.fits(self)
@@ -69,9 +69,6 @@ class Trial(Artefact, kind="trial"):
     def of_source(cls, source: Source, method: Method, backbone: Backbone, seed: int) -> Trial:
         """Return the trial that reads a source network on its own held-out images."""
         return cls(Target(source.images, source.size, source.subset.shape), method, backbone, seed, source)
-
-    def identity(self) -> list[str]:
-        return [name for name in super().identity() if name != "measures"]
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -129,7 +126,7 @@ class Trial(Artefact, kind="trial"):
         return tuple(Features(self.start, images, size, split, grid) for split in splits) if self.start else ()
 
     def cost(self) -> float:
-        return self.choices()[0][0].cost() if self.options else self.method.cost(self)
+        return self.choices[0][0].cost() if self.options else self.method.cost(self)
 
     def prepare(self, context: Any) -> Any:
         """Return the training that the method is."""
@@ -144,7 +141,7 @@ class Trial(Artefact, kind="trial"):
     @cached_property
     def options(self) -> dict[tuple[str, ...], OneOf]:
         """What is to be chosen, by the names that lead to it; of a chain, in its last step."""
-        return {path: of for path, of in searched(self).items() if path[0] != "source" or not self.before}
+        return {path: of for path, of in self.searched.items() if path[0] != "source" or not self.before}
 
     @property
     def open(self) -> bool:
@@ -155,6 +152,7 @@ class Trial(Artefact, kind="trial"):
         """Return the same trial of another seed."""
         return replace(self, seed=seed, source=self.before.at_seed(seed) if self.before else self.source)
 
+    @cached_property
     def choices(self) -> tuple[tuple[Trial, ...], ...]:
         """Return the trials of a search: for every choice, in the order in which they win ties, one a seed that
         decides.
@@ -163,7 +161,7 @@ class Trial(Artefact, kind="trial"):
 
     def searches(self) -> tuple[Trial, ...]:
         """Return the trials whose validation accuracy chooses what is open here (none if nothing is)."""
-        return tuple(trial for trials in self.choices() for trial in trials)
+        return tuple(trial for trials in self.choices for trial in trials)
 
     def resolve(self, accuracy: dict[str, float]) -> Trial | None:
         """Return this trial with what its search chose, or ``None`` while a search trial is missing.
@@ -173,7 +171,7 @@ class Trial(Artefact, kind="trial"):
         accuracy : dict
             Validation accuracy by trial key; a diverged search trial counts as 0.
         """
-        choices = self.choices()
+        choices = self.choices
         if not choices:
             return self
         if any(t.key not in accuracy for trials in choices for t in trials):
