@@ -60,7 +60,6 @@ class Store:
         self.shared = shared or project() / "results" / "sources"
         self.records = self.root / "records"
         self.networks = self.root / "networks"
-        self.published = {path.name for path in self.shared.glob("*.safetensors")}
 
     def prepare(self) -> None:
         """Make the folders, and take away what killed processes left half written.
@@ -120,9 +119,9 @@ class Store:
 
     def file(self, made: Artefact) -> Path:
         """Return the file of a network, the published one if there is no other, or of arrays."""
-        name = f"{made.key}.safetensors"
-        own = Path(f"{self.root}/{'networks' if made.kept == 'network' else made.kind}/{name}")
-        return self.shared / name if name in self.published and not own.is_file() else own
+        own = Path(f"{self.root}/{'networks' if made.kept == 'network' else made.kind}/{made.key}.safetensors")
+        shared = self.shared / own.name
+        return shared if not own.is_file() and shared.is_file() else own
 
     def lacks(self, made: Artefact, columns: Iterable[str] = ()) -> bool:
         """Whether something is still to be made: it is not there, and was not tried in vain for good."""

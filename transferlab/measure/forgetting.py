@@ -54,9 +54,8 @@ class Forgetting(Measure, kind="forgetting", version=1):
             found |= {f"selectivity_{name}": part.median().item() for name, part in parts}
         found["cka_old_units"] = cka(old_units(before, asked, before), old_units(net, asked, before))
         own = context.sample(Target(source.images, source.size, source.subset.shape), "test", trial.seed)
-        found["source_accuracy"] = scores(head_of(before)[2](old_units(net, own, before)).detach(), own.labels)[
-            "accuracy"
-        ]
+        answers = head_of(before)[2](old_units(net, own, before)).detach()
+        found["source_accuracy"] = scores(answers, own.labels)["accuracy"]
         return {name: round(value, 5) for name, value in found.items()}
 
 

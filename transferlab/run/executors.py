@@ -104,9 +104,7 @@ def cluster_executor(client: Any) -> Executor:
     return client.get_executor(pure=False, retries=RETRIES, **needs)
 
 
-def run_jobs(
-    queue: Queue, executor: Executor, slots: int, limit: int, do: Callable, done: Callable, alive: Callable
-) -> None:
+def run_jobs(queue: Queue, executor: Executor, slots: int, limit: int, do: Callable, done: Callable, alive: Callable):
     """Run every job of a queue.
 
     Parameters
