@@ -28,7 +28,8 @@ AT_ONCE = 32  # images that a thread decodes before it takes more: one at a time
 AHEAD = 40  # pieces of so many images that are decoded before the first of them is written
 
 
-class Split(NamedTuple):
+@dataclass(frozen=True)
+class Split:
     """One split of an image set at one size.
 
     Attributes
