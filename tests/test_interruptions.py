@@ -432,7 +432,7 @@ def test_a_file_where_a_folder_should_be(tmp_path):
 def test_a_checkpoint_truncated_by_somebody(project, wanted, monkeypatch, share, capsys):
     path = half_done(project, monkeypatch)
     os.truncate(path, int(share * path.stat().st_size))
-    Lab(project / "store", workers=1).run(trials((0, 1)))
+    Lab(project / "store", workers=1, quiet=True).run(trials((0, 1)))
     assert re.fullmatch(r"checkpoint \(=.*\): cannot be used \(\w+\); training starts anew\n", capsys.readouterr().err)
     assert found(project / "store") == wanted
     assert not path.exists()
