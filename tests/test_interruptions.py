@@ -351,7 +351,7 @@ def half_done(folder: Path, monkeypatch) -> Path:
 
         patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            Lab(folder / "store", workers=1).run(trials((0, 1)))
+            Lab(folder / "store", workers=1, quiet=True).run(trials((0, 1)))
     (path,) = (folder / "store" / "checkpoints").glob("*.pt")
     for left in folder.rglob(".*.*"):
         left.unlink()

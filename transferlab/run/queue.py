@@ -94,7 +94,8 @@ class Queue:
         training, key = made.training, made.training.key
         if key not in self.jobs:
             self.needs[key] = {self._add(need) for need in training.needs() if self.lacks(need)}
-            self.jobs[key] = Job(training, ())
+            self.jobs[key] = Job(training, (made,), columns)
+            return key
         job = self.jobs[key]
         wanted = {w.key: w for w in job.wanted}
         if isinstance(made, Trial) and key in wanted:
