@@ -5,20 +5,25 @@ import html
 import io
 import re
 import shutil
+import subprocess
+import sys
 from functools import lru_cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
+import jupytext
 import pandas as pd
 import papermill
 import pytest
 import yaml
+from browsing import axe_findings, browser, drawn, in_chromium  # noqa: F401
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from test_imports import lines_of
 
 from transferlab import build, chapters
 from transferlab.lab import Lab
-from transferlab.report.cards import interval
+from transferlab.report.cards import bracketed
 from transferlab.specs import AlexNet, Recipe, Source, Spec, Subset, Target, Trial
 from transferlab.store import Published
 
@@ -26,12 +31,6 @@ ROOT = Path(__file__).parent.parent
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 PAGES = [TOC["root"], *(c["file"] for part in TOC["parts"] for c in part["chapters"])]
 CHAPTERS = [name for name, subject in chapters.chapters().items() if not subject.draft]
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
-in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 
 @pytest.fixture(scope="session")
@@ -43,19 +42,8 @@ def book(shared) -> Path:
         return build.build(lambda line: None).parent.parent
 
 
-@pytest.fixture(scope="session")
-def browser():
-    """Chromium, for the session."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
-def visit(book, browser):
+def visit(book, browser):  # noqa: F811
     """Open a page from disk with the network cut, and check that it asked for nothing and complained of nothing."""
     contexts = []
 
@@ -144,6 +132,7 @@ def test_no_page_shows_an_error_or_an_unfilled_place(book, name):
 @pytest.mark.parametrize(("width", "scheme"), [(1300, "light"), (360, "dark")])
 def test_page_from_disk_without_a_network(visit, name, width, scheme):
     page = visit(name, width, scheme)
+    drawn(page)
     charts = page.locator(".tl-chart")
     assert page.locator(".tl-chart[data-drawn='true'] svg").count() == charts.count()
     for i in range(charts.count()):
@@ -173,6 +162,7 @@ def seen(explorer) -> tuple[str, str, str]:
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_every_control_of_a_chapter_moves_chart_sentence_and_interval(visit, name):
     page = visit(f"notebooks/{name}")
+    drawn(page)
     assert explorers(page).count() >= 1, "a chapter has a control that needs no kernel"
     for e in range(explorers(page).count()):
         explorer = explorers(page).nth(e)
@@ -190,26 +180,116 @@ def test_every_control_of_a_chapter_moves_chart_sentence_and_interval(visit, nam
 @in_chromium
 def test_the_sentence_says_what_the_records_say(visit):
     """Choose one state by hand, and compute what it must say from the published records."""
-    subject = chapters.chapter("images_per_class")
-    scale = build.page_parameters("notebooks/images_per_class")["scale"]
+    study = chapters.chapter("images_per_class").published("cpu")
     page = visit("notebooks/images_per_class")
     explorer = explorers(page).first
     explorer.locator("select[name=target]").select_option(label="Flowers-102")
-    explorer.locator("select[name=reading]").select_option(label="gain over scratch")
-    records = chapters.published_table(subject, scale)
-    r = records.assign(images=records["source_per_class"].fillna(500))
-    mean = r.groupby(["method", "target", "images"])["accuracy"].apply(list)
-    tuned = pd.Series(mean["fine-tune", "flowers102", 20.0]) - pd.Series(mean["scratch", "flowers102", 500.0])
-    full = pd.Series(mean["fine-tune", "flowers102", 500.0]) - pd.Series(mean["scratch", "flowers102", 500.0])
-    source = pd.Series(mean["source-task", "tiny-imagenet", 20.0]) / pd.Series(
-        mean["source-task", "tiny-imagenet", 500.0]
-    )
-    kept, on_source = (tuned / full).mean() * 100, source.mean() * 100
+    r = study.records
+    mean = r.groupby(["arm", "target", r["images"].fillna(0)])["accuracy"].apply(list)
+    arm = lambda name, images=0, target="flowers102": pd.Series(mean[name, target, images])  # noqa: E731
+    tuned, whole, scratch = arm("fine-tuned", 20), arm("fine-tuned", 500), arm("from scratch")
+    accuracy, gain = (100 * tuned / whole), 100 * (tuned - scratch) / (whole - scratch)
+    source = 100 * arm("source task", 20, study.s.source) / arm("source task", 500, study.s.source)
     sentence, interval, _ = seen(explorer)
-    assert f"the source task keeps {on_source:.0f}% of its accuracy" in sentence
-    assert f"Flowers-102 keeps {kept:.0f}% of its gain over scratch" in sentence
-    assert f"{kept - on_source:+.1f} points".replace("-", "−") in interval
-    assert f"n = {len(full)} seeds" in interval
+    assert f"the source task keeps {source.mean():.0f}%" in sentence
+    assert f"accuracy (Flowers-102) {accuracy.mean():.0f}%, the gain over scratch {gain.mean():.0f}%" in sentence
+    assert f"{(accuracy - source).mean():+.1f} points" in interval
+    assert f"n = {len(whole)} repetitions" in interval
+
+
+@in_chromium
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_answers_first(visit, name):
+    """The answer, its chips and the first chart of its own stand where a reader sees them without scrolling far."""
+    page = visit(f"notebooks/{name}")
+    for what in (".tl-short .tl-badge", ".tl-short .tl-chart", ".tl-short .tl-drawing"):
+        places = page.locator(what)
+        assert places.count() >= 1, what
+        lowest = max(places.nth(i).bounding_box()["y"] for i in range(places.count()))
+        assert lowest < 1000, f"{what} stands at {lowest:.0f} px"
+    said = page.locator(".tl-short .tl-said li").all_inner_texts()
+    assert 1 <= len(said) <= 3
+    assert "What to do:" in page.locator(".tl-short .tl-todo").inner_text()
+    assert "Reach:" in page.locator(".tl-short .tl-reach").inner_text()
+
+
+@in_chromium
+@pytest.mark.parametrize("name", PAGES)
+def test_no_chart_is_nameless(visit, name):
+    page = visit(name)
+    drawn(page)
+    assert page.locator("[aria-label='Vega visualization']").count() == 0
+    for chart in page.locator(".tl-chart svg").all():
+        assert len(chart.get_attribute("aria-label") or "") > 20
+
+
+@in_chromium
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(("width", "scheme"), [(1300, "light"), (360, "dark")])
+def test_own_parts_are_accessible(visit, name, width, scheme):
+    page = visit(name, width, scheme)
+    found = axe_findings(page)
+    assert found == [], found
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_are_light(book, name):
+    assert (book / f"{name}.html").stat().st_size < 500_000
+
+
+@in_chromium
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_have_few_elements(visit, name):
+    page = visit(name)
+    drawn(page)
+    assert page.evaluate("document.getElementsByTagName('*').length") < 5000
+
+
+def recomputed(row: dict) -> str:
+    """The state of a part, from what its row prints."""
+    low, high, bar, margin = (float(row[k]) for k in ("low", "high", "bar", "margin"))
+    if row["side"] == "equal":
+        inside, apart = -margin < low and high < margin, low > margin or high < -margin
+        return "holds" if inside else "fails" if apart else "open"
+    up, down = low > bar, high < bar
+    state = "holds" if (up if row["side"] == "above" else down) else "fails" if up or down else "open"
+    return "null" if state == "open" and bar == 0 and -margin < low and high < margin else state
+
+
+def decided(rows: list[dict]) -> set[str]:
+    """The words that the decision table allows for parts, before what targets say."""
+    plain = [recomputed(r) for r in rows]
+    if all(s == "holds" for s in plain):
+        return {"holds here", "in part"}
+    counts = ["open" if float(r.get("holm", 0)) >= 0.05 else s for r, s in zip(rows, plain, strict=True)]
+    if "holds" not in counts and "fails" in counts:
+        return {"does not hold here", "in part"}
+    if "holds" in counts and {"fails", "null"} & set(counts):
+        return {"in part"}
+    return {"no effect here"} if set(counts) == {"null"} else {"undecided"}
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_every_word_follows_from_what_is_printed(book, name):
+    """A second implementation of the decision table, over the numbers of the page."""
+    text = (book / "notebooks" / f"{name}.html").read_text()
+    cards = re.findall(
+        r'<div class="tl-verdict" id="verdict-(\w+)".*?(?=<div class="tl-verdict"|</div>)', text, re.DOTALL
+    )
+    assert len(cards) == len(chapters.chapter(name).rules)
+    for card in re.finditer(r'<div class="tl-verdict" id="verdict-\w+".*?</div>', text, re.DOTALL):
+        tables = re.findall(r'<table class="tl-table tl-forest">.*?</table>', card[0], re.DOTALL)
+        parts, *checks = (
+            [dict(re.findall(r'data-(\w+)="([^"]*)"', row)) for row in re.findall(r"<tr[^>]*>", table)]
+            for table in tables
+        )
+        word = re.search(r'class="tl-badge tl-([\w-]+)"', card[0])[1].replace("-", " ")
+        for row in (*parts, *(row for rows in checks for row in rows)):
+            wanted = recomputed(row)
+            assert row["state"] == ("open" if float(row.get("holm", 0)) >= 0.05 else wanted)
+            assert ("p" in row) == (row["side"] != "equal" or wanted != "open")
+        failed = any(recomputed(row) != "holds" for rows in checks for row in rows)
+        assert word in ({"not testable here"} if failed else decided(parts)), card[0]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -232,24 +312,65 @@ def test_the_scorecard_has_every_claim_and_every_verdict(book):
     shown = card.dropna(subset=["scale"]).set_index(["claim", "scale"])
     for verdict in chapters.verdicts():
         row = shown.loc[(verdict.claim, verdict.scale)]
-        assert row["verdict"] == verdict.judgement.verdict
-        assert row["effect"] == pytest.approx(verdict.judgement.effect.mean)
+        assert row["verdict"] == verdict.word
+        assert row["effect"] == "; ".join(map(bracketed, verdict.parts))
 
 
 def test_a_chapter_shows_its_claims_at_every_scale_that_is_published(book):
     for name in CHAPTERS:
         text = html.unescape(re.sub("<[^>]+>", "", (book / "notebooks" / f"{name}.html").read_text()))
-        for verdict in chapters.chapter(name).verdicts():
-            assert interval(verdict.judgement.effect, verdict.unit) in text
+        for part in (part for verdict in chapters.chapter(name).verdicts() for part in verdict.parts):
+            assert bracketed(part) in text
 
 
-def test_the_first_page_names_every_chapter_and_its_verdicts(book):
-    text = (book / "book" / "index.html").read_text()
+def test_the_first_page_names_every_chapter_its_answer_and_its_verdicts(book):
+    text = html.unescape((book / "book" / "index.html").read_text())
     found = text[text.index('class="tl-found"') :]
     for name in CHAPTERS:
-        assert f'href="../notebooks/{name}.html"' in found
-    latest = {v.claim: v.judgement.verdict for v in reversed(chapters.verdicts())}
-    assert dict(re.findall(r'href="scorecard.html#(\w+)" title="\1: ([a-z ]+)"', found)) == latest
+        subject = chapters.chapter(name)
+        study = next(s for scale in ("paper", "gpu", "cpu") if (s := subject.published(scale)))
+        assert subject.short(study).answer in found
+        for verdict in study.verdicts:
+            assert f'href="../notebooks/{name}.html#verdict-{verdict.claim}"' in found
+
+
+def code_of(name: str) -> list[str]:
+    """The code cells of a notebook but the parameters, which papermill wants in each."""
+    cells = chapters.chapter(name).notebook.cells
+    return [c.source for c in cells if c.cell_type == "code" and "parameters" not in c.metadata.get("tags", [])]
+
+
+def test_notebooks_are_short():
+    lines = {
+        name: sum(map(lines_of, (c.source for c in subject.notebook.cells if c.cell_type == "code")))
+        for name, subject in chapters.chapters().items()
+    }
+    special = {"how_many_classes", "coarse_or_fine", "grown_or_wide"}
+    assert {name: n for name, n in lines.items() if not 55 <= n <= (230 if name in special else 120)} == {}
+    assert sum(lines[name] for name in chapters.chapters()) <= 1700
+    for subject in chapters.chapters().values():
+        assert lines_of(subject.cell("rule")) <= 40
+
+
+def test_no_six_lines_stand_in_two_notebooks():
+    where = {}
+    for name in chapters.chapters():
+        for cell in code_of(name):
+            lines = [
+                line.strip() for line in cell.splitlines() if line.strip() and not re.match(r"(from|import) ", line)
+            ]
+            for i in range(len(lines) - 5):
+                where.setdefault(tuple(lines[i : i + 6]), set()).add(name)
+    assert {lines: names for lines, names in where.items() if len(names) > 1} == {}
+
+
+def test_notebooks_are_formatted_like_the_package(tmp_path):
+    for name, subject in chapters.chapters().items():
+        jupytext.write(subject.notebook, tmp_path / f"{name}.ipynb")
+    for check in (["format", "--check"], ["check", "--output-format", "concise"]):
+        command = [sys.executable, "-m", "ruff", *check, "--config", str(ROOT / "pyproject.toml"), str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_changed_notebook_executes_itself_and_the_pages_that_ask_all_chapters(tmp_path, monkeypatch):

@@ -32,17 +32,22 @@ from transferlab.specs import Trial
 
 def design(scale, seeds):
     s = scales.scale(scale)
-    return [Trial(s.target(s.targets[0]), s.scratch, s.backbone, seed) for seed in seeds]
+    return [({"arm": "scratch"}, Trial(s.target(s.targets[0]), s.scratch, s.backbone, seed)) for seed in seeds]
 ```
 
 ```{code-cell} ipython3
-:tags: [claims]
-from transferlab.report.claims import Verdict
-from transferlab.report.stats import effect, judge_direction
+:tags: [rule]
+from transferlab.report import Rule, above
 
-def judge(records, scale):
-    judged = judge_direction(effect(records["accuracy"]), 1.0)
-    return [Verdict("I1", scale, "question", judged, "points", "So it is.")]
+RULES = [Rule("I1", {"it learns": above(lambda study: study.arm(arm="scratch"))}, fixed="2026-01-31")]
+```
+
+```{code-cell} ipython3
+:tags: [short]
+from transferlab.report import Short
+
+def short(study):
+    return Short(study.verdicts, None, ["So it is."], "do so.", study.reach("nothing else was run."))
 ```
 """
 
@@ -98,12 +103,12 @@ def test_unknown_chapter(project):
         chapters.chapter("questions")
 
 
-@pytest.mark.parametrize("tag", ["design", "claims"])
+@pytest.mark.parametrize("tag", ["design", "rule", "short"])
 def test_a_chapter_without_its_cells(project, tag):
     path = project / "notebooks" / "question.md"
     path.write_text(path.read_text().replace(f"[{tag}]", "[other]"))
     with pytest.raises(UserError, match=rf"chapter \(=question\): must have one code cell tagged {tag}, has 0"):
-        chapters.chapter("question").judge(None, "cpu")
+        chapters.chapter("question").rules
 
 
 def test_status_from_missing_to_published_to_stale(project, tmp_path):
@@ -180,20 +185,28 @@ def test_chapters_that_share_a_training_share_what_was_measured(project, tmp_pat
     assert Published().read("cpu", "question") == united
 
 
-def test_a_design_may_name_its_arms(project):
-    path = project / "notebooks" / "question.md"
-    one = "[Trial(s.target(s.targets[0]), s.scratch, s.backbone, seed) for seed in seeds]"
-    assert one in path.read_text()
+def test_a_design_names_its_arms(project):
     subject = chapters.chapter("question")
-    assert [factors for factors, _ in subject.arms("cpu", [0, 2])] == [{}, {}]
-    path.write_text(
-        path.read_text().replace(
-            one, one.replace("[Trial(", "[({'arm': 'scratch'}, Trial(").replace("seed) for", "seed)) for")
-        )
-    )
-    named = chapters.chapter("question")
-    assert named.design("cpu") == subject.design("cpu")
-    assert named.arms("cpu", [2]) == [({"arm": "scratch"}, subject.design("cpu", [2])[0])]
+    assert [factors for factors, _ in subject.arms("cpu", [0, 2])] == [{"arm": "scratch"}] * 2
+    assert subject.arms("cpu", [2])[0][1] == subject.design("cpu", [2])[0]
+
+
+def test_a_rule_is_known_by_its_hash_in_what_is_run_for_it(project, tmp_path):
+    """So the page can tell which seeds were seen before the rule was fixed."""
+    subject, path = chapters.chapter("question"), project / "notebooks" / "question.md"
+    hashes = subject.fingerprints("cpu")
+    lab = Lab(tmp_path / "store", workers=1)
+    lab.run(subject.design("cpu", [0]))
+    lab.run(subject.design("cpu", [0, 1]), rules=hashes)
+    publish(subject, "cpu", lab)
+    told = {r["label"][-6:]: r["provenance"].get("rules") for r in Published().read("cpu", "question").values()}
+    assert told == {"seed 0": None, "seed 1": hashes}
+    (verdict,) = subject.verdicts()
+    assert (verdict.seeds, verdict.seen, verdict.fixed_before) == ([0, 1], [0], False)
+    path.write_text(path.read_text().replace("above(lambda", "above(bar=0.5, of=lambda"))
+    (verdict,) = chapters.chapter("question").verdicts()
+    assert verdict.seen == [0, 1]
+    assert verdict.rule != hashes["I1"]
 
 
 def test_seeds_that_the_scale_does_not_publish_are_named(project, monkeypatch, capsys):
@@ -210,7 +223,7 @@ def test_verdicts_come_from_published_records(project, tmp_path):
     lab.run(subject.design("cpu", [0, 1]))
     publish(subject, "cpu", lab)
     (verdict,) = chapters.verdicts()
-    assert (verdict.claim, verdict.scale, verdict.judgement.effect.n) == ("I1", "cpu", 2)
+    assert (verdict.claim, verdict.scale, verdict.parts[0].effect.n) == ("I1", "cpu", 2)
     assert chapters.verdicts("gpu") == []
     assert subject.verdicts() == [verdict]
     assert subject.verdicts(["gpu", "paper"]) == []

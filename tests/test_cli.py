@@ -124,18 +124,22 @@ def test_claims_as_json(monkeypatch, capsys):
     rows = json.loads(out)
     assert code == 0
     assert len({r["claim"] for r in rows}) == 53
-    assert all(list(r) == ["claim", "paper", "scale", "verdict", "effect", "interval", "p", "n"] for r in rows)
-    tested = [r for r in rows if r["verdict"] != "not tested"]
-    assert all(r["interval"][0] <= r["effect"] <= r["interval"][1] and r["n"] > 1 for r in tested)
-    assert all(r["effect"] is None and r["scale"] is None for r in rows if r["verdict"] == "not tested")
+    wanted = {"claim", "paper", "scale", "verdict", "effect", "interval", "bar", "p", "n", "seeds", "parts"}
+    assert all(wanted | {"fixed_before", "rule"} <= r.keys() for r in rows)
+    for part in (part for r in rows for part in r["parts"]):
+        assert part["interval"][0] <= part["effect"] <= part["interval"][1]
+        assert part["n"] > 1
+    assert all(len(r["parts"]) == 1 for r in rows if r["effect"] is not None)
+    assert all(not r["parts"] and r["scale"] is None for r in rows if r["verdict"] == "not tested")
 
 
 def test_claims_as_a_table(monkeypatch, capsys):
     code, out, _ = transferlab(monkeypatch, capsys, "claims", "--paper", "imagenet")
     lines = out.splitlines()
     assert code == 0
-    assert lines[0].split() == ["claim", "paper", "scale", "verdict", "effect", "interval", "p", "n"]
-    assert [line.split()[0] for line in lines[2:]] == [f"I{i}" for i in range(1, 12)]
+    assert lines[0].split() == ["claim", "scale", "verdict", "effect", "interval", "bar", "p", "n"]
+    assert [line.split()[0] for line in lines[2:] if not line.startswith(" ")] == [f"I{i}" for i in range(1, 12)]
+    assert any(line.startswith("  ") for line in lines)  # parts of a claim, below it
 
 
 def test_status(monkeypatch, capsys):

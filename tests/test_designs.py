@@ -8,7 +8,7 @@ from transferlab import chapters, scales
 from transferlab.arms.growing import growing
 from transferlab.data.subsets import relabel
 from transferlab.data.tree import source_tree
-from transferlab.specs import Subset, Trial, Weights
+from transferlab.specs import Trial, Weights
 from transferlab.specs.catalog import pinned
 
 TREE = source_tree()
@@ -89,16 +89,17 @@ def test_chains_share_their_first_step_and_do_not_search_it(scale):
 
 
 def test_what_is_held_out_and_left_out_is_as_the_chapter_says():
-    subject = chapters.chapter("more_data")
-    real = subject.defined("REAL")
-    assert {leaf for leaf in LEAVES if real["node"] in TREE.paths[leaf]} > set(real["held"])
-    parts = {arm: trial for question, arm, trial in subject.defined("arms")("cpu", [3]) if question == "related"}
-    counts = {arm: source_classes(parts[arm]) for arm in ("A", "A random", "A+B", "A+B longer")}
-    both = real["A"] + real["B"]
-    assert counts == {"A": real["A"], "A random": real["A"], "A+B": both, "A+B longer": both}
+    arms = chapters.chapter("more_data").arms("cpu", [3])
+    parts = {factors["arm"]: trial for factors, trial in arms if factors["question"] == "related"}
+    counts = {arm: source_classes(trial) for arm, trial in parts.items()}
+    held = set(parts["artifacts"].target.subset.classes)
+    artifacts = {leaf for leaf in LEAVES if "n00021939" in TREE.paths[leaf]}
+    assert artifacts > held
+    half, both = len(artifacts - held), len(LEAVES) - len(held)
+    assert list(counts.values()) == [half, half, both, both]
     epochs = {arm: parts[arm].source.recipe.steps / counts[arm] for arm in counts}
-    assert epochs["A+B longer"] == pytest.approx(epochs["A"], rel=1e-3)
-    assert epochs["A+B"] < epochs["A"]
-    for target, nodes in real["overlap"].items():
-        left = relabel(LEAVES, Subset(exclude=nodes), 0, TREE).names
-        assert len(left) == real["all"] - real["removed"][target]
+    assert epochs["artifacts and the rest, longer"] == pytest.approx(epochs["artifacts"], rel=1e-3)
+    assert epochs["artifacts and the rest"] < epochs["artifacts"]
+    left = {(t.target.label, f["arm"]): source_classes(t) for f, t in arms if f["question"] == "overlap"}
+    for target in ("caltech101", "cifar100"):
+        assert left[target, "without its classes"] == left[target, "without as many others"] < len(LEAVES)

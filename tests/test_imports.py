@@ -30,13 +30,14 @@ LAYERS = {
     "nets": {"specs"},
     "train": {"nets", "data", "specs"},
     "measure": {"train", "nets", "data", "specs"},
-    "methods": {"measure", "train", "nets", "data", "specs"},
+    "select": {"train", "nets", "data", "specs"},
+    "methods": {"select", "measure", "train", "nets", "data", "specs"},
     "store": {"specs"},
-    "run": {"measure", "train", "nets", "data", "store", "specs"},
+    "run": {"select", "measure", "train", "nets", "data", "store", "specs"},
     "lab": {"run", "store", "specs"},
     "scales": {"methods", "specs"},
     "arms": {"scales", "methods", "measure", "specs"},
-    "report": {"arms", "scales", "store", "specs"},
+    "report": {"arms", "scales", "lab", "run", "store", "specs"},
     "chapters": {"report", "arms", "scales", "lab", "run", "store", "specs"},
     "publish": {"chapters", "lab", "store"},
     "build": {"chapters", "report", "store"},
@@ -151,9 +152,8 @@ def test_no_module_is_long(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
-def code_lines(path: Path) -> int:
+def lines_of(source: str) -> int:
     """Lines with code on them: no blank lines, comments or docstrings."""
-    source = path.read_text()
     documented = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
@@ -163,8 +163,13 @@ def code_lines(path: Path) -> int:
     return len({line for t in tokens for line in range(t.start[0], t.end[0] + 1)} - documented)
 
 
+def code_lines(path: Path) -> int:
+    """Lines of code of a file."""
+    return lines_of(path.read_text())
+
+
 def test_the_package_is_thin():
-    assert sum(map(code_lines, FILES)) <= 5250
+    assert sum(map(code_lines, FILES)) <= 7200  # with all five papers; with two of them it had 5,250
 
 
 def test_everything_is_formatted_alike():

@@ -1,9 +1,9 @@
 """Chapters: notebooks as text, their parameters, and the design and claims that they state. Nothing here imports torch.
 
-A chapter is ``notebooks/NAME.md`` (MyST, read by jupytext). Three of its code cells carry tags that the package asks:
-``parameters`` (papermill's); ``design``, which defines ``design(scale, seeds)`` and returns trials, or pairs of what
-tells an arm from others, by name, and a trial; and ``claims``, which defines ``judge(records, scale)`` and returns
-verdicts.
+A chapter is ``notebooks/NAME.md`` (MyST, read by jupytext). Four of its code cells carry tags that the package asks:
+``parameters`` (papermill's); ``design``, which defines ``design(scale, seeds)`` and returns pairs of what tells an arm
+from others, by name, and a trial; ``rule``, which defines ``RULES``, how its claims are judged; and ``short``, which
+defines ``short(study)`` and returns the box at the top of its page.
 """
 
 import ast
@@ -15,13 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from . import scales
 from .errors import UserError, check, choose, suggest
 from .lab import Lab
 from .paths import project
-from .report.claims import Verdict
+from .report.cards import Short
+from .report.rules import Rule, Verdict, fingerprint, judge
+from .report.study import Study
 from .report.theme import names
 from .run.progress import duration
 from .specs import Pretrained, Source, Trial
@@ -67,6 +67,7 @@ class Chapter:
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.stem
+        self._fingerprints: dict[str, dict[str, str]] = {}
 
     @cached_property
     def notebook(self):
@@ -131,40 +132,99 @@ class Chapter:
 
     @cached_property
     def _designed(self) -> dict[str, Any]:
-        return self._executed("design")
+        """What the cell `design` defines."""
+        return self._executed({"__name__": f"transferlab.chapter.{self.name}"}, design="design")
 
-    def _executed(self, *tags: str) -> dict[str, Any]:
-        """Return what tagged cells define, executed one after another in a namespace of their own."""
-        space: dict[str, Any] = {"__name__": f"transferlab.chapter.{self.name}"}
-        for tag in tags:
+    @cached_property
+    def _space(self) -> dict[str, Any]:
+        """What the cells `design`, `rule` and `short` define, one after another in a namespace of their own."""
+        return self._executed(dict(self._designed), rule="RULES", short="short")
+
+    def _executed(self, space: dict[str, Any], **cells: str) -> dict[str, Any]:
+        for tag, name in cells.items():
             exec(compile(self.cell(tag), f"{self.path.name}[{tag}]", "exec"), space)
-        function = {"design": "design", "claims": "judge"}[tags[-1]]
-        check(callable(space.get(function)), "chapter", self.name, f"its cell {tags[-1]} must define {function}")
+            check(name in space, "chapter", self.name, f"its cell {tag} must define {name}")
         return space
 
     def defined(self, name: str) -> Any:
-        """Return what the cell `design` defines under a name."""
-        return self._designed[choose("name", name, self._designed)]
+        """Return what the cells `design`, `rule` and `short` define under a name."""
+        return self._space[choose("name", name, self._space)]
 
-    def arms(self, scale: str, seeds: Iterable[int] | None = None) -> list[tuple[dict[str, Any], Trial]]:
-        """Return the chapter's trials at a scale, by default for all its seeds, each behind what names its arm."""
+    def arms(
+        self, scale: str, seeds: Iterable[int] | None = None, **options: Any
+    ) -> list[tuple[dict[str, Any], Trial]]:
+        """Return the chapter's trials at a scale, by default for all its seeds, each behind the factors of its arm."""
         known = scales.scale(scale)
-        made = self._designed["design"](scale, list(range(known.seeds) if seeds is None else seeds))
-        return [one if isinstance(one, tuple) else ({}, one) for one in made]
+        return self._designed["design"](scale, list(range(known.seeds) if seeds is None else seeds), **options)
 
     def design(self, scale: str, seeds: Iterable[int] | None = None) -> list[Trial]:
         """Return the chapter's trials at a scale, by default for all its seeds."""
         return [trial for _, trial in self.arms(scale, seeds)]
 
-    def judge(self, records: pd.DataFrame, scale: str) -> list[Verdict]:
-        """Return the verdicts on the chapter's claims that records support."""
-        return self._executed("design", "claims")["judge"](records, scale)
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """How each of its claims is judged, by the claim's id."""
+        return {rule.claim: rule for rule in self._space["RULES"]}
+
+    def rule(self, claim: str) -> Rule:
+        """Return the rule of a claim."""
+        return self.rules[choose("claim", claim, self.rules)]
+
+    def fingerprints(self, scale: str) -> dict[str, str]:
+        """Return the hash of each claim's rule at a scale."""
+        if scale not in self._fingerprints:
+            cells = self.cell("design"), self.cell("rule")
+            arms = [(factors, trial.target.label) for factors, trial in self.arms(scale, [0])]
+            self._fingerprints[scale] = {claim: fingerprint(claim, cells, arms) for claim in self.rules}
+        return self._fingerprints[scale]
+
+    def study(
+        self,
+        scale: str,
+        seeds: int | str | list[int],
+        run: str = "never",
+        device: str = "auto",
+        workers: int | None = None,
+        **options: Any,
+    ) -> Study:
+        """Return the study at a scale: with ``run`` `never` from published records, with `missing` trained where not on
+        record. `options` go to the design.
+        """
+        chosen = seeds if isinstance(seeds, list) else scales.seed_list(seeds)
+        published = {} if scale == "smoke" else Published()
+        return Study(self, scale, chosen, Lab(None, run, device, workers, published=published), **options)
+
+    def judge(self, study: Study) -> list[Verdict]:
+        """Return the verdicts on the chapter's claims that a study's records support."""
+        hashes = self.fingerprints(study.scale)
+        found = []
+        for claim, rule in self.rules.items():
+            told = {(t.seed, self._rules_of(study.lab, t).get(claim)) for t in study.trials}
+            seen = sorted({seed for seed, told_then in told if told_then != hashes[claim]})
+            found.append(judge(rule, study, rule=hashes[claim], seen=seen))
+        return found
+
+    @staticmethod
+    def _rules_of(lab: Lab, trial: Trial) -> dict[str, str]:
+        """Return the hashes of the rules that a trial's record was run for."""
+        record = lab.record(lab.resolve(trial) or trial)
+        return (record or {}).get("provenance", {}).get("rules", {})
+
+    def short(self, study: Study) -> Short:
+        """Return the box *In short* of a study's records."""
+        return self._space["short"](study)
+
+    def published(self, scale: str) -> Study | None:
+        """Return the study of the published records of all seeds that are complete at a scale; none without any."""
+        records = Published().read(scale, self.name)
+        lab = Lab(run="never", published=records)
+        seeds = lab.seeds(self.design(scale)) if records else []
+        return Study(self, scale, seeds, lab) if seeds else None
 
     def verdicts(self, at: Collection[str] = PUBLISHED_SCALES, but: str = "") -> list[Verdict]:
         """Return the verdicts that the published records support at some scales, `but` for one, larger ones first."""
         wanted = (scale for scale in reversed(PUBLISHED_SCALES) if scale in at and scale != but)
-        tables = {scale: published_table(self, scale) for scale in wanted}
-        return [verdict for scale, records in tables.items() if len(records) for verdict in self.judge(records, scale)]
+        return [verdict for scale in wanted if (study := self.published(scale)) for verdict in study.verdicts]
 
     def basis(self, lab: Lab, trials: list[Trial], scale: str) -> list[tuple[str, str]]:
         """Return what the chapter's page rests on, as pairs of what and how much."""
@@ -285,17 +345,7 @@ def status(subject: Chapter, scale: str, published: Published | None = None) -> 
     return Status(subject.name, scale, state, seeds, len(records.keys() & wanted), missing, stale, command)
 
 
-def published_table(subject: Chapter, scale: str) -> pd.DataFrame:
-    """Return the published records of the seeds that are complete, as `Lab.run` would; empty if there are none."""
-    records = Published().read(scale, subject.name)
-    if not records:
-        return pd.DataFrame()
-    lab, trials = Lab(run="never", published=records), subject.design(scale)
-    done = set(lab.seeds(trials))
-    return lab.table(t for t in trials if t.seed in done)
-
-
 def verdicts(scale: str | None = None) -> list[Verdict]:
-    """Return every verdict that the published records support, chapter by chapter, larger scales first."""
+    """Return every verdict that counts and that published records support, chapter by chapter, larger scales first."""
     at = (scale,) if scale else PUBLISHED_SCALES
-    return [verdict for subject in chapters().values() for verdict in subject.verdicts(at)]
+    return [v for subject in chapters().values() for v in subject.verdicts(at) if not subject.rule(v.claim).aside]

@@ -76,7 +76,7 @@ def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, 
         if plan:
             return
         try:
-            table = lab.run(trials)
+            table = lab.run(trials, rules=subject.fingerprints(scale.name))
         except RefusedError:
             make_public()
             raise
@@ -142,7 +142,7 @@ def status(as_json: bool) -> None:
 @click.option("--paper", default=None, help="Only one paper: finetuning, growing, treasures, imagenet or factors.")
 @JSON
 def claims(scale: str | None, paper: str | None, as_json: bool) -> None:
-    """Print the scorecard: claim, paper, scale, verdict, effect, interval, p, n."""
+    """Print the scorecard: claim, scale, verdict, effect, interval, bar, p, n; each part of a claim has its line."""
     from . import chapters
     from .report.claims import as_objects, papers, scorecard
 
@@ -152,12 +152,25 @@ def claims(scale: str | None, paper: str | None, as_json: bool) -> None:
     if paper:
         card = card[card["paper"] == choose("paper", paper, papers())]
 
-    def line(r: dict) -> tuple:
-        interval = f"[{r['interval'][0]:+.2f}, {r['interval'][1]:+.2f}]" if r["interval"] else "none"
-        found = ("", "", "", "") if r["effect"] is None else (f"{r['effect']:+.2f}", interval, f"{r['p']:.3g}", r["n"])
-        return (r["claim"], r["paper"], r["scale"] or "", r["verdict"], *found)
+    rows = as_objects(card)
+    if as_json:
+        _print(rows, True, (), tuple)
+        return
 
-    _print(as_objects(card), as_json, ("claim", "paper", "scale", "verdict", "effect", "interval", "p", "n"), line)
+    def lines(r: dict) -> list[dict]:
+        """A claim of several parts has a line for each below its own."""
+        return [r, *({"claim": "", **part} for part in r["parts"])] if len(r["parts"]) > 1 else [r]
+
+    def line(r: dict) -> tuple:
+        name = r["claim"] or f"  {r['part']}"
+        around = f"[{r['interval'][0]:+.2f}, {r['interval'][1]:+.2f}]" if r["interval"] else ""
+        number = "" if r["effect"] is None else f"{r['effect']:+.2f}"
+        bar = "" if r["bar"] is None else f"{r['bar']:g}"
+        p = "" if r["p"] is None else f"{r['p']:.3g}"
+        return (name, r.get("scale") or "", r["verdict"], number, around, bar, p, r["n"] or "")
+
+    head = ("claim", "scale", "verdict", "effect", "interval", "bar", "p", "n")
+    _print([part for r in rows for part in lines(r)], False, head, line)
 
 
 def _print(rows: list[dict], as_json: bool, head: tuple[str, ...], line: Callable[[dict], tuple]) -> None:

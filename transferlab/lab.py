@@ -216,7 +216,9 @@ class Lab:
 
     # ------------------------------------------------------------------------------------------------- running
 
-    def run(self, trials: Iterable[Trial], columns: tuple[str, ...] = ()) -> pd.DataFrame:
+    def run(
+        self, trials: Iterable[Trial], columns: tuple[str, ...] = (), rules: Mapping[str, str] | None = None
+    ) -> pd.DataFrame:
         """Return what trials measured, one row each in the order given; run those that are not on record.
 
         What is `OneOf` several values is searched first (`Trial.searches`); the row is that of the chosen one.
@@ -227,6 +229,8 @@ class Lab:
         columns : tuple of str
             Metrics that every record must have besides those of the trials' measures, such as ``log_loss``: a record
             that lacks one is made again, and must agree.
+        rules : mapping of str to str, optional
+            Hash of the rule of each claim that the trials are run for: part of the provenance of what is run.
 
         Returns
         -------
@@ -248,7 +252,7 @@ class Lab:
         tried: set[Trial] = set()
         refused: list[str] = []
         while todo := [(t, c) for t, c in missing if t not in tried and not t.open]:  # then what was chosen
-            refused += self._run_all(todo, {made.key: made for t in trials for made in _starts(t)}.values())
+            refused += self._run_all(todo, {made.key: made for t in trials for made in _starts(t)}.values(), rules)
             tried.update(t for t, _ in todo)
             missing = self._missing(trials, columns)
         if refused:
@@ -277,7 +281,12 @@ class Lab:
             rows.append(about | head | measured | tail)
         return pd.DataFrame(rows)
 
-    def _run_all(self, asked: list[tuple[Trial, tuple[str, ...]]], later: Collection[Artefact]) -> list[str]:
+    def _run_all(
+        self,
+        asked: list[tuple[Trial, tuple[str, ...]]],
+        later: Collection[Artefact],
+        rules: Mapping[str, str] | None,
+    ) -> list[str]:
         """Run trials in which nothing is open, and first what they need; return why some were refused.
 
         Networks that are needed `later` are kept.
@@ -285,7 +294,12 @@ class Lab:
         devices, work = run_layer()
         self.store.prepare()
         where = devices.pick_device(self.device)
-        parts = {(p.images, p.size) for t, _ in asked for p in (t.target, *_targets(t)) if hasattr(p, "images")}
+        parts = {
+            (p.images, p.size)
+            for t, _ in asked
+            for p in (t.target, *t.method.reads(t), *_targets(t))
+            if hasattr(p, "images")
+        }
         work.decode(sorted(parts, key=str), self.threads)
         asked = sorted(asked, key=lambda one: (one[0].seed, one[0].recipe is not None))
         before = {t.key: self.record(t) for t, _ in asked}
@@ -298,7 +312,7 @@ class Lab:
         limit = self.pack or (PACK if where.type in PACK_ON else 1)
 
         def do(jobs: list[Job]) -> tuple:
-            return work.work, jobs, self.store, self.device, self.threads, self.pack is None
+            return work.work, jobs, self.store, self.device, self.threads, self.pack is None, rules
 
         def done(job: Job, status: str) -> None:
             if status == KILLED:

@@ -1,64 +1,204 @@
-// Draws the charts of a page and lets its controls move them. Needs nothing but vega.js, which is loaded before.
+// Draws a page's charts when they come near, lets its controls move them, and makes tables when they are opened.
+// Charts need vega.js, which is loaded before.
 (function () {
   "use strict";
 
-  const views = new WeakMap();
+  const all = (selector, within = document) => Array.from(within.querySelectorAll(selector));
 
-  async function draw(place) {
-    const data = place.querySelector("script[type='application/json']");
-    if (!data || views.has(place)) return;
-    const spec = JSON.parse(data.textContent);
-    const result = await window.vegaEmbed(place, spec, { actions: false, renderer: "svg", tooltip: { theme: "custom" } });
-    views.set(place, result.view);
-    place.dataset.drawn = "true";
-    widths.set(place, place.clientWidth);
-    watcher.observe(place);
-  }
-
-  function choice(field) {
-    return field.type === "range" ? JSON.parse(field.dataset.values)[Number(field.value)] : field.value;
-  }
-
-  function follow(explorer) {
-    const form = explorer.querySelector(".tl-controls");
-    const states = JSON.parse(explorer.querySelector(".tl-states").textContent);
-    const charts = Array.from(explorer.querySelectorAll(".tl-chart"));
-    const fields = Array.from(form.querySelectorAll("select, input"));
-
-    async function update() {
-      const values = fields.map((field) => JSON.parse(choice(field)));
-      for (const field of fields.filter((f) => f.type === "range")) {
-        const text = JSON.parse(field.dataset.texts)[Number(field.value)];
-        field.setAttribute("aria-valuetext", text);
-        form.querySelector(`output[for='${field.id}']`).textContent = text;
-      }
-      const state = states.find((s) => s.key.every((v, i) => v === values[i]));
-      explorer.querySelector(".tl-sentence").textContent = state.sentence;
-      explorer.querySelector(".tl-interval").textContent = state.interval;
-      for (const view of charts.map((chart) => views.get(chart)).filter(Boolean)) {
-        fields.forEach((field, i) => view.signal(field.name, values[i]));
-        await view.runAsync();
-      }
-    }
-
-    form.addEventListener("submit", (event) => event.preventDefault());
-    form.addEventListener("input", update);
-    return update();
-  }
+  // ---------------------------------------------------------------------------------------------------------- charts
+  const views = new WeakMap(); // of the charts that were begun: what becomes their view
+  const movers = new WeakMap(); // of explorers: what puts their choice into a view
+  const widths = new WeakMap();
 
   // A chart as wide as its place listens to the window only; its place may change alone, when a sidebar opens.
   const watcher = new ResizeObserver((entries) => {
     if (entries.some((entry) => Math.abs(entry.contentRect.width - widths.get(entry.target)) > 1)) window.dispatchEvent(new Event("resize"));
     for (const entry of entries) widths.set(entry.target, entry.contentRect.width);
   });
-  const widths = new WeakMap();
 
-  async function start() {
-    await Promise.all(Array.from(document.querySelectorAll(".tl-chart"), draw));
-    await Promise.all(Array.from(document.querySelectorAll(".tl-explorer"), follow));
+  function draw(place) {
+    if (!views.has(place)) views.set(place, embed(place));
+    return views.get(place);
+  }
+
+  async function embed(place) {
+    const spec = JSON.parse(place.querySelector("script").textContent);
+    const { view } = await window.vegaEmbed(place, spec, { actions: false, renderer: "svg", tooltip: { theme: "custom" } });
+    const mover = movers.get(place.closest(".tl-explorer"));
+    if (mover) await mover(view);
+    const svg = place.querySelector("svg");
+    svg.setAttribute("aria-label", spec.description);
+    dress(place);
+    svg.setAttribute("role", "img");
+    new MutationObserver(() => dress(place)).observe(svg, { subtree: true, childList: true, attributeFilter: ["aria-roledescription", "fill"] });
+    widths.set(place, place.clientWidth);
+    watcher.observe(place);
+    place.dataset.drawn = "true";
+    return view;
+  }
+
+  // One image with one name, where Vega names the place and every mark. Words in a colour tell it to the style sheet,
+  // which makes it dark, or light, enough to be read.
+  function dress(place) {
+    for (const element of [place, ...all("svg [role]", place)]) for (const told of ["role", "aria-label", "aria-roledescription"]) element.removeAttribute(told);
+    for (const text of all("text[fill^='#']", place)) text.style.setProperty("--tone", text.getAttribute("fill"));
+  }
+
+  const near = new IntersectionObserver(
+    async (entries) => {
+      for (const { target } of entries.filter((entry) => entry.isIntersecting)) {
+        near.unobserve(target);
+        await draw(target);
+        await new Promise((shown) => setTimeout(shown)); // before the next one is begun
+      }
+      document.documentElement.dataset.charts = "drawn";
+    },
+    { rootMargin: "1200px 0px" },
+  );
+
+  async function drawAll() {
+    await Promise.all(all(".tl-chart").map(draw));
     document.documentElement.dataset.charts = "drawn";
   }
 
+  // -------------------------------------------------------------------------------------------------------- controls
+  function tell(element, words) {
+    if (element.textContent !== words) element.textContent = words;
+  }
+
+  // Control, sentence and charts follow each other; the choice is in the address: #figure?control=text&…
+  function follow(explorer) {
+    const form = explorer.querySelector(".tl-controls");
+    const figure = explorer.querySelector(".tl-figure");
+    const states = JSON.parse(explorer.querySelector(".tl-states").textContent);
+    const fields = all("select, input", form).map((field) => {
+      const range = field.type === "range";
+      const texts = range ? JSON.parse(field.dataset.texts) : all("option", field).map((option) => option.text);
+      const values = range ? JSON.parse(field.dataset.values) : all("option", field).map((option) => option.value);
+      return { field, range, texts, values: values.map((value) => JSON.parse(value)), at: range ? "value" : "selectedIndex" };
+    });
+    const chosen = (what) => fields.map((f) => f[what][Number(f.field[f.at])]);
+
+    let still;
+
+    function move(view) {
+      const values = chosen("values");
+      fields.forEach(({ field }, i) => view.signal(field.name, values[i]));
+      return view.runAsync();
+    }
+
+    async function update() {
+      explorer.dataset.moved = "true"; // the style sheet lets the charts glide, which they shall not when a page is resized
+      clearTimeout(still);
+      still = setTimeout(() => delete explorer.dataset.moved, 500);
+      const values = chosen("values");
+      const state = states.find((s) => s.key.every((v, i) => v === values[i]));
+      chosen("texts").forEach((text, i) => {
+        if (!fields[i].range) return;
+        fields[i].field.setAttribute("aria-valuetext", text);
+        tell(form.querySelector(`output[for='${fields[i].field.id}']`), text);
+      });
+      tell(explorer.querySelector(".tl-sentence"), state.sentence);
+      tell(explorer.querySelector(".tl-interval"), state.interval);
+      for (const place of all(".tl-chart", explorer).filter((chart) => views.has(chart))) await move(await views.get(place));
+    }
+
+    function fromAddress() {
+      const [name, query] = location.hash.slice(1).split("?");
+      if (name !== figure.id || query === undefined) return;
+      for (const [key, word] of new URLSearchParams(query)) {
+        const { field, at, texts, values } = fields.find((f) => f.field.name === key) || { texts: [] };
+        const index = texts.findIndex((text, i) => text === word || String(values[i]) === word);
+        if (index >= 0) field[at] = index;
+      }
+      const [came] = performance.getEntriesByType("navigation");
+      if (!came || came.type === "navigate" || document.documentElement.dataset.charts) figure.scrollIntoView({ behavior: "instant" });
+    }
+
+    function toAddress() {
+      const texts = chosen("texts");
+      const query = new URLSearchParams(fields.map(({ field }, i) => [field.name, texts[i]]));
+      history.replaceState(history.state, "", `#${figure.id}?${query}`);
+    }
+
+    movers.set(explorer, move);
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("input", update);
+    form.addEventListener("change", () => (toAddress(), update()));
+    window.addEventListener("pageshow", update); // the browser has put back what was chosen
+    window.addEventListener("hashchange", () => (fromAddress(), update()));
+    fromAddress();
+    update();
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- tables
+  function rows(link) {
+    const bytes = Uint8Array.from(atob(link.href.split(",")[1]), (c) => c.charCodeAt(0));
+    const text = new TextDecoder().decode(bytes).replace(/\n$/, "");
+    const found = [[]];
+    for (const [, quoted, plain, end] of text.matchAll(/(?:"((?:[^"]|"")*)"|([^",\n]*))(,|\n|$)/g)) {
+      found[found.length - 1].push(quoted === undefined ? plain : quoted.replaceAll('""', '"'));
+      if (end === "\n") found.push([]);
+      if (end === "") break;
+    }
+    return found;
+  }
+
+  // A number as `table_html` prints it: four significant digits (half to even), thousands apart, a true minus sign.
+  function printed(text) {
+    if (!/^-?\d+(\.\d+)?(e[+-]?\d+)?$/.test(text)) return text;
+    const whole = text.match(/^(-?\d+)(\.0)?$/);
+    if (whole) return whole[1].replace(/^-0$/, "0").replace(/\B(?=(\d{3})+$)/g, ",").replace("-", "−");
+    const exact = Math.abs(text).toExponential(60);
+    const even = /^\d\.\d\d[02468]50*e/.test(exact);
+    const [digits, power] = even ? [exact.slice(0, 5), exact.split("e")[1]] : Math.abs(text).toExponential(3).split("e");
+    const small = power >= -4 && power < 4;
+    const shown = small ? Number(`${digits}e${power}`) : `${Number(digits)}e${power[0]}${power.slice(1).padStart(2, "0")}`;
+    return `${text[0] === "-" ? "-" : ""}${shown}`.replaceAll("-", "−");
+  }
+
+  function make(details) {
+    if (details.querySelector(".tl-scroll")) return;
+    const template = details.querySelector("template");
+    if (template) details.append(template.content);
+    else {
+      const [names, ...records] = rows(details.closest(".tl-figure").querySelector(".tl-csv"));
+      const columns = JSON.parse(details.dataset.columns).map(([name, heading, numbers]) => ({ at: names.indexOf(name), heading, numbers }));
+      const frame = details.appendChild(document.createElement("div"));
+      const table = frame.appendChild(document.createElement("table"));
+      const line = (section, tag, cells) => {
+        const row = section.insertRow();
+        for (const cell of cells) row.appendChild(document.createElement(tag)).textContent = cell;
+      };
+      [frame.className, table.className] = ["tl-scroll", "tl-table"];
+      line(table.createTHead(), "th", columns.map((c) => c.heading));
+      const body = table.createTBody();
+      for (const record of records) line(body, "td", columns.map((c) => (c.numbers ? printed(record[c.at]) : record[c.at])));
+    }
+    all(".tl-scroll", details).forEach((frame) => frames.observe(frame));
+  }
+
+  // What scrolls can be reached by the keyboard, and has a name.
+  const frames = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      const scrolls = target.scrollWidth > target.clientWidth + 1 || target.scrollHeight > target.clientHeight + 1;
+      const caption = target.closest("figure")?.querySelector("figcaption");
+      const told = { role: "region", tabindex: "0", "aria-label": caption?.textContent || target.dataset.label || "formula" };
+      for (const [name, value] of Object.entries(told)) scrolls ? target.setAttribute(name, value) : target.removeAttribute(name);
+    }
+  });
+
+  // ----------------------------------------------------------------------------------------------------------- start
+  function start() {
+    all(".tl-explorer").forEach(follow);
+    all(".tl-scroll, .bd-article div.math").forEach((frame) => frames.observe(frame));
+    const places = all(".tl-chart");
+    if (location.search === "?all" || !places.length) drawAll();
+    else places.forEach((place) => near.observe(place));
+  }
+
+  document.addEventListener("toggle", (event) => event.target.matches("details.tl-numbers[open]") && make(event.target), true);
+  window.addEventListener("beforeprint", drawAll);
   // Not before the style sheets are there: they say how wide a chart may be.
   if (document.readyState === "complete") start();
   else window.addEventListener("load", start);

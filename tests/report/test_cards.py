@@ -1,29 +1,41 @@
-"""What the page says of effects, verdicts and searches."""
+"""What the page says of effects and verdicts."""
 
 import re
 from dataclasses import replace
 
-import pandas as pd
 import pytest
+from verdicts import VALUES, several, verdict
 
-from transferlab.report.cards import VerdictCard, at_the_ends, interval, more, number, p_value, scorecard_table
-from transferlab.report.claims import Verdict, scorecard
-from transferlab.report.stats import Judgement, effect, judge_direction, judge_equal, judge_not_worse
+from transferlab.report.cards import (
+    Short,
+    VerdictCard,
+    bracketed,
+    chip,
+    drawing,
+    interval,
+    more,
+    number,
+    p_value,
+    scorecard_table,
+    tally_html,
+)
+from transferlab.report.claims import claim, scorecard
+from transferlab.report.stats import effect
 
-FOUND = effect([2.0, 2.2, 1.8])
+EMPTY = scorecard([])
 
 
-def verdict(judgement: Judgement, unit: str = "points") -> Verdict:
-    return Verdict("I1", "cpu", "a_chapter", judgement, unit, "A finding.")
+def text(html: str) -> str:
+    return re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", html))
 
 
 @pytest.mark.parametrize(
     ("points", "words"),
     [
-        (0.04, "0.0 points more"),
-        (-0.42, "0.4 points less"),
+        (0.04, "no points more or fewer"),
+        (-0.42, "0.4 points fewer"),
         (1.0, "1.0 points more"),
-        (-9.94, "9.9 points less"),
+        (-9.94, "9.9 points fewer"),
         (18.7, "19 points more"),
     ],
 )
@@ -31,49 +43,129 @@ def test_differences_agree_with_the_numbers_beside_them(points, words):
     assert more(points) == words
 
 
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [
+        (1.0, "> .99"),
+        (0.995, "> .99"),
+        (0.0342, ".034"),
+        (0.5, ".5"),
+        (0.0099, ".0099"),
+        (0.0001, "< .001"),
+        (None, ""),
+    ],
+)
+def test_p_has_two_digits_and_is_never_one(p, words):
+    assert p_value(p) == words.replace(" ", "\u00a0")
+
+
+def test_numbers_have_a_true_minus_and_zero_has_none():
+    assert (number(-1.25, 2), number(0.0), number(3), number(-0.04)) == ("\u22121.25", "0.0", "+3.0", "0.0")
+    assert number(92.04, sign=False) == "92.0"
+
+
 def test_correlations_have_two_decimals():
     found = effect([0.24, 0.23, 0.26])
-    assert interval(found, "points").startswith("+0.2 points, 95% interval +0.2 to +0.3, n = 3")
+    assert interval(found, "points").startswith("+0.2 points, 95% interval +0.2 to +0.3, n = 3 repetitions")
     assert interval(found, "rank correlation").startswith("+0.24 rank correlation, 95% interval +0.21 to +0.28")
-    assert interval(effect([0.24]), "rank correlation") == "+0.24 rank correlation; one seed has no interval"
-    card = scorecard_table(scorecard([verdict(judge_direction(found, 1.0), "rank correlation")]), {})
-    assert "+0.24 [+0.21, +0.28] rank correlation" in card.markup
+    assert interval(effect([0.24]), "rank correlation") == "+0.24 rank correlation; one repetition has no interval"
+    card = scorecard_table(scorecard([verdict(values=[0.24, 0.23, 0.26], unit="rank correlation", margin=0.1)]), {})
+    assert "+0.24 [+0.21, +0.28] rank correlation; bar above 0" in card.markup
 
 
 @pytest.mark.parametrize(
-    ("judgement", "said"),
+    ("given", "words"),
     [
-        (judge_direction(FOUND, 1.0), f"p {p_value(FOUND.p)} (t), .250 (sign flip)"),
-        (judge_equal(FOUND, 1.0), f"p {p_value(judge_equal(FOUND, 1.0).effect.p)} (equal within 1)"),
-        (judge_not_worse(FOUND, 1.0), f"p {p_value(judge_not_worse(FOUND, 1.0).effect.p)} (t, against -1)"),
+        ({}, "+2.0 [+1.5, +2.5] points; bar above 0"),
+        ({"side": "below", "bar": 3}, "+2.0 [+1.5, +2.5] points; bar below 3"),
+        ({"side": "equal", "margin": 1}, "+2.0 [+1.5, +2.5] points; bar within ±1"),
+        ({"unit": "% kept", "bar": 92, "values": [93, 94, 95]}, "94.0 [91.5, 96.5]%; bar above 92"),
+        ({"values": [2.0]}, "+2.0 points, one repetition; bar above 0"),
     ],
 )
-def test_a_card_names_the_test_whose_p_it_prints(judgement, said):
-    text = re.sub("<[^>]+>", "", VerdictCard(verdict(judgement))._repr_html_())
-    assert f"{interval(FOUND, 'points')}; {said}The paper:" in text
+def test_what_decided_stands_beside_its_bar(given, words):
+    assert bracketed(verdict(**given).parts[0]) == words
+
+
+def test_a_drawing_has_the_interval_the_bar_and_the_claimed_side():
+    drawn = drawing(verdict(side="below", bar=3).parts[0])
+    at = {
+        name: float(re.search(rf'tl-{name}".*? (?:x|x1|cx)="([\d.]+)"', drawn)[1]) for name in ("bar", "range", "mean")
+    }
+    assert at["range"] < at["mean"] < at["bar"]
+    assert re.search(r'tl-claimed" x="0.0" width="([\d.]+)"', drawn)[1] == f"{at['bar']:.1f}"
+    assert drawing(verdict(side="equal", margin=1).parts[0]).count("tl-bar") == 2
+
+
+def test_chips_have_a_sign_and_a_word():
+    assert text(chip(verdict())).split() == ["✓", "holds", "here"]
+    assert text(chip(verdict(side="below"))).split() == ["✗", "does", "not", "hold", "here"]
+    assert "no effect here" in text(chip(verdict(values=[0.1, -0.1, 0.05])))
+    assert "(small)" in chip(verdict(values=[0.1, 0.11, 0.12]))
+    assert re.search(r"undecided: needs about \d+ repetitions", text(chip(verdict(values=[1, -1, 2]))))
+    assert "more than 100 repetitions" in chip(verdict(values=[9, -9, 20]))
+
+
+def test_a_card_has_every_part_with_its_number_and_p():
+    card = VerdictCard(several(width=VALUES, depth=[-2.0, -2.2, -1.8]))._repr_html_()
+    rows = re.findall(r"<tr [^>]*>(.*?)</tr>", card)
+    assert [text(row).split()[0] for row in rows] == ["width", "depth"]
+    assert "◐ in part" in text(card)
+    assert "holds: width; does not hold: depth" in text(card)
+    assert text(card).count("corrected") == 2
+    assert 'data-low="' in rows[0] or 'data-low="' in card
+    for words in (
+        "At each learning rate, on validation images: not run yet.",
+        "At each length of training: not run yet.",
+    ):
+        assert words in text(card)
+
+
+def test_a_card_says_when_its_rule_was_fixed():
+    before, after = verdict(seen=[]), verdict(seen=[0, 1])
+    assert "fixed on 2026-01-31, before these data" in VerdictCard(before)._repr_html_()
+    assert "changed on 2026-01-31, after seeds 0, 1 were seen" in VerdictCard(after)._repr_html_()
+
+
+def test_an_equivalence_that_failed_prints_no_p():
+    row = re.search(r"<tr [^>]*>(.*?)</tr>", VerdictCard(verdict(side="equal", margin=2.1))._repr_html_())[1]
+    assert "open" in text(row)
+    assert " p " not in text(row)
 
 
 def test_a_verdict_names_what_other_scales_say_of_the_same_claim():
-    here, there = (
-        verdict(judge_direction(FOUND, 0.5)),
-        replace(verdict(judge_direction(effect([-2.0, -2.2, -1.8]), 0.5)), scale="gpu"),
-    )
-    about_another = replace(there, claim="I2", scale="paper")
-    text = re.sub("<[^>]+>", "", VerdictCard(here, [there, about_another])._repr_html_())
-    assert "At scale gpu: contradicted \u22122.0 points, 95% interval \u22122.5 to \u22121.5, n = 3 seeds" in text
-    assert "At scale paper" not in text
+    here, there = verdict(), replace(verdict(values=[-2.0, -2.2, -1.8]), scale="gpu")
+    words = text(VerdictCard(here, [there])._repr_html_())
+    assert "At size gpu : ✗ does not hold here \u22122.0 [\u22122.5, \u22121.5] points; bar above 0" in words
 
 
-def test_choices_at_the_ends_of_the_grid_are_counted():
-    chosen = pd.DataFrame({"arm": ["a", "a", "b", "b", "c"], "lr": [0.1, 0.4, 0.1, 0.2, 0.2]})
-    words = at_the_ends(chosen, "arm", (0.1, 0.2, 0.4))
-    assert words.startswith(
-        "Of 5 choices of a rate, 2 fell on the smallest and 1 on the largest of 3: a rate beyond might"
-    )
-    assert words.endswith("; nothing else was chosen by: a.")
-    assert at_the_ends(chosen[2:], "arm", (0.1, 0.2, 0.4)).endswith("might have suited these better.")
-    assert at_the_ends(chosen, "arm", (0.1,)) == ""
+def test_in_short_has_claims_numbers_and_advice():
+    box = Short([verdict()], None, ["It does.", "By 2 points."], "do it.", "a small network.")
+    words = text(box._repr_html_())
+    for part in (
+        claim("I3").sentence,
+        "holds here",
+        "+2.0 [+1.5, +2.5]",
+        "It does.",
+        "What to do: do it.",
+        "Reach: a small",
+    ):
+        assert part in words
+    assert box.answer == "It does."
+    assert box.text().splitlines()[0] == "I3: holds here."
 
 
-def test_numbers_have_a_true_minus():
-    assert (number(-1.25, 2), number(0.0), number(3)) == ("\u22121.25", "0.0", "+3.0")
+def test_the_tally_counts_a_measurement_once_and_our_hypotheses_apart():
+    one, shared = verdict("I2"), replace(verdict("I4"), same_as="I2")
+    words = text(tally_html(scorecard([one, shared, verdict("L2")])))
+    assert "Of 43 claims: ✓ holds here 1" in words
+    assert "Of 9 hypotheses of our own: ✓ holds here 1" in words
+    assert "counted once (1 left out)" in words
+
+
+def test_a_scorecard_row_links_to_its_card_and_back():
+    card = scorecard_table(scorecard([verdict("I3"), verdict("I3", scale="gpu")]), {"a_chapter": "../notebooks/a.html"})
+    assert card.markup.count('id="I3"') == 1
+    assert card.markup.count('href="../notebooks/a.html#verdict-I3"') == 2
+    assert 'id="verdict-I3"' in VerdictCard(verdict("I3"))._repr_html_()
+    assert 'href="../book/scorecard.html#I3"' in VerdictCard(verdict("I3"))._repr_html_()

@@ -5,10 +5,11 @@ import json
 
 import pandas as pd
 import pytest
+from verdicts import several, verdict
 
 from transferlab.errors import UserError
-from transferlab.report.claims import COLUMNS, Verdict, as_objects, claim, claims, papers, scorecard
-from transferlab.report.stats import Judgement, effect, holm, judge_direction
+from transferlab.report.claims import COLUMNS, as_objects, claim, claims, counted, papers, scorecard
+from transferlab.report.stats import effect, holm
 
 COUNTS = {
     "finetuning": ("L", 8),
@@ -17,10 +18,6 @@ COUNTS = {
     "imagenet": ("I", 11),
     "factors": ("F", 11),
 }
-
-
-def verdict(name: str, values=(2.0, 2.2, 1.8), scale: str = "cpu", judgement: Judgement | None = None) -> Verdict:
-    return Verdict(name, scale, "a_chapter", judgement or judge_direction(effect(values), 1.0), "points", "A finding.")
 
 
 # ---------------------------------------------------------------------------------------------------------- claims
@@ -70,37 +67,19 @@ def test_unknown_claim(name, suggestion):
 
 def test_nothing_was_tested():
     card = scorecard([])
-    assert list(card.columns) == list(COLUMNS)
+    assert list(card.columns) == [*COLUMNS, "first"]
     assert list(card["claim"]) == list(claims())
     assert set(card["verdict"]) == {"not tested"}
-    assert card.drop(columns=["claim", "paper", "verdict"]).isna().all(axis=None)
+    assert card.drop(columns=["claim", "paper", "kind", "verdict", "first"]).isna().all(axis=None)
 
 
 def test_one_verdict_among_many_claims():
     card = scorecard([verdict("I3")])
     assert list(card["claim"]) == list(claims())
-    row = card.set_index("claim").loc["I3"]
-    found = effect([2.0, 2.2, 1.8])
-    assert (row["paper"], row["scale"], row["verdict"], row["unit"], row["n"]) == (
-        "imagenet",
-        "cpu",
-        "supported",
-        "points",
-        3,
-    )
-    assert (row["effect"], row["low"], row["high"], row["p"], row["p_sign"]) == (
-        found.mean,
-        found.low,
-        found.high,
-        found.p,
-        found.p_sign,
-    )
-    assert row["p_holm"] == found.p  # alone in its paper and scale
-    assert (row["finding"], row["chapter"], row["why"]) == (
-        "A finding.",
-        "a_chapter",
-        "the interval lies on the claimed side of zero",
-    )
+    row, found = card.set_index("claim").loc["I3"], effect([2.0, 2.2, 1.8])
+    told = ("imagenet", "claim", "cpu", "holds here", "points", 3, "a_chapter")
+    assert tuple(row[c] for c in ("paper", "kind", "scale", "verdict", "unit", "n", "chapter")) == told
+    assert (row["p"], row["p_holm"]) == (pytest.approx(found.p), pytest.approx(found.p))  # alone in its paper and scale
     assert (card["verdict"] == "not tested").sum() == 52
 
 
@@ -112,51 +91,52 @@ def test_a_claim_at_two_scales_has_two_rows():
 
 
 def test_holm_within_a_paper_and_scale():
-    values = [(2.0, 2.2, 1.8), (1.0, 3.0, 2.0), (0.3, -0.1, 0.4), (5.0, 5.2, 4.6)]
-    judged = {
-        (c, s): v
-        for (c, s), v in zip(
-            itertools.product(("I1", "I2", "G1"), ("cpu", "gpu")), itertools.cycle(values), strict=False
-        )
-    }
+    values = [(2.0, 2.2, 1.8), (1.5, 2.5, 2.0), (1.3, 1.1, 1.4), (5.0, 5.2, 4.6), (0.9, 1.1, 1.0)]
+    asked = list(itertools.product(("I1", "I2", "G1"), ("cpu", "gpu")))
+    judged = dict(zip(asked, itertools.cycle(values), strict=False))
+    judged["I2", "gpu"] = (9.0, -8.0, 1.0)  # open: no p, but it is one of those that were tested
     card = scorecard([verdict(c, v, s) for (c, s), v in judged.items()]).set_index(["claim", "scale"])
     for scale in ("cpu", "gpu"):
-        ps = [effect(judged[c, scale]).p for c in ("I1", "I2")]
-        assert [card.loc[(c, scale), "p_holm"] for c in ("I1", "I2")] == pytest.approx(holm(ps))
-        assert card.loc[("G1", scale), "p_holm"] == pytest.approx(effect(judged["G1", scale]).p)
-    assert (card["p_holm"].dropna() >= card["p"].dropna()).all()
+        ps = [1.0 if pd.isna(p) else p for p in (card.loc[(c, scale), "p"] for c in ("I1", "I2"))]
+        assert card.loc[("I1", scale), "p_holm"] == pytest.approx(holm(ps)[0])
+        assert card.loc[("G1", scale), "p_holm"] == pytest.approx(card.loc[("G1", scale), "p"])
+    assert pd.isna(card.loc[("I2", "gpu"), "p_holm"])
+    assert card.loc[("I1", "gpu"), "p_holm"] == pytest.approx(2 * card.loc[("I1", "gpu"), "p"])
 
 
-def test_a_chapter_without_an_effect():
-    """One seed: no interval, and p is 1."""
+def test_a_chapter_without_an_interval():
+    """One seed: no interval, no decision and no p."""
     row = scorecard([verdict("I1", [2.0])]).set_index("claim").loc["I1"]
-    assert (row["verdict"], row["n"], row["p_holm"]) == ("inconclusive", 1, 1.0)
+    assert (row["verdict"], row["n"]) == ("undecided", 1)
+    assert pd.isna(row["p_holm"])
+
+
+def test_what_counts():
+    card = scorecard([verdict("I3", scale="gpu"), verdict("I3"), verdict("I2"), verdict("I4", same_as="I2")])
+    assert len(counted(card)) == 52
+    assert counted(card).set_index("claim").loc["I3", "scale"] == "gpu"
+    assert "I4" not in set(counted(card)["claim"])
 
 
 # ----------------------------------------------------------------------------------------------------- plain data
 
 
 def test_as_objects():
-    rows = as_objects(scorecard([verdict("I3"), verdict("G1", [2.0])]))
+    rows = as_objects(
+        scorecard([verdict("I3"), verdict("G1", [2.0]), several("G2", one=[1, 1.1, 0.9], two=[-1, -1.1, -0.9])])
+    )
     assert len(rows) == 53
-    assert {tuple(r) for r in rows} == {("claim", "paper", "scale", "verdict", "effect", "interval", "p", "n")}
+    wanted = {"claim", "paper", "scale", "verdict", "effect", "interval", "bar", "p", "n", "seeds", "parts"}
+    assert all(wanted | {"fixed_before", "rule"} <= r.keys() for r in rows)
     by_claim = {r["claim"]: r for r in rows}
-    found = effect([2.0, 2.2, 1.8])
-    assert by_claim["I3"] == {
-        "claim": "I3",
-        "paper": "imagenet",
-        "scale": "cpu",
-        "verdict": "supported",
-        "effect": found.mean,
-        "interval": [found.low, found.high],
-        "p": found.p,
-        "n": 3,
-    }
-    assert isinstance(by_claim["I3"]["n"], int)
+    found, got = effect([2.0, 2.2, 1.8]), by_claim["I3"]
+    assert (got["effect"], got["interval"], got["bar"]) == (found.mean, [found.low, found.high], 0.0)
+    assert (got["verdict"], got["n"], got["seeds"], got["fixed_before"]) == ("holds here", 3, [0, 1, 2], True)
     assert by_claim["G1"]["interval"] is None  # it is not finite
     assert by_claim["G1"]["effect"] == 2.0
-    untested = {"scale": None, "verdict": "not tested", "effect": None, "interval": None, "p": None, "n": None}
-    assert by_claim["L1"] == {"claim": "L1", "paper": "finetuning"} | untested
+    assert by_claim["G2"]["effect"] is None  # no part stands for the whole
+    assert [p["verdict"] for p in by_claim["G2"]["parts"]] == ["holds", "fails"]
+    assert (by_claim["L1"]["verdict"], by_claim["L1"]["parts"], by_claim["L1"]["n"]) == ("not tested", [], None)
 
 
 @pytest.mark.parametrize("verdicts", [[], [verdict("I3")]], ids=["none", "one"])

@@ -37,6 +37,12 @@ def test_explorer_follows_its_widgets(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_widgets_start_where_they_are_told():
+    assert Control("Kind", KIND.options, start="b").widget().value == "b"
+    assert Control("Kind", KIND.options, slider=True, start="b").widget().value == "b"
+    assert KIND.widget().value == "a"
+
+
 def test_an_explorer_of_two_charts_shows_both():
     states = pd.DataFrame({"kind": ["a", "b"], "sentence": ["One.", "Two."], "interval": ["[0, 1]", "[1, 2]"]})
     explorer = Explorer(lambda kind: [draw(kind), draw(kind)], {"kind": KIND}, states, "Caption.", DATA, "figure")

@@ -100,6 +100,9 @@ def test_csv_of_anything(records):
         (np.float64(2.5), "2.5"),
         (np.int64(2000), "2,000"),
         (1e-9, "1e−09"),
+        (1e16, "1e+16"),
+        (-0.0, "0"),
+        (2**60, "1,152,921,504,606,846,976"),
         (10.05, "10.05"),
         (0.0, "0"),
         (True, "True"),
@@ -136,6 +139,18 @@ def test_folded_table():
     assert [t for t, _ in read.tags].index("details") < [t for t, _ in read.tags].index("table")
 
 
+def test_a_folded_table_of_the_book_is_made_when_it_is_opened(monkeypatch):
+    monkeypatch.setenv(BOOK, "1")
+    records = RECORDS.assign(code=["1e3", "b"])
+    read = page(Table(records, "Caption.", "gains", {"code": "Code", "gain": "Gain <%>"}, folded=True)._repr_html_())
+    assert "Show 2 rows" in read.text
+    assert not [t for t, _ in read.tags if t == "table"]
+    assert json.loads(read.only("details")["data-columns"]) == [["code", "Code", False], ["gain", "Gain <%>", True]]
+    assert saved(read).equals(records)
+    mine = page(Table(RECORDS, "Caption.", "gains", markup="<p>mine</p>", folded=True)._repr_html_())
+    assert [t for t, _ in mine.tags].index("template") < [t for t, _ in mine.tags].index("p")
+
+
 def test_a_table_with_a_look_of_its_own():
     table = Table(RECORDS, "Caption.", "gains", markup="<p>mine</p>")
     assert "<p>mine</p>" in table._repr_html_()
@@ -148,13 +163,14 @@ def test_a_table_with_a_look_of_its_own():
 def test_figure():
     read = page(Figure(chart(), "What to <see>.", RECORDS, "gains", {"Gain & loss": "#123456"}).html())
     assert read.only("figure")["id"] == "gains"
-    assert read.only("div", **{"class": "tl-chart"})["aria-label"] == "What to <see>."
     assert "What to <see>." in read.text
     assert "Gain & loss" in read.text
     assert read.only("li")["style"] == "--tone:#123456"
     assert saved(read).equals(RECORDS)
-    assert "1,000" in read.text  # the numbers, as a table
+    assert "The numbers" in read.text
+    assert not [t for t, _ in read.tags if t == "table"]
     spec = json.loads(read.scripts[0])
+    assert spec["description"] == "What to <see>."
     assert spec["encoding"]["x"]["field"] == "gain"
     assert spec["config"]["background"] == "transparent"
     assert next(iter(spec["datasets"].values())) == RECORDS.to_dict("records")
@@ -168,13 +184,32 @@ def test_several_charts_side_by_side():
     assert "tl-panels" not in Figure(chart(), "Caption.", RECORDS, "gains").html()
 
 
+def test_what_a_chart_says_to_who_cannot_see_it():
+    def names(charts, **options) -> list[str]:
+        scripts = page(Figure(charts, "Caption.", RECORDS, "gains", **options).html()).scripts
+        return [json.loads(script)["description"] for script in scripts]
+
+    assert names(chart(), alt="It falls from 9 to 1.") == ["It falls from 9 to 1."]
+    assert names(chart().properties(description="Mine.")) == ["Mine."]
+    titles = "FC6", alt.TitleParams("FC7"), alt.TitleParams(["two", "lines"])
+    panels = [*(chart().properties(title=title) for title in titles), chart()]
+    assert names(panels) == ["FC6: Caption.", "FC7: Caption.", "two lines: Caption.", "Panel 4 of 4: Caption."]
+
+
+def test_a_toy_run_is_told_apart():
+    read = page(Figure(chart(), "Caption.", RECORDS, "gains", toy=True).html())
+    assert read.only("figure")["class"] == "tl-figure tl-toy"
+    assert "toy run" in read.text
+    assert "toy" not in Figure(chart(), "Caption.", RECORDS, "gains").html()
+
+
 def test_data_cannot_end_a_script():
     records = pd.DataFrame({"target": [NASTY], "gain": [1.0], "seeds": [1]})
     read = page(Figure(chart(records), NASTY, records, "gains", {NASTY: "red"}).html())
     assert len(read.scripts) == 1
     assert next(iter(json.loads(read.scripts[0])["datasets"].values()))[0]["target"] == NASTY
-    assert read.text.count(NASTY) == 3  # caption, legend and table
-    assert read.only("div", **{"class": "tl-chart"})["aria-label"] == NASTY
+    assert read.text.count(NASTY) == 2  # caption and legend
+    assert json.loads(read.scripts[0])["description"] == NASTY
 
 
 @pytest.mark.parametrize(("value", "book"), [("", False), ("1", True)])
@@ -245,6 +280,21 @@ def test_explorer_has_a_field_for_each_control():
     assert "Target <set>" in read.text
 
 
+def test_explorer_starts_where_it_is_told():
+    controls = {"target": Control("Target", {"one": "a", "two": 'say "b", c'}, start='say "b", c')}
+    controls["seeds"] = Control("Seeds", {"eight": 8, "many": 1000}, slider=True, start=1000)
+    read = page(explorer(controls=controls).html())
+    assert "Down more." in read.text
+    assert [json.loads(a["value"]) for t, a in read.tags if t == "option" and "selected" in a] == ['say "b", c']
+    assert (read.only("input")["value"], read.only("input")["aria-valuetext"]) == ("1", "many")
+    assert {p["name"]: p["value"] for p in json.loads(read.scripts[1])["params"]} == {
+        "target": 'say "b", c',
+        "seeds": 1000,
+    }
+    with pytest.raises(UserError, match=r"start \(=9\): must be one of \[8, 1000\]"):
+        explorer(controls=CONTROLS | {"seeds": Control("Seeds", {"eight": 8, "many": 1000}, start=9)})
+
+
 def test_explorer_looks_states_up():
     assert explorer().state({"seeds": 1000, "target": 'say "b", c'}) == ("Down more.", "[-3, -2]")
 
@@ -291,6 +341,6 @@ def test_a_table_of_effects_prints_intervals_and_leaves_rows_without_an_effect_b
     head, fixed, wider = (re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in table.markup.split("<tr")[1:])
     assert head == ["grown", "accuracy, %", "new units", "%", "from", "to", "p (t)", "p (sign)"]
     assert fixed == ["fixed", "61.3", "64", "", "", "", "", ""]
-    assert wider == ["wider", "63.0", "128", "+2.0", "−0.5", "+4.5", ".074", ".250"]
+    assert wider == ["wider", "63.0", "128", "+2.0", "−0.5", "+4.5", ".074", ".25"]
     assert {"n", "mean", "low"} < set(table.records)
     assert effects_table([], {"arm": "grown"}, "", "none").records.empty

@@ -1,8 +1,7 @@
-"""Statistics against scipy and by hand, and every branch of the verdicts."""
+"""Statistics against scipy and by hand."""
 
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,16 +13,11 @@ from scipy import stats
 from transferlab.errors import UserError
 from transferlab.report.stats import (
     EXACT_SIGN_FLIPS,
-    Judgement,
+    MANY,
     by_group,
     effect,
     equivalence,
     holm,
-    judge_all,
-    judge_both,
-    judge_direction,
-    judge_equal,
-    judge_not_worse,
     seeds_needed,
     sign_flip,
 )
@@ -143,12 +137,12 @@ def signs(n: int):
 def test_equivalence_against_two_tests(margin):
     below = stats.ttest_1samp(EIGHT, margin, alternative="less").pvalue
     above = stats.ttest_1samp(EIGHT, -margin, alternative="greater").pvalue
-    assert equivalence(effect(EIGHT), margin) == pytest.approx(max(below, above))
-    assert equivalence(effect([-v for v in EIGHT]), margin) == pytest.approx(max(below, above))
+    assert equivalence(effect(EIGHT), margin) == pytest.approx(min(1, 2 * max(below, above)))
+    assert equivalence(effect([-v for v in EIGHT]), margin) == pytest.approx(min(1, 2 * max(below, above)))
 
 
-def test_equivalence_is_when_the_ninety_percent_interval_lies_within():
-    interval = stats.ttest_1samp(EIGHT, 0).confidence_interval(0.9)
+def test_equivalence_is_when_the_interval_lies_within():
+    interval = stats.ttest_1samp(EIGHT, 0).confidence_interval(0.95)
     assert equivalence(effect(EIGHT), interval.high + 1e-6) < 0.05
     assert equivalence(effect(EIGHT), interval.high - 1e-6) > 0.05
 
@@ -195,7 +189,7 @@ def test_holm_lies_between_nothing_and_bonferroni(ps):
 # ---------------------------------------------------------------------------------------------------------------- seeds
 
 
-@pytest.mark.parametrize(("deviation", "half"), [(1.0, 1.0), (1.0, 0.5), (2.0, 0.3), (0.1, 5.0)])
+@pytest.mark.parametrize(("deviation", "half"), [(1.0, 1.0), (1.0, 0.5), (2.0, 0.5), (0.1, 5.0)])
 def test_seeds_needed_are_the_fewest(deviation, half):
     n = seeds_needed(deviation, half)
     width = lambda n: stats.t.ppf(0.975, n - 1) * deviation / math.sqrt(n)  # noqa: E731
@@ -206,168 +200,10 @@ def test_seeds_needed_are_the_fewest(deviation, half):
 def test_seeds_needed():
     assert seeds_needed(0.0, 1.0) == 2
     assert seeds_needed(1.0, 0.5) == 18  # tables: 1.96^2 / 0.5^2 is 15.4, and a few more for Student
-    assert seeds_needed(1e9, 1e-3, most=40) == 40
+    assert seeds_needed(1e9, 1e-3) == MANY + 1
     wanted = [seeds_needed(1.0, half) for half in (2.0, 1.0, 0.7, 0.5, 0.4)]
     assert wanted == sorted(wanted)
     assert [seeds_needed(d, 1.0) for d in (0.1, 1.0, 2.0)] == sorted(seeds_needed(d, 1.0) for d in (0.1, 1.0, 2.0))
-
-
-# ------------------------------------------------------------------------------------------------------------- verdicts
-
-CLEAR = effect([2.0, 2.2, 1.8, 2.1])  # about 1.8 to 2.3
-SMALL = effect([0.1, -0.1, 0.05, -0.04])  # around 0, narrow
-MIDDLE = effect([0.9, 1.1, 1.0, 0.8])  # about 0.74 to 1.16
-NOISY = effect([5.0, -4.0, 1.0, 9.0])
-
-
-@pytest.mark.parametrize(
-    ("found", "relevant", "direction", "verdict", "why"),
-    [
-        (CLEAR, 1.0, 1, "supported", "the interval lies on the claimed side of zero"),
-        (CLEAR, 1.0, -1, "contradicted", "the interval lies on the other side of zero"),
-        (effect([-2.0, -2.2, -1.8]), 1.0, -1, "supported", "the interval lies on the claimed side of zero"),
-        (effect([-2.0, -2.2, -1.8]), 1.0, 1, "contradicted", "the interval lies on the other side of zero"),
-        (SMALL, 1.0, 1, "inconclusive", "the interval contains zero"),
-        (SMALL, 1.0, -1, "inconclusive", "the interval contains zero"),
-        (effect([0.0, 0.0]), 1.0, 1, "inconclusive", "the interval contains zero"),
-        (effect([2.0]), 1.0, 1, "inconclusive", "too few or too noisy: n = 1"),
-        (effect([2.0, 2.0]), 1.0, 1, "supported", "the interval lies on the claimed side of zero"),
-    ],
-)
-def test_judge_direction(found, relevant, direction, verdict, why):
-    against = (
-        pytest.approx(found.p) if verdict == "contradicted" else 1.0
-    )  # for a bound of zero the opposite's p is the effect's
-    assert judge_direction(found, relevant, direction) == Judgement(verdict, why, found, against)
-
-
-def test_a_clear_sign_is_not_enough_when_the_interval_is_too_wide():
-    """An interval wider than the effect in question says nothing, even on one side of zero."""
-    assert CLEAR.low > 0
-    got = judge_direction(CLEAR, CLEAR.half_width * 0.99)
-    needed = seeds_needed(CLEAR.deviation, CLEAR.half_width * 0.99)
-    assert got.verdict == "inconclusive"
-    though = "though the interval lies on the claimed side of zero"
-    assert got.why == f"too few or too noisy, {though}: n = 4; about {needed} seeds would do"
-    assert judge_direction(CLEAR, CLEAR.half_width * 1.01).verdict == "supported"
-
-
-def test_judge_says_how_many_seeds_would_do():
-    got = judge_direction(NOISY, 2.0)
-    assert got.verdict == "inconclusive"
-    assert got.why == f"too few or too noisy: n = 4; about {seeds_needed(NOISY.deviation, 2.0)} seeds would do"
-
-
-@pytest.mark.parametrize(
-    ("relevant", "direction", "message"),
-    [
-        (0, 1, r"relevant \(=0\): must be above 0"),
-        (1.0, 0, r"direction \(=0\): must be one of 1, -1"),
-        (1.0, 2, "direction"),
-    ],
-)
-def test_judge_refuses(relevant, direction, message):
-    with pytest.raises(UserError, match=message):
-        judge_direction(CLEAR, relevant, direction)
-
-
-@pytest.mark.parametrize(
-    ("found", "margin", "verdict", "why"),
-    [
-        (SMALL, 1.0, "supported", "the effect lies within 1 of zero"),
-        (CLEAR, 1.0, "contradicted", "the interval lies more than 1 from zero"),
-        (effect([-2.0, -2.2, -1.8, -2.1]), 1.0, "contradicted", "the interval lies more than 1 from zero"),
-        (MIDDLE, 1.0, "inconclusive", "the interval reaches beyond 1"),
-        (effect([0.0]), 1.0, "inconclusive", "too few or too noisy: n = 1"),
-        (
-            NOISY,
-            1.0,
-            "inconclusive",
-            f"too few or too noisy: n = 4; about {seeds_needed(NOISY.deviation, 1.0)} seeds would do",
-        ),
-        (effect([0.2, 0.2]), 0.5, "supported", "the effect lies within 0.5 of zero"),
-    ],
-)
-def test_judge_equal(found, margin, verdict, why):
-    got = judge_equal(found, margin)
-    assert (got.verdict, got.why) == (verdict, why)
-    assert got.effect == replace(
-        found, p=equivalence(found, margin), p_sign=math.nan
-    )  # signs would say something of zero
-    assert got.test == f"equal within {margin:g}"
-
-
-def test_no_difference_is_not_the_same_as_equal():
-    """An interval that contains zero supports no claim of equality when it is wide."""
-    assert judge_direction(NOISY, 100.0).why == "the interval contains zero"
-    assert judge_equal(NOISY, 1.0).verdict == "inconclusive"
-
-
-YES, NO, OPEN = (
-    Judgement(v, f"why {v}", replace(CLEAR, n=n)) for n, v in enumerate(("supported", "contradicted", "inconclusive"))
-)
-
-
-@pytest.mark.parametrize("one", [YES, NO, OPEN])
-def test_two_readings_that_agree(one):
-    other = replace(one, why="another reason")
-    assert judge_both(one, other) is one
-
-
-def test_two_readings_that_contradict_are_as_sure_as_the_less_sure_one():
-    sure, less = replace(NO, against=0.001), replace(NO, against=0.04)
-    assert judge_both(sure, less) == judge_both(less, sure) == less
-    assert judge_all({"a": judge_both(sure, less), "b": YES}).verdict == "inconclusive"  # Holm: 0.08
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "why"),
-    [
-        (YES, NO, "one reading is supported, the other contradicted"),
-        (NO, YES, "one reading is contradicted, the other supported"),
-        (YES, OPEN, "one reading is supported, the other inconclusive (why inconclusive)"),
-        (OPEN, YES, "one reading is inconclusive, the other supported (why inconclusive)"),
-        (NO, OPEN, "one reading is contradicted, the other inconclusive (why inconclusive)"),
-    ],
-)
-def test_two_readings_that_differ(first, second, why):
-    assert judge_both(first, second) == Judgement("inconclusive", why, first.effect)
-
-
-# ---------------------------------------------------------------------------------------------------- as good or better
-
-
-@pytest.mark.parametrize(
-    ("shift", "verdict", "why"),
-    [
-        (3.0, "supported", "the interval lies above -1"),
-        (0.0, "supported", "the interval lies above -1"),  # no better, and not worse by the margin
-        (-1.0, "inconclusive", "the interval contains -1"),
-        (-3.0, "contradicted", "the interval lies below -1"),
-    ],
-)
-def test_as_good_or_better(shift, verdict, why):
-    noise = np.array([0.3, -0.3, 0.2, -0.2, 0.1, -0.1, 0.4, -0.4])
-    got = judge_not_worse(effect(noise + shift), 1.0)
-    assert (got.verdict, got.why) == (verdict, why)
-    assert got.effect.p == pytest.approx(stats.ttest_1samp(noise + shift, -1.0).pvalue)
-    assert got.test == "t, against -1"
-    assert math.isnan(got.effect.p_sign)
-
-
-def test_one_seed_has_no_p_against_a_margin():
-    assert judge_not_worse(effect([0.5]), 1.0).effect.p == 1
-
-
-def test_as_good_or_better_with_too_few_seeds_says_how_many_it_takes():
-    assert judge_not_worse(effect([0.5]), 1.0).why == "too few or too noisy: n = 1"
-    got = judge_not_worse(effect([8.0, -8.0, 3.0]), 1.0)
-    assert (got.verdict, got.why) == (
-        "inconclusive",
-        f"too few or too noisy: n = 3; about {seeds_needed(got.effect.deviation, 1.0)} seeds would do",
-    )
-    with pytest.raises(UserError, match=r"margin .*: must be above 0"):
-        judge_not_worse(effect(EIGHT), 0.0)
 
 
 def test_groups_are_summarised_one_by_one():
@@ -385,62 +221,3 @@ def test_groups_are_summarised_one_by_one():
             effect(values).high,
         )
     assert by_group(records[:0], ["target"], "accuracy").empty
-
-
-# ---------------------------------------------------------------------------------------------- claims of several parts
-
-
-def contradicted(p: float, why: str = "why contradicted") -> Judgement:
-    return replace(NO, against=p, why=why)
-
-
-@pytest.mark.parametrize("one", [YES, contradicted(0.2), OPEN])
-def test_parts_that_agree(one):
-    assert judge_all({"alone": one}) is one
-    assert judge_all({"first": one, "second": replace(one, why="another reason"), "third": one}) is one
-
-
-def test_one_part_that_does_not_hold_contradicts_the_claim():
-    no = contradicted(0.01)
-    for parts in ({"this": YES, "that": no}, {"that": no, "this": YES}):
-        found = judge_all(parts)
-        assert (found.verdict, found.effect) == ("contradicted", no.effect)
-        assert found.why == "supported: this; contradicted: that; the effect is that of: that"
-        assert found.against == pytest.approx(0.02)  # Holm: the smallest of two
-
-
-def test_contradictions_are_corrected_for_the_number_of_parts():
-    """One part in ten lies on the wrong side at 1% by chance far too often."""
-    parts = {f"part {i}": YES for i in range(9)} | {"tenth": contradicted(0.01)}
-    found = judge_all(parts)
-    assert (found.verdict, found.effect) == ("inconclusive", YES.effect)
-    assert found.why.endswith("; contradicted: tenth")
-    assert judge_all(parts | {"tenth": contradicted(0.004)}).verdict == "contradicted"
-
-
-def test_of_several_contradictions_the_surest_is_shown():
-    sure = replace(contradicted(0.001), effect=SMALL)
-    found = judge_all({"a": YES, "b": contradicted(0.01), "c": sure, "d": OPEN})
-    assert (found.verdict, found.effect) == ("contradicted", SMALL)
-    assert found.why == "supported: a; contradicted: b, c; inconclusive: d (why inconclusive); the effect is that of: c"
-
-
-def test_parts_that_are_open_leave_the_claim_open():
-    found = judge_all({"a": YES, "b": OPEN, "c": OPEN})
-    assert found == Judgement("inconclusive", "supported: a; inconclusive: b, c", YES.effect)
-    found = judge_all({"a": OPEN, "b": YES})
-    assert found == Judgement("inconclusive", "supported: b; inconclusive: a (why inconclusive)", OPEN.effect)
-
-
-@pytest.mark.parametrize(
-    ("judgement", "bound"),
-    [
-        (judge_direction(CLEAR, 1.0, -1), 0.0),
-        (judge_equal(CLEAR, 1.0), 1.0),
-        (judge_not_worse(effect([-3.1, -2.9, -3.3]), 1.0), -1.0),
-    ],
-)
-def test_the_p_of_a_contradiction_is_that_of_a_t_test_against_the_bound(judgement, bound):
-    values = {CLEAR.mean: [2.0, 2.2, 1.8, 2.1]}.get(judgement.effect.mean, [-3.1, -2.9, -3.3])
-    assert judgement.verdict == "contradicted"
-    assert judgement.against == pytest.approx(stats.ttest_1samp(values, bound).pvalue)

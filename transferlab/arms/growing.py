@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 
 import altair as alt
 import pandas as pd
 
 from ..errors import choose
+from ..measure.unit_trace import QUANTITIES
 from ..methods.finetune import FineTune
 from ..methods.grow import Grow
 from ..scales import DECIDE, Scale
@@ -16,7 +18,11 @@ from ..specs.networks import GROWTH_SCOPES
 
 NEW_LR = 10.0  # how many times as fast as old layers new ones learn (Wang et al., sec. 3.3)
 GROWN = "#7d5ba6"
-GROWTH_TONES = {"widen": GROWN, "deepen": "#2b93a3", "widen-and-deepen": "#a0703c", "widen-twice": "#c583c9"}
+GROWTH_TONES = {"widen": GROWN, "deepen": "#2b93a3", "widen-and-deepen": "#a0703c", "widen-twice": "#b56fba"}
+NORMALISED = "#6b8e23"  # a network of fixed size whose representation is normalised
+PLAIN = "#c0504d"  # grown, and not normalised
+WAYS = {"wider": "widen", "deeper": "deepen", "wider and deeper": "widen-and-deepen", "wider in two layers": "widen-twice"}
+WAY_TONES = {way: GROWTH_TONES[how] for way, how in WAYS.items()}
 SCOPE_WORDS = {"new": "new layers", "fc7-new": "and FC7", "fc6-new": "and FC6", "all": "all layers"}
 SHORT = "replace(replace(datum.label, ' layers', ''), 'and ', '+ ')"  # four of them have room in a small panel
 SMALL_RATES = OneOf(0.004, 0.016, 0.064, seeds=DECIDE)
@@ -64,6 +70,21 @@ class Growing:
         start = {"scale": self.gain} if norm == "l2" else {}
         return Grow(self.recipe, how, units, norm, **start | given)
 
+    def by(self, way: str, share: float, norm: str = "l2", **given: object) -> Grow:
+        """Return a way to grow by a share of FC7's units; beside FC6 by half as many.
+
+        Parameters
+        ----------
+        way : str
+            One of `WAYS`, in words.
+        share : float
+        norm, **given
+            As in `grown`.
+        """
+        how, count = WAYS[choose("way", way, WAYS)], round(share * self.width)
+        units = {"widen-twice": (count // 2, count), "widen-and-deepen": (count, count)}.get(how, (count,))
+        return self.grown(how, units, norm, **given)
+
     def fixed(self, scope: str = "all", **given: object) -> FineTune:
         """Return what growing is compared with: the network as it is, new head, rate searched among the same ones."""
         return FineTune(self.recipe, NEW_LR, self.scopes[choose("scope", scope, self.scopes)], **given)
@@ -80,6 +101,30 @@ class Growing:
 def growing(scale: str) -> Growing:
     """Return the arms at a scale, by its name."""
     return Growing(scale_of(scale))
+
+
+def traces(records: pd.DataFrame, *by: str) -> pd.DataFrame:
+    """Return what the measure `UnitTrace` put on record, a row for each number.
+
+    Parameters
+    ----------
+    records : DataFrame
+        Those without it are left out.
+    *by : str
+        Columns to keep.
+
+    Returns
+    -------
+    DataFrame
+        Columns `by`, ``look`` (one of its quantities), ``units`` (old or new ones), ``step`` and ``value``.
+    """
+    found = []
+    for row in records[records["at"].notna()].to_dict("records"):
+        for look, block in product(QUANTITIES, ("old", "new")):
+            values = row[f"{look}_{block}"]
+            about = (*(row[name] for name in by), look, f"{block} units")
+            found += [(*about, *point) for point in zip(row["at"][-len(values) :], values, strict=True)]
+    return pd.DataFrame(found, columns=[*by, "look", "units", "step", "value"])
 
 
 def over_scopes(frame: pd.DataFrame, what: str, tones: Mapping[str, str], height: int = 230) -> alt.LayerChart:

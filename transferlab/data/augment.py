@@ -9,7 +9,7 @@ import torch
 
 from ..errors import check
 
-MEAN = (0.485, 0.456, 0.406)
+CHANNEL_MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R 601
 BLOCK = 50  # steps drawn at once; another number would draw others
@@ -107,7 +107,7 @@ class Sampler:
 @cache
 @torch.inference_mode(False)
 def _statistics(device: torch.device) -> tuple[torch.Tensor, ...]:
-    return (torch.tensor((MEAN, STD), device=device) * 255).unbind()
+    return (torch.tensor((CHANNEL_MEAN, STD), device=device) * 255).unbind()
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,5 @@
-"""The claims of the five papers, the verdicts on them, and the scorecard that puts the two together."""
+"""The claims of the five papers, and the scorecard that puts verdicts beside them."""
 
-import math
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,11 +9,25 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import choose
-from .stats import Judgement, holm
+from .rules import UNTESTED, Finding, Verdict
+from .stats import holm
 
 CLAIMS = Path(__file__).with_name("claims.toml")
-EFFECT = ("effect", "low", "high", "unit", "p", "p_sign", "p_holm", "n")
-COLUMNS = ["claim", "paper", "scale", "verdict", *EFFECT, "why", "finding", "chapter"]
+COLUMNS = (
+    "claim",
+    "paper",
+    "kind",
+    "scale",
+    "verdict",
+    "unit",
+    "p",
+    "p_holm",
+    "n",
+    "why",
+    "chapter",
+    "same_as",
+    "found",
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,7 @@ class Paper:
     venue: str
     cite: str
     prefix: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,29 +68,6 @@ class Claim:
     kind: str
     reported: str
     question: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What records say about a claim, computed.
-
-    Attributes
-    ----------
-    claim, scale, chapter : str
-    judgement : Judgement
-        Verdict, why, and the effect with its interval, p and n.
-    unit : str
-        Of the effect.
-    sentence : str
-        The finding in words, numbers included.
-    """
-
-    claim: str
-    scale: str
-    chapter: str
-    judgement: Judgement
-    unit: str
-    sentence: str
 
 
 @cache
@@ -112,26 +103,64 @@ def scorecard(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns claim, paper, scale, verdict, effect, low, high, unit, p, p_sign, p_holm, n, why, finding, chapter. The
-        p values are corrected by Holm's method within a paper and scale.
+        Columns claim, paper, kind, scale, verdict (its word), unit, p, p_holm, n, why, chapter, same_as, found (the
+        `Verdict`) and first (of its claim). The p values are corrected by Holm's method within a paper and scale.
     """
     rows = []
     for v in verdicts:
-        named = {"claim": claim(v.claim).id, "effect": v.judgement.effect.mean, "finding": v.sentence}
-        rows.append(vars(v) | vars(v.judgement) | vars(v.judgement.effect) | named)
-    card = pd.DataFrame([(c.id, c.paper) for c in claims().values()], columns=["claim", "paper"])
-    card = card.merge(pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "paper"]), how="left", on="claim")
-    card = card[COLUMNS].fillna({"verdict": "not tested"}).astype({"p_holm": float})
-    for _, group in card.dropna(subset=["p"]).groupby(["paper", "scale"]):
-        card.loc[group.index, "p_holm"] = holm(group["p"].tolist())
-    return card
+        about = {c: getattr(v, c) for c in ("scale", "unit", "p", "why", "chapter", "same_as")}
+        rows.append(
+            about | {"claim": claim(v.claim).id, "verdict": v.word, "n": min(f.effect.n for f in v.parts), "found": v}
+        )
+    card = pd.DataFrame([(c.id, c.paper, c.kind) for c in claims().values()], columns=["claim", "paper", "kind"])
+    told = pd.DataFrame(rows, columns=[c for c in COLUMNS if c not in ("paper", "kind", "p_holm")])
+    card = card.merge(told, how="left", on="claim").assign(p_holm=None)[list(COLUMNS)]
+    card = card.fillna({"verdict": UNTESTED}).astype({"p": float, "p_holm": float})
+    for _, group in card.dropna(subset=["scale"]).groupby(["paper", "scale"]):  # what decided nothing counts, too
+        card.loc[group.index, "p_holm"] = group["p"].where(group["p"].isna(), holm(group["p"].fillna(1).tolist()))
+    return card.assign(first=~card.duplicated("claim"))
+
+
+def counted(card: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that count: of each claim the largest scale, of one measurement the first claim."""
+    return card.drop_duplicates("claim").pipe(lambda c: c[c["same_as"].fillna("") == ""])
+
+
+def _plain(f: Finding) -> dict:
+    """Return a part as plain data."""
+    interval = [f.effect.low, f.effect.high] if f.effect.n > 1 else None
+    return {
+        "part": f.name,
+        "verdict": f.counts,
+        "effect": f.effect.mean,
+        "interval": interval,
+        "side": f.side,
+        "bar": f.bar,
+        "margin": f.margin,
+        "p": f.p,
+        "p_holm": f.p_holm,
+        "n": f.effect.n,
+        "targets": {t: [e.low, e.high] for t, e in f.targets.items()},
+    }
 
 
 def as_objects(card: pd.DataFrame) -> list[dict]:
-    """Return a scorecard as plain data: claim, paper, scale, verdict, effect, interval [low, high], p, n."""
-    finite = card.astype(object).where(card.notna() & ~card.isin([math.inf, -math.inf]), None)
-    return [
-        {k: r[k] for k in ("claim", "paper", "scale", "verdict", "effect")}
-        | {"interval": None if r["low"] is None else [r["low"], r["high"]], "p": r["p"], "n": r["n"] and int(r["n"])}
-        for r in finite.to_dict("records")
-    ]
+    """Return a scorecard as plain data.
+
+    Each has claim, paper, scale, verdict, effect, interval, bar, p, n, seeds, parts (the same each), checks,
+    fixed_before and rule. Where a claim has several parts, none stands for all: effect, interval, bar are null.
+    """
+    objects = []
+    for row in card.astype(object).where(card.notna(), None).to_dict("records"):
+        v = row["found"]
+        parts = [_plain(f) for f in v.parts] if v else []
+        one = parts[0] if len(parts) == 1 else dict.fromkeys(("effect", "interval", "bar"))
+        objects.append(
+            {k: row[k] for k in ("claim", "paper", "scale", "verdict")}
+            | {k: one[k] for k in ("effect", "interval", "bar")}
+            | {"p": row["p"], "p_holm": row["p_holm"], "n": row["n"], "seeds": v and list(v.seeds), "parts": parts}
+            | {"checks": [_plain(f) for f in v.checks] if v else [], "needed": v and v.needed}
+            | {"why": row["why"]}
+            | {"fixed_before": v and v.fixed_before, "rule": v and v.rule}
+        )
+    return objects

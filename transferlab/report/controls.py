@@ -24,14 +24,24 @@ class Control:
     label : str
         What it chooses, in a word or two.
     options : mapping of str to object
-        Value by the text that stands for it; the first one is chosen at the start.
+        Value by the text that stands for it.
     slider : bool
         A slider over the options instead of a list.
+    start : object
+        The value at the start: where the verdict was read. Otherwise the first one.
     """
 
     label: str
     options: Mapping[str, object]
     slider: bool = False
+    start: object = None
+
+    @property
+    def first(self) -> int:
+        """Which of the options is chosen at the start."""
+        values = list(self.options.values())
+        check(self.start is None or self.start in values, "start", self.start, f"must be one of {values}")
+        return 0 if self.start is None else values.index(self.start)
 
     def widget(self):
         """Return the control as an ipywidget."""
@@ -39,7 +49,7 @@ class Control:
 
         kind = widgets.SelectionSlider if self.slider else widgets.Dropdown
         style = {"description_width": "initial"}
-        return kind(options=list(self.options.items()), description=self.label, style=style)
+        return kind(options=list(self.options.items()), index=self.first, description=self.label, style=style)
 
 
 Controls = Mapping[str, Control]
@@ -66,7 +76,7 @@ class Explorer(Controlled):
     states : DataFrame
         One row for every combination of values: a column for each control, ``sentence`` and ``interval``.
     *figure, **options
-        What `Figure` takes beside its chart: caption, records, name, legend.
+        What `Figure` takes beside its chart: caption, records, name, legend, alt, toy.
 
     Raises
     ------
@@ -82,7 +92,7 @@ class Explorer(Controlled):
         check(lacking.empty, "states", list(lacking[:1]), "every combination of the controls needs a row")
         twice = self.states.index[self.states.index.duplicated()]
         check(twice.empty, "states", list(twice[:1]), "has more than one row")
-        self.start = {key: next(iter(c.options.values())) for key, c in controls.items()}
+        self.start = {key: list(c.options.values())[c.first] for key, c in controls.items()}
         self.figure = Figure(draw(**self.start), *figure, **options)
 
     def state(self, values: Mapping[str, object]) -> tuple[str, str]:
@@ -100,8 +110,8 @@ class Explorer(Controlled):
         data = json.dumps(states, default=_number).replace("</", "<\\/")
         above = (
             f'<form class="tl-controls">{fields}</form>'
-            f'<div class="tl-finding" aria-live="polite"><p class="tl-sentence">{escape(sentence)}</p>'
-            f'<p class="tl-interval">{escape(interval)}</p></div>'
+            '<div class="tl-finding" aria-live="polite" aria-atomic="true">'
+            f'<p class="tl-sentence">{escape(sentence)}</p><p class="tl-interval">{escape(interval)}</p></div>'
             f'<script type="application/json" class="tl-states">{data}</script>'
         )
         return f'<div class="tl-explorer">{self.figure.html(above)}</div>'
@@ -109,14 +119,16 @@ class Explorer(Controlled):
     def _field(self, key: str, control: Control) -> str:
         name, label, texts = f"{self.figure.name}-{key}", escape(control.label), list(control.options)
         values = [json.dumps(v, default=_number) for v in control.options.values()]
+        first, text = control.first, escape(texts[control.first])
         if not control.slider:
-            pairs = zip(map(escape, values), map(escape, texts), strict=True)
-            options = "".join(f'<option value="{value}">{text}</option>' for value, text in pairs)
+            marks = ["selected" if i == first else "" for i in range(len(texts))]
+            rows = zip(map(escape, values), marks, map(escape, texts), strict=True)
+            options = "".join(f'<option value="{value}" {mark}>{word}</option>' for value, mark, word in rows)
             return f'<label for="{name}">{label}</label><select id="{name}" name="{key}">{options}</select>'
         return (
-            f'<label for="{name}">{label} <output for="{name}">{escape(texts[0])}</output></label>'
-            f'<input id="{name}" name="{key}" type="range" min="0" max="{len(texts) - 1}" value="0" '
-            f'aria-valuetext="{escape(texts[0])}" data-texts="{escape(json.dumps(texts))}" '
+            f'<label for="{name}">{label} <output for="{name}" aria-live="off">{text}</output></label>'
+            f'<input id="{name}" name="{key}" type="range" min="0" max="{len(texts) - 1}" value="{first}" '
+            f'aria-valuetext="{text}" data-texts="{escape(json.dumps(texts))}" '
             f'data-values="{escape(json.dumps(values))}">'
         )
 

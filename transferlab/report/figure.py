@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
@@ -13,6 +14,7 @@ import pandas as pd
 from .theme import config
 
 BOOK = "TRANSFERLAB_BOOK"
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")  # in text: the page's script takes it for one
 Charts = alt.TopLevelMixin | list[alt.TopLevelMixin]  # one, or several side by side
 Words = Mapping[str, str] | None
 Formats = Mapping[str, Callable[[object], str]]  # how the values of a column are printed
@@ -30,11 +32,11 @@ def csv_link(records: pd.DataFrame, name: str) -> str:
 
 
 def _cell(value: object) -> object:
-    """Return a number as it is printed: four significant digits, thousands apart, a true minus sign."""
+    """Return a number as it is printed: four significant digits, thousands apart, a true minus sign, no minus zero."""
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
         return value
-    text = f"{value:,}".replace(".0", "") if float(value).is_integer() else f"{value:.4g}"
-    return text.replace("-", "−")
+    whole = f"{value + 0:,}".removesuffix(".0")
+    return (whole if whole.strip("-").replace(",", "").isdigit() else f"{value:.4g}").replace("-", "−")
 
 
 def table_html(records: pd.DataFrame, columns: Words = None, formats: Formats | None = None) -> str:
@@ -42,21 +44,43 @@ def table_html(records: pd.DataFrame, columns: Words = None, formats: Formats | 
     shown = records.astype(object)
     for column, write in (formats or {}).items():
         shown[column] = shown[column].map(write, na_action="ignore")
-    shown = shown.where(records.notna(), "")[list(columns or records)].rename(columns=columns or {})
-    text = shown.map(_cell).to_html(index=False, border=0, classes="tl-table")
-    return scrolling(text, "table")
+    shown = shown.where(records.notna(), "")[list(columns or records)].rename(columns=columns or {}).map(_cell)
+    row = lambda cells, tag: "".join(f"<{tag}>{escape(str(c), quote=False)}</{tag}>" for c in cells)  # noqa: E731
+    body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in shown.itertuples(index=False, name=None))
+    head = f"<thead><tr>{row(shown, 'th')}</tr></thead>"
+    return scrolling(f'<table class="tl-table">{head}<tbody>{body}</tbody></table>', "table")
 
 
 def scrolling(table: str, label: str) -> str:
-    """Return a table as HTML in a frame that scrolls where it is too wide for the page."""
-    return f'<div class="tl-scroll" tabindex="0" role="region" aria-label="{label}">{table}</div>'
+    """Return a table as HTML in a frame that scrolls where it is too wide; the page's script names it where it does."""
+    return f'<div class="tl-scroll" data-label="{escape(label)}">{table}</div>'
+
+
+def _folded(records: pd.DataFrame, summary: str, columns: Words = None, markup: str = "") -> str:
+    """Return a table that the page's script makes from the figure's CSV, or of `markup`, when it is opened."""
+    texts = lambda column: any(isinstance(v, str) and NUMBER.fullmatch(v) for v in records[column])  # noqa: E731
+    told = [(c, (columns or {}).get(c, c), not texts(c)) for c in columns or records]
+    inside = f"<template>{markup}</template>" if markup else ""
+    return (
+        f'<details class="tl-numbers" data-columns="{escape(json.dumps(told, ensure_ascii=False))}">'
+        f"<summary>{summary}</summary>{inside}<noscript>They are in the file below.</noscript></details>"
+    )
 
 
 def chart_html(chart: alt.TopLevelMixin, label: str) -> str:
-    """Return the place where the page's script draws a chart, with its specification inside."""
-    spec = json.dumps(config(chart).to_dict()).replace("</", "<\\/")
-    script = f'<script type="application/json">{spec}</script>'
-    return f'<div class="tl-chart" role="img" aria-label="{escape(label)}">{script}</div>'
+    """Return the place where the page's script draws a chart, with its specification inside, which has its name."""
+    spec = config(chart).to_dict()
+    spec.setdefault("description", label)
+    high = f' style="min-height:{spec["height"]}px"' if isinstance(spec.get("height"), int | float) else ""
+    text = json.dumps(spec).replace("</", "<\\/")
+    return f'<div class="tl-chart"{high}><script type="application/json">{text}</script></div>'
+
+
+def _title(chart: alt.TopLevelMixin, else_: str) -> str:
+    """Return what stands above a panel."""
+    title = chart.to_dict().get("title") or else_
+    title = title["text"] if isinstance(title, dict) else title
+    return title if isinstance(title, str) else " ".join(title)
 
 
 def bars(frame: pd.DataFrame, what: str, tones: Mapping[str, str]) -> alt.Chart:
@@ -83,22 +107,33 @@ class Figure:
         File name of the CSV, without ending.
     legend : mapping of str to str, optional
         Colour by what it stands for.
+    alt : str
+        What the chart says to who cannot see it: the message and its two end values. Otherwise the caption.
+    toy : bool
+        What was trained while the page was made, to be told apart from the evidence.
     """
 
-    def __init__(self, chart: Charts, caption: str, records: pd.DataFrame, name: str, legend: Words = None) -> None:
+    def __init__(
+        self, chart: Charts, caption: str, records: pd.DataFrame, name: str, legend: Words = None, alt="", toy=False
+    ) -> None:
         self.charts = chart if isinstance(chart, list) else [chart]
         self.caption, self.records, self.name, self.legend = caption, records, name, legend or {}
+        self.alt, self.toy = alt or caption, toy
 
     def html(self, above: str = "") -> str:
         """Return the figure as HTML for the book, with something more above the chart."""
-        drawn = "".join(chart_html(c, self.caption) for c in self.charts)
-        drawn = f'<div class="tl-panels tl-panels-{len(self.charts)}">{drawn}</div>' if len(self.charts) > 1 else drawn
+        n = len(self.charts)
+        names = [
+            f"{_title(c, f'Panel {i} of {n}')}: {self.alt}" if n > 1 else self.alt for i, c in enumerate(self.charts, 1)
+        ]
+        drawn = "".join(map(chart_html, self.charts, names))
+        drawn = f'<div class="tl-panels tl-panels-{n}">{drawn}</div>' if n > 1 else drawn
+        toy = '<p class="tl-toy-label">toy run</p>' if self.toy else ""
         keys = "".join(f'<li style="--tone:{colour}">{escape(word)}</li>' for word, colour in self.legend.items())
         legend = f'<ul class="tl-legend">{keys}</ul>' if keys else ""
         return (
-            f'<figure class="tl-figure" id="{self.name}">{above}{legend}{drawn}'
-            f"<figcaption>{escape(self.caption)}</figcaption>"
-            f'<details class="tl-numbers"><summary>The numbers</summary>{table_html(self.records)}</details>'
+            f'<figure class="tl-figure{" tl-toy" if toy else ""}" id="{self.name}">{toy}{above}{legend}{drawn}'
+            f"<figcaption>{escape(self.caption)}</figcaption>{_folded(self.records, 'The numbers')}"
             f"{csv_link(self.records, self.name)}</figure>"
         )
 
@@ -137,9 +172,12 @@ class Table:
     folded: bool = False
 
     def _repr_html_(self) -> str:
-        shown = self.markup or table_html(self.records, self.columns)
-        if self.folded:
-            shown = f"<details><summary>Show {len(self.records)} rows</summary>{shown}</details>"
+        summary = f"Show {len(self.records)} rows"
+        if self.folded and in_book():
+            shown = _folded(self.records, summary, self.columns, self.markup)
+        else:
+            shown = self.markup or table_html(self.records, self.columns)
+            shown = f"<details><summary>{summary}</summary>{shown}</details>" if self.folded else shown
         return (
             f'<figure class="tl-figure tl-figure-table" id="{self.name}">{shown}'
             f"<figcaption>{escape(self.caption)}</figcaption>{csv_link(self.records, self.name)}</figure>"

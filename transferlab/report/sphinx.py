@@ -16,7 +16,7 @@ from sphinx.application import Sphinx
 
 from .figure import BOOK
 
-SCRIPTS = ("vega.js", "transferlab.js")
+SCRIPTS = {"vega.js": "tl-chart", "transferlab.js": 'class="tl-'}  # and what is on a page that needs it
 UNWANTED = ("sphinx-thebe", "thebe", "require.js", "embed-amd")
 
 
@@ -28,24 +28,31 @@ def formula(self, node: nodes.math | nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def vega() -> str:
+    """Return the Vega bundle, wrapped so that its names stay its own."""
+    return "(function () {\n" + vl_convert.javascript_bundle(vl_version="6.4") + "\n})();\n"
+
+
 def write_vega(app: Sphinx) -> None:
-    """Write the Vega bundle into the book, wrapped so that its names stay its own."""
+    """Write the Vega bundle into the book."""
     os.environ[BOOK] = "1"
     if app.builder.format != "html":
         return
-    target = Path(app.outdir) / "_static" / SCRIPTS[0]
+    target = Path(app.outdir) / "_static" / "vega.js"
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.is_file():
-        target.write_text("(function () {\n" + vl_convert.javascript_bundle(vl_version="6.4") + "\n})();\n")
+        target.write_text(vega())
     for script in SCRIPTS:
         app.add_js_file(script, defer="defer")
 
 
 def drop_scripts(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
-    """Take out what asks the network or is twice on the page."""
+    """Take out what asks the network, is twice on the page, or has nothing to do on it."""
+    body = context.get("body", "")
     told = lambda script: f"{getattr(script, 'filename', '')}{getattr(script, 'attributes', '')}"  # noqa: E731
     scripts = context.get("script_files", [])
-    context["script_files"] = [s for s in scripts if not any(word in told(s) for word in UNWANTED)]
+    unwanted = [*UNWANTED, *(script for script, needed_by in SCRIPTS.items() if needed_by not in body)]
+    context["script_files"] = [s for s in scripts if not any(word in told(s) for word in unwanted)]
 
 
 def setup(app: Sphinx) -> dict:

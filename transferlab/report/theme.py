@@ -13,7 +13,27 @@ GAIN = "#2a9d7c"  # gain over training from scratch
 SCRATCH = "#8a8f98"  # training from scratch
 PROBE = "#b58900"  # frozen features
 JOINT = "#c0497b"  # joint fine-tuning
-VERDICT = {"supported": "#2a9d7c", "contradicted": "#c0392b", "inconclusive": "#b58900", "not tested": "#8a8f98"}
+VERDICT = {
+    "holds here": "#2a9d7c",
+    "does not hold here": "#c0392b",
+    "in part": "#b58900",
+    "no effect here": "#5b6f95",
+    "undecided": "#8a6d9e",
+    "not testable here": "#8a8f98",
+    "supported": "#2a9d7c",
+    "contradicted": "#c0392b",
+    "inconclusive": "#b58900",
+    "not tested": "#8a8f98",
+}
+SIGNS = {
+    "holds here": "✓",
+    "does not hold here": "✗",
+    "in part": "◐",
+    "no effect here": "○",
+    "undecided": "?",
+    "not testable here": "–",
+    "not tested": "·",
+}
 LOOK = tomllib.loads(Path(__file__).with_name("theme.toml").read_text("utf-8"))
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,11 +42,14 @@ class Context:
     store : Store
     blank : bool
         Networks come as they are built, their weights not read: enough to know their structure.
+    rules : mapping of str to str, optional
+        Hash of the rule of each claim that the trials are for.
     """
 
     device: torch.device
     store: Store
     blank: bool = False
+    rules: Mapping[str, str] | None = None
 
     def sample(self, target: Target, split: str, seed: int) -> Sample:
         """Return the images of a target that a trial trains on, validates on or is tested on, on the device."""

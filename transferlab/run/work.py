@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -44,13 +44,22 @@ def decode(images: list[tuple], threads: int) -> None:
             load(one, size)
 
 
-def work(jobs: list[Job], store: Store, device: str, threads: int, tune: bool = False) -> list[str]:
+def work(
+    jobs: list[Job],
+    store: Store,
+    device: str,
+    threads: int,
+    tune: bool = False,
+    rules: Mapping[str, str] | None = None,
+) -> list[str]:
     """Do jobs of one shape, but for those that somebody else does or has done, and return what came of each.
 
     Parameters
     ----------
     tune : bool
         Find out how many train fastest together; otherwise all do.
+    rules : mapping of str to str, optional
+        Hash of the rule of each claim that this is for, for the provenance.
 
     Returns
     -------
@@ -66,7 +75,7 @@ def work(jobs: list[Job], store: Store, device: str, threads: int, tune: bool = 
         mine = [job for job in jobs if held.enter_context(store.claim(job.key))]
         found = {job: store.status(job.wanted, job.columns) for job in mine}
         left = [job for job in mine if found[job] is None]
-        found |= run_jobs_here(left, Context(pick_device(device), store), tune)
+        found |= run_jobs_here(left, Context(pick_device(device), store, rules=rules), tune)
         return [found.get(job, BUSY) for job in jobs]
 
 
@@ -195,6 +204,7 @@ def measure(job: Job, run: Run, fitted: Fitted, seconds: float, context: Context
 def keep(job: Job, metrics: dict | None, status: str, seconds: float, context: Context, together: int = 1) -> str:
     """Put what came of a job on record, and return its status."""
     about = provenance(context.device) | ({"together": together} if together > 1 else {})
+    about |= {"rules": dict(context.rules)} if context.rules else {}
     for made in job.wanted:
         context.store.put(made, status, (metrics or {}) if made.kept == "record" else {}, seconds, about)
     return status
