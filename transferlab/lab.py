@@ -294,12 +294,7 @@ class Lab:
         devices, work = run_layer()
         self.store.prepare()
         where = devices.pick_device(self.device)
-        parts = {
-            (p.images, p.size)
-            for t, _ in asked
-            for p in (t.target, *t.method.reads(t), *_targets(t))
-            if hasattr(p, "images")
-        }
+        parts = {(p.images, p.size) for t, _ in asked for p in (t.target, *_targets(t)) if hasattr(p, "images")}
         work.decode(sorted(parts, key=str), self.threads)
         asked = sorted(asked, key=lambda one: (one[0].seed, one[0].recipe is not None))
         before = {t.key: self.record(t) for t, _ in asked}
