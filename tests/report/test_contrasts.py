@@ -14,7 +14,6 @@ from transferlab.errors import UserError
 from transferlab.report.contrasts import (
     at_equal,
     elasticity,
-    inversion,
     inverted_pairs,
     kept_share,
     leave_one_out_best,
@@ -186,12 +185,12 @@ def test_a_seed_does_not_choose_its_own_pair():
 
 def test_where_nothing_is_turned_both_agree():
     assert (surest_inversion(FIRST, FIRST + 1) > 0).all(axis=None)
-    assert (inversion(FIRST.loc[[3, 1]], FIRST.loc[[3, 1]] + 1) > 0).all(axis=None)
+    assert (surest_inversion(FIRST.loc[[3, 1]], FIRST.loc[[3, 1]] + 1) > 0).all(axis=None)
 
 
 @pytest.mark.parametrize("seeds", [[3], [3, 1], SEEDS])
 def test_an_inversion_of_any_number_of_seeds(seeds):
-    found = inversion(FIRST.loc[seeds], TURNED.loc[seeds])
+    found = surest_inversion(FIRST.loc[seeds], TURNED.loc[seeds])
     close(found["first"], (FIRST["a"] - FIRST["b"]).loc[seeds])
     close(found["second"], (TURNED["a"] - TURNED["b"]).loc[seeds])
 

@@ -1,10 +1,8 @@
 """Arms of the chapters on growing a network (Wang et al.), at every scale."""
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
-import altair as alt
 import pandas as pd
 
 from ..errors import choose
@@ -20,11 +18,9 @@ NEW_LR = 10.0  # how many times as fast as old layers new ones learn (Wang et al
 GROWN = "#7d5ba6"
 GROWTH_TONES = {"widen": GROWN, "deepen": "#2b93a3", "widen-and-deepen": "#a0703c", "widen-twice": "#b56fba"}
 NORMALISED = "#6b8e23"  # a network of fixed size whose representation is normalised
-PLAIN = "#c0504d"  # grown, and not normalised
-WAYS = {"wider": "widen", "deeper": "deepen", "wider and deeper": "widen-and-deepen", "wider in two layers": "widen-twice"}
+WAYS = dict(zip(("wider", "deeper", "wider and deeper", "wider in two layers"), GROWTH_TONES, strict=True))
 WAY_TONES = {way: GROWTH_TONES[how] for way, how in WAYS.items()}
 SCOPE_WORDS = {"new": "new layers", "fc7-new": "and FC7", "fc6-new": "and FC6", "all": "all layers"}
-SHORT = "replace(replace(datum.label, ' layers', ''), 'and ', '+ ')"  # four of them have room in a small panel
 SMALL_RATES = OneOf(0.004, 0.016, 0.064, seeds=DECIDE)
 LARGE_RATES = OneOf(0.0002, 0.001, 0.005, seeds=DECIDE)
 GROWTH_RATES = {"smoke": 0.016, "cpu": SMALL_RATES, "gpu": SMALL_RATES, "paper": LARGE_RATES}
@@ -89,14 +85,6 @@ class Growing:
         """Return what growing is compared with: the network as it is, new head, rate searched among the same ones."""
         return FineTune(self.recipe, NEW_LR, self.scopes[choose("scope", scope, self.scopes)], **given)
 
-    def trained(self, pairs: Iterable[tuple[object, object]]) -> list[str]:
-        """Return which of `scopes` records are, by their columns ``scope`` (of grown networks) and ``freeze`` (of fixed
-        ones).
-        """
-        frozen = {layer: scope for scope, layer in self.scopes.items()}
-        known = [[value if isinstance(value, str) else None for value in pair] for pair in pairs]  # else NaN
-        return [scope or frozen[kept] for scope, kept in known]
-
 
 def growing(scale: str) -> Growing:
     """Return the arms at a scale, by its name."""
@@ -125,32 +113,3 @@ def traces(records: pd.DataFrame, *by: str) -> pd.DataFrame:
             about = (*(row[name] for name in by), look, f"{block} units")
             found += [(*about, *point) for point in zip(row["at"][-len(values) :], values, strict=True)]
     return pd.DataFrame(found, columns=[*by, "look", "units", "step", "value"])
-
-
-def over_scopes(frame: pd.DataFrame, what: str, tones: Mapping[str, str], height: int = 230) -> alt.LayerChart:
-    """Return accuracy over what is trained of grown networks: a line for each arm, with intervals where there are any.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Columns ``scope``, ``accuracy`` in percent, `what`, and ``low`` and ``high`` if there are intervals.
-    what : str
-        The column that tells arms apart.
-    tones : mapping of str to str
-        Their colours.
-    """
-    scopes = [words for scope, words in SCOPE_WORDS.items() if scope in set(frame["scope"])]
-    axis = alt.Axis(labelAngle=0, grid=False, labelExpr=SHORT)
-    numbers = [alt.Tooltip(f"{c}:Q", format=".1f") for c in ("accuracy", "low", "high") if c in frame]
-    base = alt.Chart(frame.assign(learns=frame["scope"].map(SCOPE_WORDS))).encode(
-        alt.X("learns:N", title="what is trained", sort=scopes, axis=axis, scale=alt.Scale(padding=0.4)),
-        alt.Color(f"{what}:N", legend=None, scale=alt.Scale(domain=list(tones), range=list(tones.values()))),
-        tooltip=[alt.Tooltip(f"{what}:N"), alt.Tooltip("learns:N", title="trained"), *numbers],
-    )
-    title, scale = "test accuracy, %", alt.Scale(zero=False, nice=True, padding=8)
-    lines = base.mark_line(strokeWidth=2.2, point=alt.OverlayMarkDef(size=45))
-    parts = [lines.encode(alt.Y("accuracy:Q", title=title, scale=scale))]
-    if "low" in frame:
-        low = alt.Y("low:Q", title=title, scale=scale)
-        parts.insert(0, base.mark_rule(strokeWidth=1.4, opacity=0.55).encode(low, alt.Y2("high:Q")))
-    return alt.layer(*parts).properties(width="container", height=height)

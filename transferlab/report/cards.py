@@ -299,8 +299,16 @@ def forest(findings: Sequence[Finding]) -> str:
         axis = span([g for g in findings if g.unit == f.unit])
         corrected = f" ({p_value(f.p_holm)} corrected)" if f.p_holm is not None and len(findings) > 1 else ""
         flip = f", sign flip {p_value(f.effect.p_sign)}" if f.bar == 0 and f.state in ("holds", "fails") else ""
-        p = f"p {p_value(f.p)}{corrected}{flip}" if f.p is not None else ""
-        data = {"low": f.effect.low, "high": f.effect.high, "bar": f.bar, "margin": f.margin, "side": f.side, "p": f.p}
+        decided = f.p if f.side != "equal" or f.state == "holds" else None  # none for an equivalence that failed
+        p = f"p {p_value(decided)}{corrected}{flip}" if decided is not None else ""
+        data = {
+            "low": f.effect.low,
+            "high": f.effect.high,
+            "bar": f.bar,
+            "margin": f.margin,
+            "side": f.side,
+            "p": decided,
+        }
         data |= {"holm": f.p_holm, "state": f.counts}
         told = "".join(f' data-{k}="{v}"' for k, v in data.items() if v is not None)
         rows += (

@@ -55,7 +55,7 @@ def lines(
     level : float, optional
         A dashed line across, such as a bar.
     ends : bool
-        Whether lines are named at their right end.
+        Whether lines are named, at the end where they lie farther apart.
     """
     base = _chosen(frame, choose)
     values = sorted(frame[x].unique()) if not order else list(order)
@@ -69,7 +69,7 @@ def lines(
         )
     else:
         scale = alt.Scale(type="log", nice=False, padding=14) if log else alt.Scale(nice=False, padding=14, zero=False)
-        place = alt.X(f"{x}:Q", title=titles[0], scale=scale, axis=alt.Axis(values=values, format="~g", grid=False))
+        place = alt.X(f"{x}:Q", title=titles[0], scale=scale, axis=alt.Axis(values=values, format=",.6~g", grid=False))
     scale = alt.Scale(domain=list(domain)) if domain else alt.Scale(zero=zero, nice=True, padding=8)
     height_of = alt.Y(f"{y}:Q", title=titles[1], scale=scale)
     ink = {"color": _tone(by, tones), "opacity": alt.condition(front, alt.value(1), alt.value(0.3))}
@@ -96,8 +96,11 @@ def lines(
         mark = base.transform_filter(f"datum.{x} == {at[0]}").mark_point(size=190, strokeWidth=2, filled=False)
         parts.append(mark.encode(place, height_of, **ink).add_params(alt.param(name=at[0], value=at[1])))
     if ends:
-        last = values[-1] if order else max(values)
-        name = base.transform_filter(alt.datum[x] == last).mark_text(align="left", dx=7, fontSize=11)
+        end = max((values[0], values[-1]), key=lambda at: _apart(frame.loc[frame[x] == at, y]))
+        side = (
+            {"align": "right", "dx": -4} if end == values[-1] else {"align": "left", "dx": 4}
+        )  # inside: nothing is cut
+        name = base.transform_filter(alt.datum[x] == end).mark_text(fontSize=11, dy=-10, **side)
         parts.append(name.encode(place, height_of, text=f"{by}:N", color=ink["color"], opacity=ink["opacity"]))
     chart = alt.layer(*parts).properties(width="container", height=height)
     return _named(chart, choose, title)
@@ -221,6 +224,11 @@ def schema(caption: str, **parts: str) -> HTML:
     return HTML(
         f'<figure class="tl-schema"><ol>{start}{blocks}</ol><figcaption>{escape(caption)}</figcaption></figure>'
     )
+
+
+def _apart(values: pd.Series) -> float:
+    """Return the least distance between different values."""
+    return float(values.drop_duplicates().sort_values().diff().min()) if values.nunique() > 1 else 0.0
 
 
 def _tone(by: str, tones: Tones) -> alt.Color:

@@ -124,20 +124,3 @@ def partial_correlation(one: pd.DataFrame, other: pd.DataFrame, given: Mapping[o
     rest = lambda y: y - budget @ np.linalg.lstsq(budget, y, rcond=None)[0]  # noqa: E731
     both = ((rest(one.loc[s].to_numpy()), rest(other.loc[s].to_numpy())) for s in one.index)
     return pd.Series([np.corrcoef(a, b)[0, 1] for a, b in both], one.index)
-
-
-def inversion(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """Return `surest_inversion`; of one or two seeds, which say of no pair how sure it is, by means instead.
-
-    A single seed chooses by itself.
-    """
-    if len(one) > 2:
-        return surest_inversion(one, other)
-    rows = {}
-    for seed in one.index:
-        a, b = (t.drop(index=seed).mean() if len(t) > 1 else t.mean() for t in (one, other))
-        turned = {pair: -(a[pair[0]] - a[pair[1]]) * (b[pair[0]] - b[pair[1]]) for pair in combinations(one.columns, 2)}
-        better, worse = sorted(max(turned, key=turned.get), key=a.get, reverse=True)
-        rows[seed] = {"first": one.at[seed, better] - one.at[seed, worse]}
-        rows[seed] |= {"second": other.at[seed, better] - other.at[seed, worse]}
-    return pd.DataFrame.from_dict(rows, orient="index")

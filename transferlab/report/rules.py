@@ -41,6 +41,8 @@ class Part:
         that most.
     margin : float, optional
         In its place: what counts as no difference.
+    unit : str
+        Of the effect, where it is not the rule's.
     """
 
     of: Estimator
@@ -48,6 +50,7 @@ class Part:
     bar: float = 0.0
     paper: float | None = None
     margin: float | None = None
+    unit: str = ""
 
     def __post_init__(self) -> None:
         choose("side", self.side, SIDES)
@@ -182,6 +185,7 @@ def state_of(found: Effect, part: Part, margin: float) -> tuple[str, float | Non
 
 def find(name: str, part: Part, study: Any, unit: str) -> Finding:
     """Return what came out of a part, in all and on each target."""
+    unit = part.unit or unit
     values, margin = part.of(study), part.within(unit)
     found = effect(values)
     state, p = state_of(found, part, margin)
@@ -363,15 +367,17 @@ def fingerprint(claim: str, cells: Iterable[str], arms: Iterable[tuple[Mapping[s
     """
     library = _defined(ast.parse(inspect.getsource(contrasts)))
     trees = [ast.parse(cell) for cell in cells]
-    known = {name: node for tree in trees for name, node in _defined(tree).items()}
+    known: dict[str, list[ast.stmt]] = {}
+    for tree in trees:
+        known |= {name: [*known.get(name, []), *nodes] for name, nodes in _defined(tree).items()}
     calls = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Call) and _names_claim(n, claim)]
     check(len(calls) == 1, "rule", claim, f"must be written once, is {len(calls)} times")
     found, todo = {"": ast.unparse(calls[0])}, _used(calls[0])
     while todo:
         name = todo.pop()
-        if name not in found and (node := known.get(name) or library.get(name)):
-            found[name] = ast.unparse(_bare(node))
-            todo |= _used(node)
+        if name not in found and (nodes := known.get(name) or library.get(name)):
+            found[name] = "\n".join(ast.unparse(_bare(node)) for node in nodes)
+            todo |= {used for node in nodes for used in _used(node)}
     told = sorted({canonical({"arm": dict(factors), "target": target}) for factors, target in arms})
     return digest(canonical({"code": dict(sorted(found.items())), "arms": told}))
 
@@ -381,16 +387,16 @@ def _names_claim(call: ast.Call, claim: str) -> bool:
     return bool(named) and isinstance(call.args[0], ast.Constant) and call.args[0].value == claim
 
 
-def _defined(tree: ast.Module) -> dict[str, ast.stmt]:
-    """Return what a piece of source defines at its top, by name."""
-    found: dict[str, ast.stmt] = {}
+def _defined(tree: ast.Module) -> dict[str, list[ast.stmt]]:
+    """Return the statements at the top of a piece of source that make what it defines, by name."""
+    found: dict[str, list[ast.stmt]] = {}
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            found[node.name] = node
-        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        names = [node.name] if isinstance(node, ast.FunctionDef) else []
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names = [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
-            found |= dict.fromkeys((n for n in names if n != "RULES"), node)
+            names = [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name) and n.id != "RULES"]
+        for name in names:
+            found.setdefault(name, []).append(node)
     return found
 
 
@@ -399,8 +405,9 @@ def _used(node: ast.AST) -> set[str]:
 
 
 def _bare(node: ast.stmt) -> ast.stmt:
-    """Return a definition without its docstring."""
-    if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
-        node = ast.parse(ast.unparse(node)).body[0]
-        node.body = node.body[1:] or [ast.Pass()]
+    """Return a definition without docstrings."""
+    node = ast.parse(ast.unparse(node)).body[0]
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.FunctionDef) and ast.get_docstring(inner) is not None:
+            inner.body = inner.body[1:] or [ast.Pass()]
     return node

@@ -137,10 +137,12 @@ def equivalence(found: Effect, margin: float) -> float:
 
 def holm(ps: Sequence[float]) -> list[float]:
     """Return p values adjusted by Holm's step-down method, in the order given."""
+    if len(ps) < 2:
+        return list(ps)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from statsmodels.stats.multitest import multipletests
-    return multipletests(list(ps), method="holm")[1].tolist() if len(ps) else []
+    return multipletests(list(ps), method="holm")[1].tolist()
 
 
 def seeds_needed(deviation: float, half_width: float) -> int:
