@@ -108,7 +108,7 @@ def test_a_chapter_without_its_cells(project, tag):
     path = project / "notebooks" / "question.md"
     path.write_text(path.read_text().replace(f"[{tag}]", "[other]"))
     with pytest.raises(UserError, match=rf"chapter \(=question\): must have one code cell tagged {tag}, has 0"):
-        chapters.chapter("question").rules
+        chapters.chapter("question").rule("I1")
 
 
 def test_status_from_missing_to_published_to_stale(project, tmp_path):

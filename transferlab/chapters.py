@@ -21,7 +21,8 @@ from .errors import UserError, check, choose, suggest
 from .lab import Lab
 from .paths import project
 from .report.cards import Short
-from .report.rules import Rule, Verdict, fingerprint, judge
+from .report.fingerprint import fingerprint
+from .report.rules import Rule, Verdict, judge
 from .report.study import Study
 from .report.theme import names
 from .run.progress import duration

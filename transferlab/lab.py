@@ -4,11 +4,12 @@ Trials that are on record, in the store or published, are read; the others are r
 only then.
 """
 
+import gc
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ import pandas as pd
 from .errors import RefusedError, UserError, check, choose
 from .run.executors import KILLED, Here, cluster_executor, cluster_slots, local_pool, run_jobs
 from .run.progress import Progress, duration
-from .run.queue import Job, Queue
+from .run.queue import Asked, Job, Queue
 from .specs import Artefact, Trial
 from .specs.serial import combinations, filled
 from .store import OK, REFUSED, Published, Record, Store, settled
@@ -161,14 +162,15 @@ class Lab:
         if trial.before and trial.before.open:
             source = self.resolve(trial.before)
             return source and self.resolve(replace(trial, source=source))
-        found = {t.key: self.record(t, VALIDATION) for t in trial.searches()}
-        known = {k: r for k, r in found.items() if settled(r, VALIDATION)}
-        return trial.resolve({k: r["metrics"].get(*VALIDATION, 0.0) for k, r in known.items()})
+        tried = ((t.key, self.record(t, VALIDATION)) for t in trial.searches())
+        return trial.resolve({k: r["metrics"].get(*VALIDATION, 0.0) for k, r in tried if settled(r, VALIDATION)})
 
-    def _behind(self, trial: Trial) -> list[tuple[Trial, tuple[str, ...]]]:
+    def _behind(self, trial: Trial) -> list[Asked]:
         """Return what stands behind a trial, with the columns that are asked of it: searches, of a chain's first step
         first, and what they chose, or itself.
         """
+        if not trial.open:
+            return [(trial, trial.asked)]
         before = []
         if trial.before and trial.before.open:
             before, source = self._behind(trial.before.training)[:-1], self.resolve(trial.before)
@@ -177,24 +179,25 @@ class Lab:
             trial = replace(trial, source=source)
         return [*before, *((t, VALIDATION) for t in trial.searches()), (self.resolve(trial) or trial, trial.asked)]
 
+    def _all_behind(self, trials: Iterable[Trial]) -> list[Asked]:
+        return [asked for trial in dict.fromkeys(trials_of(trials)) for asked in self._behind(trial)]
+
     def closure(self, trials: Iterable[Trial]) -> list[Trial]:
         """Return every trial whose record stands behind `trials`: searches and what these chose, as far as known."""
-        both = (t for trial in trials_of(trials) for t, _ in self._behind(trial))
-        return list({t.key: t for t in both if not t.open}.values())
+        return list({t.key: t for t, _ in self._all_behind(trials) if not t.open}.values())
 
     def missing(self, trials: Iterable[Trial]) -> list[Trial]:
         """Return the trials to run: without what is asked of their record; of an open search, its trials and then the
         chosen one.
         """
-        return [trial for trial, _ in self._missing(trials)]
+        return [trial for trial, _ in self._missing(self._all_behind(trials))]
 
-    def _missing(self, trials: Iterable[Trial], columns: tuple[str, ...] = ()) -> list[tuple[Trial, tuple[str, ...]]]:
+    def _missing(self, behind: list[Asked], columns: tuple[str, ...] = ()) -> list[Asked]:
         missing: dict[Trial, tuple[str, ...]] = {}
-        for trial in dict.fromkeys(trials_of(trials)):
-            for t, asked in self._behind(trial):
-                wanted = asked if asked == VALIDATION else (*asked, *columns)
-                if t.open or not settled(self.record(t, wanted), wanted):
-                    missing[t] = tuple(dict.fromkeys((*missing.get(t, ()), *wanted)))
+        for t, asked in behind:
+            wanted = (*asked, *columns) if columns and asked != VALIDATION else asked
+            if t.open or not settled(self.record(t, wanted), wanted):
+                missing[t] = tuple(dict.fromkeys((*missing[t], *wanted))) if t in missing else wanted
         return list(missing.items())
 
     def seeds(self, trials: Iterable[Trial]) -> list[int]:
@@ -205,14 +208,13 @@ class Lab:
 
     def plan(self, trials: Iterable[Trial]) -> Plan:
         """Count what `run` would do, without doing it."""
-        trials = trials_of(trials)
-        missing = self._missing(trials)
-        first = [job for job in Queue(missing, self.store.lacks).jobs.values() if job.trial is None]
+        with _uncollected():
+            behind = self._all_behind(trials)
+            missing = self._missing(behind)
+            first = [job for job in Queue(missing, self.store.lacks).jobs.values() if job.trial is None]
         seconds = sum(t.cost() for t, _ in missing) + sum(job.training.cost() for job in first)
-        first = [job for job in first if job.training.trains]
-        open_searches = sum(t.open for t, _ in missing)
-        known = len(self.closure(trials)) - (len(missing) - open_searches)
-        return Plan(known, first, [t for t, _ in missing], seconds)
+        known = {t.key for t, _ in behind if not t.open} - {t.key for t, _ in missing}
+        return Plan(len(known), [job for job in first if job.training.trains], [t for t, _ in missing], seconds)
 
     # ------------------------------------------------------------------------------------------------- running
 
@@ -245,7 +247,7 @@ class Lab:
             If trials ask for what is not there, when all others have been run.
         """
         trials = trials_of(trials)
-        missing = self._missing(trials, columns)
+        missing = self._missing(self._all_behind(trials), columns)
         if missing and self.mode == "never":
             first = missing[0][0].label
             raise UserError(f"records (={len(missing)} missing, first: {first}): none published and run is never")
@@ -254,7 +256,7 @@ class Lab:
         while todo := [(t, c) for t, c in missing if t not in tried and not t.open]:  # then what was chosen
             refused += self._run_all(todo, {made.key: made for t in trials for made in _starts(t)}.values(), rules)
             tried.update(t for t, _ in todo)
-            missing = self._missing(trials, columns)
+            missing = self._missing(self._all_behind(trials), columns)
         if refused:
             more = f" (and {len(refused) - 1} more)" if refused[1:] else ""
             raise RefusedError(refused[0].removeprefix(f"{REFUSED}: ") + more)
@@ -281,12 +283,7 @@ class Lab:
             rows.append(about | head | measured | tail)
         return pd.DataFrame(rows)
 
-    def _run_all(
-        self,
-        asked: list[tuple[Trial, tuple[str, ...]]],
-        later: Collection[Artefact],
-        rules: Mapping[str, str] | None,
-    ) -> list[str]:
+    def _run_all(self, asked: list[Asked], later: Collection[Artefact], rules: Mapping[str, str] | None) -> list[str]:
         """Run trials in which nothing is open, and first what they need; return why some were refused.
 
         Networks that are needed `later` are kept.
@@ -294,7 +291,12 @@ class Lab:
         devices, work = run_layer()
         self.store.prepare()
         where = devices.pick_device(self.device)
-        parts = {(p.images, p.size) for t, _ in asked for p in (t.target, *_targets(t)) if hasattr(p, "images")}
+        parts = {
+            (p.images, p.size)
+            for t, _ in asked
+            for p in (t.target, *t.method.reads(t), *_targets(t))
+            if hasattr(p, "images")
+        }
         work.decode(sorted(parts, key=str), self.threads)
         asked = sorted(asked, key=lambda one: (one[0].seed, one[0].recipe is not None))
         before = {t.key: self.record(t) for t, _ in asked}
@@ -348,15 +350,26 @@ class Lab:
         """Return how many jobs to run at once, for so much work."""
         if self.client is not None:
             return cluster_slots(self.client)
-        if self.workers or seconds < WORTH_A_POOL:
-            return self.workers or 1
-        return run_layer()[0].default_workers(self.device, self.threads)
+        few = seconds < WORTH_A_POOL
+        return self.workers or (1 if few else run_layer()[0].default_workers(self.device, self.threads))
 
     def _executor(self, workers: int) -> Executor:
         if self.client is not None:
             return cluster_executor(self.client)
         devices, _ = run_layer()
         return Here() if workers == 1 else local_pool(workers, devices.begin, devices.gpus(self.device))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector from going again and again through many values that all stay."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _starts(trial: Trial) -> Iterator[Artefact]:

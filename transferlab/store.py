@@ -58,8 +58,7 @@ class Store:
         # as the workers of a cluster must name it
         self.root = (Path(root).expanduser() if root else store_root()).absolute()
         self.shared = shared or project() / "results" / "sources"
-        self.records = self.root / "records"
-        self.networks = self.root / "networks"
+        self.records, self.networks = self.root / "records", self.root / "networks"
 
     def prepare(self) -> None:
         """Make the folders, and take away what killed processes left half written.
@@ -119,13 +118,19 @@ class Store:
 
     def file(self, made: Artefact) -> Path:
         """Return the file of a network, the published one if there is no other, or of arrays."""
-        own = Path(f"{self.root}/{'networks' if made.kept == 'network' else made.kind}/{made.key}.safetensors")
-        shared = self.shared / own.name
-        return shared if not own.is_file() and shared.is_file() else own
+        own, shared = self._places(made)
+        return Path(shared if not os.path.isfile(own) and os.path.isfile(shared) else own)
+
+    def _places(self, made: Artefact) -> tuple[str, str]:  # a `Path` would take longer than to look there
+        own = f"{self.root}/{'networks' if made.kept == 'network' else made.kind}/{made.key}.safetensors"
+        return own, f"{self.shared}/{made.key}.safetensors"
+
+    def _there(self, made: Artefact) -> bool:
+        return made.given or (made.kept != "record" and any(map(os.path.isfile, self._places(made))))
 
     def lacks(self, made: Artefact, columns: Iterable[str] = ()) -> bool:
         """Whether something is still to be made: it is not there, and was not tried in vain for good."""
-        if made.given or (made.kept != "record" and self.file(made).is_file()):
+        if self._there(made):
             return False
         record = self.get(made.key)
         if made.kept == "record":
@@ -134,9 +139,7 @@ class Store:
 
     def reason(self, made: Artefact) -> str | None:
         """Return why something is not there, if it was tried in vain."""
-        if made.given or (made.kept != "record" and self.file(made).is_file()):
-            return None
-        status = (self.get(made.key) or {}).get("status", OK)
+        status = OK if self._there(made) else (self.get(made.key) or {}).get("status", OK)
         return None if status == OK else status
 
     def status(self, wanted: Iterable[Artefact], columns: Iterable[str] = ()) -> str | None:

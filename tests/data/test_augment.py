@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from transferlab.data import augment
-from transferlab.data.augment import BLOCK, LUMA, CHANNEL_MEAN, STD, Draws, Sampler, crop_flip, luma, normalise
+from transferlab.data.augment import BLOCK, CHANNEL_MEAN, LUMA, STD, Draws, Sampler, crop_flip, luma, normalise
 from transferlab.errors import UserError
 
 
@@ -155,7 +155,9 @@ def test_normalise():
     got = normalise(pixels)
     assert (got.shape, got.dtype) == ((2, 3, 4, 5), torch.float32)
     assert got.is_contiguous(memory_format=torch.channels_last)
-    wanted = (pixels.permute(0, 3, 1, 2) / 255 - torch.tensor(CHANNEL_MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    wanted = (pixels.permute(0, 3, 1, 2) / 255 - torch.tensor(CHANNEL_MEAN)[:, None, None]) / torch.tensor(STD)[
+        :, None, None
+    ]
     assert torch.allclose(got, wanted, atol=1e-5)
     assert torch.equal(pixels, before)
 

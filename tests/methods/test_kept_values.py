@@ -17,16 +17,30 @@ from typing import NamedTuple
 import pytest
 import torch
 from PIL import Image
-from small_world import context, run, shrink_world, small_world, trainings  # noqa: F401  (one is a fixture)
+from small_world import context, give, run, shrink_world, small_world, trainings  # noqa: F401  (one is a fixture)
 
 from transferlab.data import images
-from transferlab.measure import Blocks, Forgetting, UnitTrace, metrics
-from transferlab.methods import KNN, L2SP, Concepts, Distillation, FineTune, Grow, Probe, Scratch, SourceTask
+from transferlab.measure import Blocks, Forgetting, TrainAccuracy, UnitTrace, metrics
+from transferlab.methods import (
+    KNN,
+    L2SP,
+    Concepts,
+    CoTuning,
+    Distillation,
+    FineTune,
+    Grow,
+    JointFineTune,
+    Probe,
+    Scratch,
+    SourceTask,
+)
+from transferlab.methods.joint import Hardness, Selected
 from transferlab.nets.build import build
 from transferlab.specs import (
     AlexNet,
     Backbone,
     Features,
+    Gabor,
     ImageSet,
     Method,
     OneOf,
@@ -80,8 +94,18 @@ METHODS: dict[str, Callable[[Case], Method]] = {
     "frozen": lambda case: FineTune(recipe(case), head_lr=5.0, freeze=case.freeze),
     "l2-sp": lambda case: FineTune(recipe(case), hold=L2SP(20.0)),
     "distillation": lambda case: FineTune(recipe(case), hold=Distillation(5.0)),
+    "co-tuning": lambda case: FineTune(recipe(case), hold=CoTuning(5.0)),
+    "joint": lambda case: JointFineTune(recipe(case), "synthetic:source", BORROWED, pool_subset=Subset(classes=6)),
+    "joint, apart": lambda case: JointFineTune(recipe(case), "synthetic:0.2", source_weight=2.0, batch_norm="apart"),
 }
-MEASURES = {"blocks": Blocks(), "forgetting": Forgetting(), "unit-trace": UnitTrace(looks=3)}
+BORROWED = Selected(Gabor(2, 2, lowest=0.2, bins=8), 2, 300, 2)
+REGULARISERS = {"l2-sp": L2SP, "distillation": Distillation, "co-tuning": CoTuning}
+MEASURES = {
+    "blocks": Blocks(),
+    "forgetting": Forgetting(),
+    "train-accuracy": TrainAccuracy(),
+    "unit-trace": UnitTrace(looks=3),
+}
 
 
 def recipe(case: Case) -> Recipe:
@@ -181,13 +205,22 @@ def features(backbone: str) -> list[float]:
     return [v for value in list(found.values())[::3] for v in size_of(value)]
 
 
+def hardness() -> list[float]:
+    """What a next round adds for each image."""
+    asked = trial("alexnet", "joint")
+    with tempfile.TemporaryDirectory() as root:
+        give(Path(root), asked.start, pretrained("alexnet")[0])
+        run(Path(root), replace(asked, source=asked, method=replace(asked.method, more_neighbours=True)))
+        return context(Path(root)).arrays(Hardness(asked))["added"].double().tolist()
+
+
 CASES = {
     "image sets": (ImageSet, decoding),
     "subsets": (Subset, drawing),
     **{f"fresh {b}": (type(BACKBONES[b].backbone), functools.partial(fresh, b)) for b in BACKBONES},
     **{
         f"{b} {m}": (
-            L2SP if m == "l2-sp" else Distillation if m == "distillation" else type(METHODS[m](BACKBONES[b])),
+            REGULARISERS.get(m) or type(METHODS[m](BACKBONES[b])),
             functools.partial(results, b, m),
         )
         for b in BACKBONES
@@ -195,6 +228,7 @@ CASES = {
         if (b, m) != ("squeezenet", "distillation")  # whose head is a convolution
     },
     **{f"alexnet {m}": (type(MEASURES[m]), functools.partial(measured, m)) for m in MEASURES},
+    "alexnet hardness": (Hardness, hardness),
     **{f"{b} features": (Features, functools.partial(features, b)) for b in ("alexnet", "resnet")},
 }
 

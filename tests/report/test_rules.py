@@ -12,7 +12,8 @@ from scipy import stats
 
 from transferlab.errors import UserError
 from transferlab.report import contrasts, rules
-from transferlab.report.rules import Finding, Part, Rule, Verdict, above, below, decide, equal, fingerprint, judge
+from transferlab.report.fingerprint import fingerprint
+from transferlab.report.rules import Finding, Part, Rule, Verdict, above, below, decide, equal, judge
 from transferlab.report.stats import effect
 
 SEEDS = 8
@@ -469,7 +470,7 @@ def test_a_hash_changes_with_the_package_s_estimators(monkeypatch):
     before, source = (hash_of("G1"), hash_of("G2")), inspect.getsource(contrasts)
     changed = source.replace("return 100 * (part - floor)", "return 10 * (part - floor)")
     assert changed != source
-    monkeypatch.setattr(rules.inspect, "getsource", lambda module: changed)
+    monkeypatch.setattr(inspect, "getsource", lambda module: changed)
     assert hash_of("G1") != before[0]
     assert hash_of("G2") == before[1]
 

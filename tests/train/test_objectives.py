@@ -13,22 +13,34 @@ from torch import nn
 
 from transferlab.errors import UserError
 from transferlab.nets import grow
-from transferlab.nets.build import build
+from transferlab.nets.build import build, head_of
+from transferlab.nets.heads import SOURCE_HEAD, add_head, keep_head, logits
 from transferlab.nets.taps import freeze
 from transferlab.specs.networks import Torchvision
 from transferlab.train.checkpoint import Checkpoint
 from transferlab.train.feed import Batch
 from transferlab.train.fit import fit, fit_together
 from transferlab.train.frozen import shortened
-from transferlab.train.objectives import L2SP, CrossEntropy, Distillation, Objective
-from transferlab.train.run import Run
+from transferlab.train.objectives import L2SP, CoTuning, CrossEntropy, Distillation, Objective, TwoHeads
+from transferlab.train.run import Run, Stream
 
 STEPS, SHORT = (replace(RECIPE, steps=count) for count in (20, 10))
 OBJECTIVES = {
     CrossEntropy: lambda net: CrossEntropy(),
     L2SP: lambda net: L2SP(net.state_dict(), 0.5),
     Distillation: lambda net: Distillation(copy.deepcopy(net), 2.0),
+    CoTuning: lambda net: (keep_head(net, SOURCE_HEAD, net.head), CoTuning(torch.eye(4) * 0.6 + 0.1, 1.5))[1],
+    TwoHeads: lambda net: two_heads(net, False),
+    "apart": lambda net: two_heads(net, True),
 }
+CLASSES = torch.tensor([4, 0, 2, 1])  # of six
+
+
+def two_heads(net: nn.Module, apart: bool) -> TwoHeads:
+    add_head(net, SOURCE_HEAD, 6, 5)
+    return TwoHeads(0.7, CLASSES, apart)
+
+
 every_objective = pytest.mark.parametrize("kind", OBJECTIVES)
 
 
@@ -40,7 +52,7 @@ def subclasses(cls: type) -> Iterator[type]:
 
 def test_these_are_all_objectives():
     packages = {each for each in subclasses(Objective) if each.__module__.startswith("transferlab.train.")}
-    assert packages == OBJECTIVES.keys()
+    assert packages == OBJECTIVES.keys() - {"apart"}
 
 
 def runs(kind: type[Objective], count: int = 2, recipe=SHORT, frozen: str | None = None) -> list[Run]:
@@ -55,7 +67,13 @@ def runs(kind: type[Objective], count: int = 2, recipe=SHORT, frozen: str | None
         if frozen:
             freeze(net, frozen)
         more = {"lr_multipliers": {net.head: 3.0}, "objective": objective}
-        found.append(run_of(net, pictures(), replace(recipe, lr=0.002 * (k + 1)), k, **more))
+        one = run_of(net, pictures(), replace(recipe, lr=0.002 * (k + 1)), k, **more)
+        if isinstance(objective, TwoHeads):
+            table = torch.randint(
+                0, 40, (len(one.streams[0].sample.labels), 3), generator=torch.Generator().manual_seed(k)
+            )
+            one = replace(one, streams=(*one.streams, Stream(pictures(), 100 + k, table)))
+        found.append(one)
     return found
 
 
@@ -225,3 +243,70 @@ def test_objectives_know_grown_networks_by_their_names():
     """The names of old units stay; those of new ones are in no start."""
     net = grow.widen(build(SMALL, SIZE, 4, 0), 6)
     fit(run_of(net, pictures(), STEPS, objective=L2SP(net.state_dict(), 0.5)))
+
+
+# -------------------------------------------------------------------------------------------------------- second heads
+
+
+def two_batches() -> Batch:
+    draw = torch.Generator().manual_seed(0)
+    own, others = (torch.randn(3, 3, SIZE, SIZE, generator=draw) for _ in range(2))
+    return Batch(own, torch.tensor([0, 3, 1]), Batch(others + 1, torch.tensor([2, 0, 3])))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_two_heads_by_hand(apart):
+    """Outputs that take no part are no class; labels count the others in the order given."""
+    net, batch = build(SMALL, SIZE, 4, 0).train(), two_batches()
+    objective, twin = two_heads(net, apart), copy.deepcopy(net)
+    value = objective.bind(net, replace(STEPS, label_smoothing=0.0))(batch)
+    if apart:
+        own, source = twin(batch.images), logits(copy.deepcopy(net), batch.second.images, (SOURCE_HEAD,))[0]
+    else:
+        both = torch.cat([batch.images, batch.second.images])
+        own, source = (
+            v[part] for v, part in zip(logits(twin, both, ("head", SOURCE_HEAD)), (slice(3), slice(3, 6)), strict=True)
+        )
+    source = source[:, CLASSES].log_softmax(1)
+    wanted = F.cross_entropy(own, batch.labels) - 0.7 * source[range(3), batch.second.labels].mean()
+    torch.testing.assert_close(value, wanted)
+    assert all(torch.equal(*pair) for pair in zip(net.buffers(), twin.buffers(), strict=True)), "running statistics"
+
+
+def test_apart_the_running_statistics_are_the_first_stream_s():
+    (apart,), (shared,) = runs("apart", 1), runs(TwoHeads, 1)
+    plain = replace(runs(TwoHeads, 1)[0], objective=CrossEntropy())
+    free = [replace(r, objective=TwoHeads(1e-30, CLASSES, r.objective.apart)) for r in (apart, shared)]
+    losses = [fit(r).losses for r in (plain, *free)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
+    assert (losses[0] - losses[2]).abs().max() > 1e-3
+    means = [r.net.conv2.norm.running_mean for r in (plain, *free)]
+    torch.testing.assert_close(means[0], means[1], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(means[0], means[2], atol=1e-3)
+    assert torch.equal(plain.net.conv2.norm.num_batches_tracked, free[0].net.conv2.norm.num_batches_tracked)
+
+
+def test_co_tuning_by_hand():
+    net, batch = build(SMALL, SIZE, 4, 0).eval(), two_batches()
+    keep_head(net, SOURCE_HEAD, build(SMALL, SIZE, 5, 7).head)
+    relation = torch.rand(4, 5, generator=torch.Generator().manual_seed(0)).softmax(1)
+    value = CoTuning(relation, 2.0).bind(net, STEPS)(batch) - CrossEntropy().bind(net, STEPS)(batch)
+    says = logits(net, batch.images, (SOURCE_HEAD,))[0].log_softmax(1)
+    torch.testing.assert_close(value, -2.0 * (relation[batch.labels] * says).sum(1).mean())
+
+
+@pytest.mark.parametrize("objective", [CoTuning(torch.eye(4), 1.0), TwoHeads(1.0, CLASSES)])
+def test_a_network_without_a_source_head(objective):
+    net = build(SMALL, SIZE, 4, 0)
+    with pytest.raises(UserError, match=r"head \(=source_head\): must be one of head"):
+        objective.bind(net, STEPS)(two_batches())
+
+
+@pytest.mark.parametrize("backbone", [SMALL, Torchvision("squeezenet1_0")])
+def test_a_head_is_kept(backbone):
+    net, rows = build(backbone, 32, 4, 0), [3, 1]
+    old = head_of(net)[2]
+    for kept, its in ((keep_head(net, "a", old), slice(None)), (keep_head(net, "b", old, rows), rows)):
+        assert torch.equal(kept.weight, old.weight[its])
+        assert torch.equal(kept.bias, old.bias[its])
+        assert kept.weight.data_ptr() != old.weight.data_ptr()

@@ -70,6 +70,8 @@ class Sample:
         As it is stored: another one may stand in for it.
     grey : bool
         Whoever reads pixels takes their `augment.luma`, batch by batch.
+    names : tuple of str
+        Of the classes, in the order of the labels.
     """
 
     pixels: torch.Tensor
@@ -80,6 +82,7 @@ class Sample:
     size: int | None = None
     split: str | None = None
     grey: bool = False
+    names: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> "Sample":
         """Return the sample on a device.
@@ -312,4 +315,5 @@ def _sample(task: Source | Target, split: str, subset: Subset, seed: int, eligib
     fine = np.where(eligible & (labels.mapping[part.labels] >= 0), part.labels, -1)
     rows = draw(fine, part.names, subset, seed, data.classes)
     new = torch.from_numpy(labels.mapping[part.labels[rows]])
-    return Sample(part.pixels, torch.from_numpy(rows), new, len(labels.names), task.images, task.size, split, grey)
+    about = task.images, task.size, split, grey, labels.names
+    return Sample(part.pixels, torch.from_numpy(rows), new, len(labels.names), *about)

@@ -2,4 +2,5 @@
 
 from .blocks import Blocks
 from .forgetting import Forgetting
+from .train_accuracy import TrainAccuracy
 from .unit_trace import UnitTrace

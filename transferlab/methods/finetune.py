@@ -54,6 +54,6 @@ class FineTune(Method, kind="fine-tune", version=1):
         if self.batch_norm:
             batch_norm(net, self.batch_norm)
         head = new_head(net, sample.classes, stream(trial.seed, "head"))
-        objective = self.hold.objective(net, context.network(trial)) if self.hold else CrossEntropy()
+        objective = self.hold.objective(net, context.network(trial), sample) if self.hold else CrossEntropy()
         order = stream(trial.seed, "target order")
         return Run(net, (Stream(sample, order),), self.recipe, order, {head: self.head_lr}, objective)

@@ -19,7 +19,7 @@ class L2SP(Regulariser, kind="l2-sp", version=1):
     def __post_init__(self) -> None:
         above_zero(self, "strength")
 
-    def objective(self, net: Any, before: Any) -> Any:
+    def objective(self, net: Any, before: Any, sample: Any) -> Any:
         from ..train import objectives
 
         return objectives.L2SP(before.state_dict(), self.strength)
@@ -38,7 +38,32 @@ class Distillation(Regulariser, kind="distillation", version=1):
     def __post_init__(self) -> None:
         above_zero(self, "strength", "temperature")
 
-    def objective(self, net: Any, before: Any) -> Any:
+    def objective(self, net: Any, before: Any, sample: Any) -> Any:
         from ..train import objectives
 
         return objectives.Distillation(before, self.strength, self.temperature)
+
+
+@dataclass(frozen=True)
+class CoTuning(Regulariser, kind="co-tuning", version=1):
+    """The source's head is kept beside the target's, and learns what the source's classes say about the target's.
+
+    With weight `strength`, the cross-entropy of the kept head's answer and p(y_s | y_t): the mean answer of the source
+    network to the training images of the target's class, the direct approach (You et al. 2020, sec. 3.2 and eq. 5).
+    """
+
+    strength: float
+
+    def __post_init__(self) -> None:
+        above_zero(self, "strength")
+
+    def objective(self, net: Any, before: Any, sample: Any) -> Any:
+        from torch import stack
+
+        from ..nets import build, heads
+        from ..train import objectives, read
+
+        heads.keep_head(net, heads.SOURCE_HEAD, build.head_of(before)[2])
+        answers = read.predict(before, sample).softmax(1)
+        relation = stack([answers[sample.labels == label].mean(0) for label in range(sample.classes)])
+        return objectives.CoTuning(relation, self.strength)

@@ -24,7 +24,7 @@ from .blocks import SCALE, Branch, WideLinear, blocks_of, copied, drawn, like, n
 from .build import head_of, new_head
 from .sites import REPRESENTATION, in_front, read_by_head, sites
 
-WAYS = ("widen", "widen-twice", "deepen", "widen-and-deepen", "normalise")
+SURGERIES = ("widen", "widen-twice", "deepen", "widen-and-deepen", "normalise")
 Norm = tuple[str, float]  # its name, and what gains start from
 
 
@@ -78,7 +78,7 @@ def grow(
     """
     rule = "grow the network first, then add second heads, which read what the head reads"
     check(not hasattr(net, SECOND_HEADS), "network", type(net).__name__, rule)
-    both = choose("how", how, WAYS) in ("widen-twice", "widen-and-deepen")
+    both = choose("how", how, SURGERIES) in ("widen-twice", "widen-and-deepen")
     two = isinstance(units, tuple) and len(units) == 2
     check(two or not both, "units", units, "must be two numbers, such as (64, 128)")
     first, second = units if both else (units, units)
@@ -104,7 +104,7 @@ def grow(
     return grown
 
 
-GROWTH_OPERATIONS = {how: partial(grow, how=how) for how in WAYS}
+GROWTH_OPERATIONS = {how: partial(grow, how=how) for how in SURGERIES}
 widen, widen_twice, deepen, widen_and_deepen, normalised = GROWTH_OPERATIONS.values()
 
 

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ..errors import choose
 from .alexnet import SECOND_HEADS
 from .blocks import drawn, like
 from .build import HEAD_STD, head_of
 from .taps import kept_inputs
+
+SOURCE_HEAD = "source_head"  # what the second head is called that answers for the source
 
 
 def add_head(net: nn.Module, name: str, classes: int, seed: int) -> nn.Module:
@@ -32,6 +35,26 @@ def add_head(net: nn.Module, name: str, classes: int, seed: int) -> nn.Module:
     return second
 
 
+@torch.no_grad()
+def keep_head(net: nn.Module, name: str, old: nn.Module, rows: list[int] | slice = slice(None)) -> nn.Module:
+    """Add a second head that starts as an old head, or as some of its outputs, in place, and return it.
+
+    Parameters
+    ----------
+    net : Module
+    name : str
+        As in `add_head`.
+    old : Module
+        The head of this network, or of one with the same backbone; it stays as it is.
+    rows : list of int or slice
+        Its outputs that are kept, in order; by default all.
+    """
+    second = add_head(net, name, len(old.weight[rows]), seed=0)
+    for its, value in zip(second.parameters(), old.parameters(), strict=True):
+        its.copy_(value[rows])
+    return second
+
+
 def logits(net: nn.Module, images: torch.Tensor, names: Sequence[str] = ("head",)) -> list[torch.Tensor]:
     """Return the logits (N, classes) of several heads, in one pass.
 
@@ -42,7 +65,14 @@ def logits(net: nn.Module, images: torch.Tensor, names: Sequence[str] = ("head",
         What the network takes.
     names : sequence of str
         ``head``, and names of second heads.
+
+    Raises
+    ------
+    UserError
+        If the network has no such head.
     """
+    for name in names:
+        choose("head", name, ("head", *getattr(net, SECOND_HEADS, ())))
     read: list[torch.Tensor] = []
     with kept_inputs(head_of(net)[2], read.append):
         first = net(images)

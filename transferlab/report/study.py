@@ -71,7 +71,12 @@ class Study:
 
     def _carrying_most(self) -> list[str]:
         others = self.records[self.records["target"] != self.s.source]
-        arms = others.astype(object).fillna("").groupby("target", sort=False)[self.factors].apply(lambda g: len(g.drop_duplicates()))
+        arms = (
+            others.astype(object)
+            .fillna("")
+            .groupby("target", sort=False)[self.factors]
+            .apply(lambda g: len(g.drop_duplicates()))
+        )
         return list(arms.index[arms == arms.max()]) if len(arms) else [self.s.source]
 
     # ------------------------------------------------------------------------------------------ numbers by seed

@@ -22,7 +22,7 @@ from ..nets.build import build, fit_state, pretrained
 from ..nets.taps import taps
 from ..paths import write_atomically
 from ..seeds import stream
-from ..specs import Artefact, Backbone, Features, Pretrained, Target, Trained, Trial
+from ..specs import Artefact, Backbone, Duplicates, Features, Neighbours, Pretrained, Target, Trained, Trial
 from ..store import Store
 from ..train.read import BATCH, read
 from ..train.run import Run, Stream
@@ -169,6 +169,18 @@ class Context:
             if sum(value.nbytes for value in found.values()) > LIMIT:
                 return {}
         return found
+
+    def duplicates(self, made: Duplicates) -> dict[str, torch.Tensor]:
+        """Return the images of a pool that look like a target's test images."""
+        from ..select.duplicates import duplicates
+
+        return duplicates(made)
+
+    def neighbours(self, made: Neighbours) -> dict[str, torch.Tensor]:
+        """Return the table of each target image's nearest images of a pool."""
+        from ..select.selection import neighbours
+
+        return neighbours(made, self)
 
     def arrays(self, made: Artefact) -> dict[str, torch.Tensor]:
         """Return an artefact's tensors by name, mapped from its file; made first if they are not there, or damaged."""

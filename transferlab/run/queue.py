@@ -1,6 +1,6 @@
 """What is to be done, in an order in which everything finds what it needs. Nothing here imports torch."""
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -80,10 +80,9 @@ class Queue:
             if made.training.key in self.jobs and lacks(made):
                 self._add(made)
         self.ready = deque(job for key, job in self.jobs.items() if not self.needs[key])
-        self.users: dict[str, list[str]] = {}
-        for key, needs in self.needs.items():
-            for need in needs:
-                self.users.setdefault(need, []).append(key)
+        self.users: defaultdict[str, list[str]] = defaultdict(list)
+        for key, need in ((key, need) for key, needs in self.needs.items() for need in needs):
+            self.users[need].append(key)
         self.busy: list[Job] = []
         self.kills: Counter[Job] = Counter()
         self.alone: set[Job] = set()  # those that may kill what runs beside them
@@ -91,7 +90,7 @@ class Queue:
 
     def _add(self, made: Artefact, columns: tuple[str, ...] = ()) -> str:
         """Put what makes an artefact, and before it what that needs, and return its key."""
-        training, key = made.training, made.training.key
+        key = (training := made.training).key
         if key not in self.jobs:
             self.needs[key] = {self._add(need) for need in training.needs() if self.lacks(need)}
             self.jobs[key] = Job(training, (made,), columns)

@@ -188,7 +188,8 @@ def measure(job: Job, run: Run, fitted: Fitted, seconds: float, context: Context
         metrics = scores_of(net, trial, context) | {"train_loss": round(losses[-LAST_STEPS:].mean().item(), 4)}
         metrics["parameters"] = sum(count for count, _ in sizes.values())
         metrics["trained"] = sum(count for count, learns in sizes.values() if learns)
-        for found in (*(w.found for w in run.watchers), *(m.measure(trial, net, context) for m in trial.measures)):
+        watched, seen = (w.found for w in run.watchers), (m.measure(trial, net, context) for m in trial.measures)
+        for found in (run.known, *watched, *seen):
             metrics |= found
     about = {"seconds": f"{seconds:.2f}", "provenance": canonical(provenance(context.device))}
     about["classes"] = str(len(head_of(net)[2].weight))

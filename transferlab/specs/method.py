@@ -31,9 +31,22 @@ class Method(Spec):
         """Whether the first layers stay as they are; without augmentation their activations are computed once."""
         return False
 
+    def fits(self, trial: Any) -> None:
+        """Check that a trial has what this needs of it; fields may still be open.
+
+        Raises
+        ------
+        UserError
+            If it has not.
+        """
+
+    def reads(self, trial: Any) -> tuple[Any, ...]:
+        """Return what is read beside the trial's own images: specs with ``images`` and ``size``."""
+        return ()
+
     def needs(self, trial: Any) -> tuple[Artefact, ...]:
         """Return what must be there before a trial is run: the network that it starts from."""
-        return (trial.start,) if trial.start else ()
+        return (start,) if (start := trial.start) else ()
 
     def cost(self, trial: Any) -> float:
         """Return about how many seconds one core works for a trial."""
@@ -50,7 +63,7 @@ class Method(Spec):
         given = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "recipe"}
         for name, value in list(given.items()):
             if isinstance(value, Spec) and not isinstance(value, OneOf):
-                given |= {name: value.kind} | {f"{name}_{n}": getattr(value, n) for n in value.__dataclass_fields__}
+                given |= {f"{name}_{n}": getattr(value, n) for n in value.__dataclass_fields__}
         return {name: cell(value) for name, value in given.items()}
 
 
@@ -83,6 +96,8 @@ class Measure(Spec):
 
 
 class Regulariser(Spec):
-    """What holds a network near to where it started: ``objective(net, before)`` returns the training's objective, with
-    the pull in it.
+    """What holds a network near to where it started.
+
+    ``objective(net, before, sample)`` returns the training's objective, with the pull in it: of a network with its new
+    head, which may get a second one, from the network before and the images that it is trained on.
     """

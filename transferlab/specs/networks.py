@@ -1,6 +1,7 @@
 """Backbones as values: what network, not yet its weights. Nothing here imports torch."""
 
 from dataclasses import dataclass
+from functools import cache
 
 from ..errors import check, choose
 from .serial import Spec, positive
@@ -36,6 +37,7 @@ class AlexNet(Spec, kind="alexnet", version=1):
         for units in (*self.channels, *self.hidden):
             positive("units", units)
 
+    @cache  # noqa: B019 (of few values, which are kept anyway)
     def multiply_adds(self, size: int) -> int:
         """Multiply-adds of one forward pass without the head, per image of `size` px."""
         total, before, side = 0, 3, size

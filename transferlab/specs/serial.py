@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any, ClassVar
 
 from ..errors import check, choose
@@ -54,7 +54,7 @@ class Spec:
     @cached_property
     def canonical(self) -> str:
         """`canonical` of `to_dict`, put together from the parts' own, which other specs share."""
-        return "{" + ",".join(f'"{name}":{_text(value)}' for name, value in self._parts()) + "}"
+        return "{" + ",".join([f'"{name}":{_text(value)}' for name, value in self._parts()]) + "}"
 
     @cached_property
     def searched(self) -> dict[tuple[str, ...], "OneOf"]:
@@ -70,7 +70,7 @@ class Spec:
 
     def _parts(self) -> list[tuple[str, object]]:
         names = _ordered(type(self), self.aside)
-        return [(name, value) for name in names if (value := getattr(self, name)) is not None and value != ()]
+        return [(name, value) for name in names if (value := getattr(self, name)) or value not in (None, ())]
 
     @cached_property
     def key(self) -> str:
@@ -123,7 +123,9 @@ def each(value: object) -> tuple:
 
 def cell(value: object) -> object:
     """Return a field's value for a table: several as ``64+128``, none for what a search is still to choose."""
-    return None if isinstance(value, OneOf) else "+".join(map(str, value)) if isinstance(value, tuple) else value
+    if isinstance(value, Spec):
+        return None if isinstance(value, OneOf) else getattr(value, "label", getattr(value, "name", value.kind))
+    return "+".join(str(cell(v)) for v in value) if isinstance(value, tuple) else value
 
 
 def filled(spec: Spec, chosen: dict[tuple[str, ...], Any]) -> Spec:
@@ -163,11 +165,14 @@ def _fields(cls: type[Spec]) -> list[str]:
     return [f.name for f in fields(cls)]
 
 
+_simple = lru_cache(maxsize=10_000)(canonical)
+
+
 def _text(value: object) -> str:
+    if type(value) in (str, int):  # most values by far, and the same ones
+        return _simple(value)
     if isinstance(value, Spec):
         return value.canonical
-    if type(value) is int:  # most values by far; `canonical` would give the same
-        return repr(value)
     return "[" + ",".join(map(_text, value)) + "]" if isinstance(value, tuple) else canonical(value)
 
 

@@ -61,6 +61,7 @@ class Trial(Artefact, kind="trial"):
             check(kept, "size", target.size, f"AlexNet keeps its source's, {own.size}")
             same = not self.method.own_task or (own.images, own.subset.shape) == (target.images, target.subset.shape)
             check(same, "target", target.label, f"{kind} asks of the source's own images; see of_source")
+        self.method.fits(self)
         check(self.trains or not self.measures, "measures", len(self.measures), f"{kind} trains nothing")
         for measure in self.measures:
             measure.fits(self)
@@ -141,7 +142,7 @@ class Trial(Artefact, kind="trial"):
     @cached_property
     def options(self) -> dict[tuple[str, ...], OneOf]:
         """What is to be chosen, by the names that lead to it; of a chain, in its last step."""
-        return {path: of for path, of in self.searched.items() if path[0] != "source" or not self.before}
+        return {p: of for p, of in self.searched.items() if p[0] != "source"} if self.before else self.searched
 
     @property
     def open(self) -> bool:
@@ -171,8 +172,7 @@ class Trial(Artefact, kind="trial"):
         accuracy : dict
             Validation accuracy by trial key; a diverged search trial counts as 0.
         """
-        choices = self.choices
-        if not choices:
+        if not (choices := self.choices):
             return self
         if any(t.key not in accuracy for trials in choices for t in trials):
             return None

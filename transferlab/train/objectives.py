@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import check
 from ..nets.build import head_name
+from ..nets.heads import SOURCE_HEAD, logits
 from ..nets.taps import kept_inputs
 from ..specs.recipe import Recipe
 from .feed import Batch
@@ -111,5 +114,70 @@ class Distillation(CrossEntropy):
                 then = F.log_softmax(self.before(batch.images) / t, 1)
             now = F.log_softmax(old_head(read[0]) / t, 1)
             return value + self.strength * t**2 * F.kl_div(now, then, reduction="batchmean", log_target=True)
+
+        return loss
+
+
+class CoTuning(CrossEntropy):
+    """Cross-entropy, and that of a kept source head with what the target's classes mean to the source.
+
+    The loss of Co-Tuning (You et al. 2020, eq. 5) with weight `strength`. The kept head, the network's
+    `nets.heads.SOURCE_HEAD`, is trained too.
+
+    Parameters
+    ----------
+    relation : Tensor of float32, shape (target classes, source classes)
+        p(y_s | y_t), on the device.
+    strength : float
+    """
+
+    def __init__(self, relation: torch.Tensor, strength: float) -> None:
+        self.relation, self.strength = relation, strength
+
+    def bind(self, net: nn.Module, recipe: Recipe) -> Loss:
+        def loss(batch: Batch) -> torch.Tensor:
+            own, source = logits(net, batch.images, ("head", SOURCE_HEAD))
+            value = F.cross_entropy(own, batch.labels, label_smoothing=recipe.label_smoothing)
+            return value + self.strength * F.cross_entropy(source, self.relation[batch.labels])
+
+        return loss
+
+
+class TwoHeads(CrossEntropy):
+    """Cross-entropy of both streams, the second's under the source head, `nets.heads.SOURCE_HEAD`.
+
+    The loss of selective joint fine-tuning (Ge and Yu 2017, sec. 3.1), with `weight` for the second stream.
+
+    Parameters
+    ----------
+    weight : float
+    classes : Tensor of int64
+        Outputs of the source head that take part, in the order of the second stream's labels; on the device.
+    apart : bool
+        Each stream is normalised by batch statistics of its own, and BatchNorm's running ones are the first's. By
+        default both streams make one batch.
+    """
+
+    def __init__(self, weight: float, classes: torch.Tensor, apart: bool = False) -> None:
+        self.weight, self.classes, self.apart = weight, classes, apart
+
+    def bind(self, net: nn.Module, recipe: Recipe) -> Loss:
+        cross_entropy = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
+        norms = [m for m in net.modules() if isinstance(m, _BatchNorm)]
+
+        def loss(batch: Batch) -> torch.Tensor:
+            if self.apart:
+                for norm in norms:
+                    norm.track_running_stats = False
+                (source,) = logits(net, batch.second.images, (SOURCE_HEAD,))
+                for norm in norms:
+                    norm.track_running_stats = True
+                own = net(batch.images)
+            else:
+                both = torch.cat([batch.images, batch.second.images])
+                own, source = logits(net, both, ("head", SOURCE_HEAD))
+                own, source = own[: len(batch.labels)], source[len(batch.labels) :]
+            value = cross_entropy(own, batch.labels)
+            return value + self.weight * cross_entropy(source.index_select(1, self.classes), batch.second.labels)
 
         return loss

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,8 @@ class Run:
         Multipliers of tensors that are found anew now and then, on top of `lr_multipliers`.
     stop : int, optional
         Steps to take, if not all: they are those of the full training.
+    known : mapping of str to float
+        Numbers for the record that are known before the first step, such as how many images there are.
     """
 
     net: nn.Module
@@ -79,6 +81,7 @@ class Run:
     whole: nn.Module | None = None
     gradient_scale: RelativeGradientNorm | None = None
     stop: int | None = None
+    known: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         steps = self.recipe.steps

@@ -1,0 +1,75 @@
+"""The hash of a rule: of all that decides a verdict, and of nothing that is written about it."""
+
+import ast
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..errors import check
+from ..specs.serial import canonical, digest
+from . import contrasts
+
+
+def fingerprint(claim: str, cells: Iterable[str], arms: Iterable[tuple[Mapping[str, Any], str]]) -> str:
+    """Return the hash of a claim's rule: of its value, its estimators' source, targets and arms.
+
+    What is written about it (comments, formatting, docstrings) and the rules beside it are not part of it.
+
+    Parameters
+    ----------
+    claim : str
+    cells : iterable of str
+        Source of the cells ``design`` and ``rule``.
+    arms : iterable of (factors, target)
+
+    Raises
+    ------
+    UserError
+        If no rule names the claim.
+    """
+    library = _defined(ast.parse(inspect.getsource(contrasts)))
+    trees = [ast.parse(cell) for cell in cells]
+    known: dict[str, list[ast.stmt]] = {}
+    for tree in trees:
+        known |= {name: [*known.get(name, []), *nodes] for name, nodes in _defined(tree).items()}
+    calls = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Call) and _names_claim(n, claim)]
+    check(len(calls) == 1, "rule", claim, f"must be written once, is {len(calls)} times")
+    found, todo = {"": ast.unparse(calls[0])}, _used(calls[0])
+    while todo:
+        name = todo.pop()
+        if name not in found and (nodes := known.get(name) or library.get(name)):
+            found[name] = "\n".join(ast.unparse(_bare(node)) for node in nodes)
+            todo |= {used for node in nodes for used in _used(node)}
+    told = sorted({canonical({"arm": dict(factors), "target": target}) for factors, target in arms})
+    return digest(canonical({"code": dict(sorted(found.items())), "arms": told}))
+
+
+def _names_claim(call: ast.Call, claim: str) -> bool:
+    named = isinstance(call.func, ast.Name) and call.func.id == "Rule" and call.args
+    return bool(named) and isinstance(call.args[0], ast.Constant) and call.args[0].value == claim
+
+
+def _defined(tree: ast.Module) -> dict[str, list[ast.stmt]]:
+    """Return the statements at the top of a piece of source that make what it defines, by name."""
+    found: dict[str, list[ast.stmt]] = {}
+    for node in tree.body:
+        names = [node.name] if isinstance(node, ast.FunctionDef) else []
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name) and n.id != "RULES"]
+        for name in names:
+            found.setdefault(name, []).append(node)
+    return found
+
+
+def _used(node: ast.AST) -> set[str]:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+
+
+def _bare(node: ast.stmt) -> ast.stmt:
+    """Return a definition without docstrings."""
+    node = ast.parse(ast.unparse(node)).body[0]
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.FunctionDef) and ast.get_docstring(inner) is not None:
+            inner.body = inner.body[1:] or [ast.Pass()]
+    return node
