@@ -108,7 +108,7 @@ def loader(train, seed: int, steps: int, workers: int):
     from torch.utils.data import DataLoader, Dataset, RandomSampler
     from torchvision import transforms as T
 
-    from transferlab.data.augment import MEAN, STD
+    from transferlab.data.augment import CHANNEL_MEAN, STD
 
     arrays, labels = train.pixels[train.rows].numpy(), train.labels.numpy()
     change = T.Compose(
@@ -116,7 +116,7 @@ def loader(train, seed: int, steps: int, workers: int):
             T.RandomCrop(SIZE, SIZE // 8, padding_mode="edge"),
             T.RandomHorizontalFlip(),
             T.ToTensor(),
-            T.Normalize(MEAN, STD),
+            T.Normalize(CHANNEL_MEAN, STD),
         ]
     )
 

@@ -178,7 +178,9 @@ def test_every_control_of_a_chapter_moves_chart_sentence_and_interval(visit, nam
         for i in range(fields.count()):
             before = seen(explorer)
             fields.nth(i).focus()
-            page.keyboard.press("ArrowDown" if fields.nth(i).evaluate("e => e.tagName") == "SELECT" else "ArrowRight")
+            last = fields.nth(i).evaluate("e => e.options ? e.selectedIndex === e.length - 1 : e.value === e.max")
+            keys = ("ArrowUp", "ArrowLeft") if last else ("ArrowDown", "ArrowRight")
+            page.keyboard.press(keys[fields.nth(i).evaluate("e => e.tagName") != "SELECT"])
             page.wait_for_timeout(200)
             after = seen(explorer)
             assert all(a != b for a, b in zip(before, after, strict=True)), fields.nth(i).get_attribute("name")
