@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from verdicts import Numbers
 
 from transferlab.errors import UserError
 from transferlab.report import contrasts, rules
 from transferlab.report.fingerprint import fingerprint
-from transferlab.report.rules import Finding, Part, Rule, Verdict, above, below, decide, equal, judge
+from transferlab.report.rules import Finding, Part, Rule, Verdict, above, below, decide, equal, find, judge
 from transferlab.report.stats import effect
 
 SEEDS = 8
@@ -320,8 +321,29 @@ def test_families_are_five_or_more_and_pacs_is_one():
     family = found.parts[0].families
     by_hand = stats.ttest_1samp([1.5, 2.5, 2, 2, -9], 0).confidence_interval()
     assert (family.n, family.low, family.high) == pytest.approx((5, by_hand.low, by_hand.high))
-    assert found.only_here
-    assert not one(2, 1, targets=four | {"mnist": around(2.1, 1.6)}).only_here
+    assert found.parts[0].only_here
+    assert not one(2, 1, targets=four | {"mnist": around(2.1, 1.6)}).parts[0].only_here
+
+
+def test_a_contrast_uses_the_seeds_that_all_its_arms_have():
+    values, study = pd.Series([1.0, 1.1, 0.9, float("nan")]), Numbers([0, 0, 0, 0])
+    part = Part(lambda _: values)
+    with pytest.raises(UserError, match="must be finite numbers"):
+        find("it", part, study, "points")
+    study.uneven = True
+    assert find("it", part, study, "points").effect.n == 3
+
+
+def test_a_target_that_a_contrast_cannot_ask_is_named():
+    study = Numbers([1, 1.1, 0.9], {"a": [1, 1.1, 0.9], "b": [1, 1.2, 0.8]})
+
+    def of(asked: Numbers) -> pd.Series:
+        if asked.targets == ["all"] and asked.values == [1, 1.2, 0.8]:
+            raise UserError("target (=b): gains nothing")
+        return pd.Series(asked.values, dtype=float)
+
+    found = find("it", Part(of), study, "points")
+    assert (list(found.targets), found.left_out) == (["a"], ["b"])
 
 
 # --------------------------------------------------------------------------------------- margins, seeds, provenance

@@ -246,14 +246,14 @@ class VerdictCard:
         v = self.verdict
         notes = [
             f"Over {f.families.n} families of targets ({f.name}): {_range(f.families, f.unit)}"
-            f"{': on these targets' if f.families.low <= f.bar <= f.families.high else ''}."
+            f"{': on these targets' if f.only_here else ''}."
             for f in v.parts
             if f.families
         ]
         notes += [
             f"Each target ({f.name}): "
             + "; ".join(f"{names(t)} {number(e.mean, digits(f.unit), f.unit[0] != '%')}" for t, e in f.targets.items())
-            + "."
+            + (f"; left out: {', '.join(map(names, f.left_out))}." if f.left_out else ".")
             for f in v.parts
             if f.targets
         ]

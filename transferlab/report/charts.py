@@ -85,22 +85,14 @@ def lines(
             place, alt.Y("low:Q", title=titles[1]), alt.Y2("high:Q"), color=ink["color"]
         )
         parts.insert(0, rule if order else band)
-    if level is not None:
-        parts.insert(
-            0,
-            alt.Chart(pd.DataFrame({"level": [level]}))
-            .mark_rule(strokeDash=[5, 4], opacity=0.7)
-            .encode(alt.Y("level:Q", title=titles[1])),
-        )
+    parts = [*_level(level, alt.Y("level:Q", title=titles[1])), *parts]
     if at:
         mark = base.transform_filter(f"datum.{x} == {at[0]}").mark_point(size=190, strokeWidth=2, filled=False)
         parts.append(mark.encode(place, height_of, **ink).add_params(alt.param(name=at[0], value=at[1])))
     if ends:
         end = max((values[0], values[-1]), key=lambda at: _apart(frame.loc[frame[x] == at, y]))
-        side = (
-            {"align": "right", "dx": -4} if end == values[-1] else {"align": "left", "dx": 4}
-        )  # inside: nothing is cut
-        name = base.transform_filter(alt.datum[x] == end).mark_text(fontSize=11, dy=-10, **side)
+        side = ("right", -4) if end == values[-1] else ("left", 4)  # inside: nothing is cut
+        name = base.transform_filter(alt.datum[x] == end).mark_text(fontSize=11, dy=-10, align=side[0], dx=side[1])
         parts.append(name.encode(place, height_of, text=f"{by}:N", color=ink["color"], opacity=ink["opacity"]))
     chart = alt.layer(*parts).properties(width="container", height=height)
     return _named(chart, choose, title)
@@ -123,7 +115,7 @@ def dots(
 ) -> alt.LayerChart:
     """Return a row for each value of `y`: dots with intervals, those of `front` in full ink; `level` is a line."""
     base, values = _chosen(frame, choose), list(dict.fromkeys(frame[y]))
-    place = alt.Y(f"{y}:N", title="", sort=values, axis=alt.Axis(labelLimit=230, grid=False))
+    place = _row(y, values)
     ink = {"color": _tone(by, tones), "opacity": alt.condition(front, alt.value(1), alt.value(0.25))}
     length = alt.X(f"{x}:Q", title=title, scale=alt.Scale(zero=zero, nice=True, padding=12))
     parts = [
@@ -133,13 +125,7 @@ def dots(
         parts.insert(
             0, base.mark_rule(strokeWidth=2.5).encode(place, alt.X("low:Q", title=title), alt.X2("high:Q"), **ink)
         )
-    if level is not None:
-        parts.insert(
-            0,
-            alt.Chart(pd.DataFrame({"level": [level]}))
-            .mark_rule(strokeDash=[5, 4], opacity=0.7)
-            .encode(alt.X("level:Q", title=title)),
-        )
+    parts = [*_level(level, alt.X("level:Q", title=title)), *parts]
     chart = alt.layer(*parts).properties(width="container", height=40 + row * len(values))
     return _named(chart, choose, name)
 
@@ -168,7 +154,7 @@ def dumbbell(
 ) -> alt.LayerChart:
     """Return two values a row, joined by a line: the two of `by`."""
     base, values = _chosen(frame, choose), list(dict.fromkeys(frame[y]))
-    place = alt.Y(f"{y}:N", title="", sort=values, axis=alt.Axis(labelLimit=230, grid=False))
+    place = _row(y, values)
     length = alt.X(f"{x}:Q", title=title, scale=alt.Scale(zero=False, nice=True, padding=12))
     joined = base.mark_line(strokeWidth=2, opacity=0.45, color="#8a8f98").encode(place, length, detail=f"{y}:N")
     ends = base.mark_circle(size=110, opacity=1).encode(
@@ -224,6 +210,17 @@ def schema(caption: str, **parts: str) -> HTML:
     return HTML(
         f'<figure class="tl-schema"><ol>{start}{blocks}</ol><figcaption>{escape(caption)}</figcaption></figure>'
     )
+
+
+def _row(y: str, values: Sequence[Any]) -> alt.Y:
+    return alt.Y(f"{y}:N", title="", sort=list(values), axis=alt.Axis(labelLimit=230, grid=False))
+
+
+def _level(value: float | None, place: alt.X | alt.Y) -> list[alt.Chart]:
+    """Return a dashed line at a value; nothing without one."""
+    if value is None:
+        return []
+    return [alt.Chart(pd.DataFrame({"level": [value]})).mark_rule(strokeDash=[5, 4], opacity=0.7).encode(place)]
 
 
 def _apart(values: pd.Series) -> float:

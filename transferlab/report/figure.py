@@ -83,16 +83,6 @@ def _title(chart: alt.TopLevelMixin, else_: str) -> str:
     return title if isinstance(title, str) else " ".join(title)
 
 
-def bars(frame: pd.DataFrame, what: str, tones: Mapping[str, str]) -> alt.Chart:
-    """Return accuracies in percent as bars, one for each value of a column, in the order and the colours of `tones`."""
-    y = alt.Y(f"{what}:N", title="", sort=list(tones), axis=alt.Axis(labelLimit=200, grid=False))
-    tone = alt.Color(f"{what}:N", legend=None, scale=alt.Scale(domain=list(tones), range=list(tones.values())))
-    tip = [alt.Tooltip(f"{what}:N"), alt.Tooltip("accuracy:Q", format=".1f")]
-    x = alt.X("accuracy:Q", title="test accuracy, %")
-    chart = alt.Chart(frame).mark_bar(size=18).encode(y, x, tone, tooltip=tip)
-    return chart.properties(width="container", height=40 + 26 * frame[what].nunique())
-
-
 class Figure:
     """A chart, or several side by side, that says what to see.
 

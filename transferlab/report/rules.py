@@ -124,6 +124,8 @@ class Finding:
         Each target alone, with an interval at 1 - .05/k of k targets.
     families : Effect or None
         Over families of targets, where there are five or more.
+    left_out : list of str
+        Targets on which the contrast is not defined, such as those that gain nothing by the full source.
     """
 
     name: str
@@ -136,7 +138,14 @@ class Finding:
     p: float | None
     targets: dict[str, Effect]
     families: Effect | None = None
+    left_out: Sequence[str] = ()
     p_holm: float | None = None
+
+    @property
+    def only_here(self) -> bool:
+        """Whether what holds or fails need not do so on other targets: the interval over families contains the bar."""
+        decided = self.families is not None and self.side != "equal" and self.state in ("holds", "fails")
+        return decided and self.families.low <= self.bar <= self.families.high
 
     @property
     def counts(self) -> str:
@@ -183,20 +192,21 @@ def find(name: str, part: Part, study: Any, unit: str) -> Finding:
     """Return what came out of a part, in all and on each target."""
     unit = part.unit or unit
     values, margin = part.of(study), part.within(unit)
-    found = effect(values)
+    found = effect(values.dropna() if study.uneven else values)  # on the seeds that all its arms have
     state, p = state_of(found, part, margin)
-    by_target = {}
+    by_target, left_out = {}, []
     for target in study.targets if len(study.targets) > 1 else ():
         try:
-            by_target[target] = part.of(study.only(target))
-        except UserError:  # this one does not carry the arms
-            continue
+            alone = part.of(study.only(target))
+            by_target[target] = alone.dropna() if study.uneven else alone
+        except UserError:  # it lacks an arm, or has nothing to keep
+            left_out.append(target)
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(by_target))
     targets = {t: effect(v, confidence) for t, v in by_target.items()}
     family = pd.Series({t: e.mean for t, e in targets.items()}, dtype=float)
     family = family.groupby([FAMILIES.get(t.partition("/")[0], t) for t in family.index]).mean()
     families = effect(family) if len(family) >= ENOUGH_FAMILIES else None
-    return Finding(name, part.side, part.bar, margin, unit, found, state, p, targets, families)
+    return Finding(name, part.side, part.bar, margin, unit, found, state, p, targets, families, left_out)
 
 
 @dataclass(frozen=True)
@@ -268,12 +278,6 @@ class Verdict:
         if n <= min(f.effect.n for f in self.parts):
             return "too near its bar to tell"  # known well enough, and on both sides of it
         return f"needs about {n} repetitions" if n <= MANY else f"needs more than {MANY} repetitions"
-
-    @property
-    def only_here(self) -> bool:
-        """Whether an interval over families of targets contains the bar of a part that holds or fails."""
-        told = [f for f in self.parts if f.families and f.side != "equal" and f.state in ("holds", "fails")]
-        return any(f.families.low <= f.bar <= f.families.high for f in told)
 
     @property
     def why(self) -> str:

@@ -54,7 +54,7 @@ class Study:
 
     def __init__(self, chapter: Chapter, scale: str, seeds: Sequence[int], lab: Lab, **options: Any) -> None:
         self.chapter, self.name, self.scale, self.s = chapter, chapter.name, scale, scales.scale(scale)
-        self.lab, self.seeds, self.options, self.narrowed = lab, list(seeds), options, False
+        self.lab, self.seeds, self.narrowed = lab, list(seeds), False
         self.arms_made = chapter.arms(scale, self.seeds, **options)
         factors, trials = zip(*self.arms_made, strict=True)
         self.trials: list[Trial] = list(trials)
@@ -71,12 +71,8 @@ class Study:
 
     def _carrying_most(self) -> list[str]:
         others = self.records[self.records["target"] != self.s.source]
-        arms = (
-            others.astype(object)
-            .fillna("")
-            .groupby("target", sort=False)[self.factors]
-            .apply(lambda g: len(g.drop_duplicates()))
-        )
+        by_target = others.astype(object).fillna("").groupby("target", sort=False)[self.factors]
+        arms = by_target.apply(lambda rows: len(rows.drop_duplicates()))
         return list(arms.index[arms == arms.max()]) if len(arms) else [self.s.source]
 
     # ------------------------------------------------------------------------------------------ numbers by seed
@@ -166,7 +162,7 @@ class Study:
         gains = {t: effect(view.arm(**full) - view.arm(**floor)) for t, view in views.items()}
         return self.only(*(t for t, gain in gains.items() if gain.low > 0 or gain.n == 1))
 
-    @property
+    @cached_property
     def uneven(self) -> bool:
         """Whether some arms have more seeds than others."""
         return self.records.groupby(self.factors, dropna=False)["seed"].nunique().nunique() > 1
@@ -218,7 +214,8 @@ class Study:
     def _holding(self, arms: list[tuple[dict, Trial]], seeds: list[int]) -> Study:
         """Return the study with trials of a search in place of its own."""
         view = copy(self)
-        view.__dict__.pop("verdicts", None)
+        for found in ("verdicts", "uneven"):
+            view.__dict__.pop(found, None)
         view.arms_made, view.trials, view.seeds = arms, [t for _, t in arms], seeds
         table = self.lab.table(view.trials)
         table["accuracy"] = table["validation_accuracy"].fillna(table["accuracy"])
@@ -256,10 +253,10 @@ class Study:
         return f"{network} at {self.s.size} px; {targets}; {len(self.seeds)} repetitions; {limits}"
 
     def basis(self, **rows: str) -> Table:
-        """Return what the page rests on, as a table."""
-        source = ("source", f"{theme.names(self.s.source)} at {self.s.size} px, {self.s.classes} classes")
-        about = [source, *rows.items(), *self.chapter.basis(self.lab, self.trials, self.scale)]
-        frame = pd.DataFrame(about, columns=["what", "here"])
+        """Return what the page rests on, as a table; `rows` are added, or take the place of those of their name."""
+        about = {"source": f"{theme.names(self.s.source)} at {self.s.size} px, {self.s.classes} classes"}
+        about |= dict(self.chapter.basis(self.lab, self.trials, self.scale)) | rows
+        frame = pd.DataFrame(about.items(), columns=["what", "here"])
         return Table(frame, "What this page rests on.", f"{self.name}-basis")
 
     def contrasts(self, of: Callable[[Study], Mapping[str, pd.Series]], unit: str = "points") -> Table:
@@ -279,12 +276,10 @@ class Study:
             grid = next((o for path, o in trial.options.items() if path[-1] == "lr"), None)
             if isinstance(grid, OneOf) and trial.seed == self.seeds[0]:
                 chosen, ends = chosen + 1, ends + (row["lr"] in (min(grid.options), max(grid.options)))
-        few = (
-            ""
-            if not chosen
-            else f"Of {chosen} choices of a learning rate, {ends} lie at an end of the rates that were tried"
-        )
-        return few + (": a rate beyond might have suited these better." if ends else "." if few else "")
+        if not chosen:
+            return ""
+        beyond = ": a rate beyond might have suited these better." if ends else "."
+        return f"Of {chosen} choices of a learning rate, {ends} lie at an end of the rates that were tried{beyond}"
 
     def live(
         self, draw: Callable[[Study], Any], distances: Sequence[str], on: bool, caption: str = "", **options: Any

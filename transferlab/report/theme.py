@@ -20,9 +20,6 @@ VERDICT = {
     "no effect here": "#5b6f95",
     "undecided": "#8a6d9e",
     "not testable here": "#8a8f98",
-    "supported": "#2a9d7c",
-    "contradicted": "#c0392b",
-    "inconclusive": "#b58900",
     "not tested": "#8a8f98",
 }
 SIGNS = {
