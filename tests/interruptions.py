@@ -91,7 +91,18 @@ from interruptions import trials
 
 
 def design(scale, seeds):
-    return trials(seeds)
+    return [({}, trial) for trial in trials(seeds)]
+```
+
+```{code-cell} ipython3
+:tags: [rule]
+RULES = []
+```
+
+```{code-cell} ipython3
+:tags: [short]
+def short(study):
+    raise AssertionError("there is nothing to say of it")
 ```
 
 ```{code-cell} ipython3
@@ -108,7 +119,8 @@ checkpoint_often()
 from transferlab import scales
 from transferlab.lab import Lab
 
-records = Lab(run=run, device=device, workers=workers, quiet=True).run(design(scale, scales.seed_list(seeds)))
+designed = [trial for _, trial in design(scale, scales.seed_list(seeds))]
+records = Lab(run=run, device=device, workers=workers, quiet=True).run(designed)
 print(f"{(records['status'] == 'ok').sum()} results")
 ```
 """

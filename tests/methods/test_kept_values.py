@@ -36,13 +36,18 @@ from transferlab.methods import (
 )
 from transferlab.methods.joint import Hardness, Selected
 from transferlab.nets.build import build
+from transferlab.select.descriptors import Descriptors, bank_of
+from transferlab.select.selection import whole
 from transferlab.specs import (
     AlexNet,
     Backbone,
+    Duplicates,
     Features,
+    FirstConvolutions,
     Gabor,
     ImageSet,
     Method,
+    Neighbours,
     OneOf,
     Pretrained,
     Recipe,
@@ -214,6 +219,22 @@ def hardness() -> list[float]:
         return context(Path(root)).arrays(Hardness(asked))["added"].double().tolist()
 
 
+def described(selection: Gabor | FirstConvolutions) -> list[float]:
+    """Histograms of some images, and the edges of their bins."""
+    sample = whole(ImageSet("synthetic:0.5"), 24)
+    with tempfile.TemporaryDirectory() as root:
+        give(Path(root), trial("alexnet", "probe").start, pretrained("alexnet")[0])
+        how = Descriptors.of(selection, bank_of(selection, 24, context(Path(root))), sample)
+        return [*size_of(torch.cat(list(how.counts(sample)))[::7]), *size_of(how.edges[-1])]
+
+
+def looked_up(made: Neighbours | Duplicates, name: str) -> list[float]:
+    """What is found in a pool."""
+    with tempfile.TemporaryDirectory() as root:
+        return size_of(context(Path(root)).arrays(made)[name])
+
+
+SETS = ("synthetic:source", "synthetic:0", 24)
 CASES = {
     "image sets": (ImageSet, decoding),
     "subsets": (Subset, drawing),
@@ -229,6 +250,13 @@ CASES = {
     },
     **{f"alexnet {m}": (type(MEASURES[m]), functools.partial(measured, m)) for m in MEASURES},
     "alexnet hardness": (Hardness, hardness),
+    "gabor": (Gabor, functools.partial(described, BORROWED.selection)),
+    "first convolutions": (
+        FirstConvolutions,
+        lambda: described(FirstConvolutions(trial("alexnet", "probe").start, bins=8)),
+    ),
+    "neighbours": (Neighbours, functools.partial(looked_up, Neighbours(BORROWED.selection, *SETS, 5), "distances")),
+    "duplicates": (Duplicates, functools.partial(looked_up, Duplicates(*SETS, bits=24), "bits")),
     **{f"{b} features": (Features, functools.partial(features, b)) for b in ("alexnet", "resnet")},
 }
 
@@ -397,7 +425,8 @@ def test_the_text_of_what_growth_and_chains_and_artefacts_are():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as world:
-        shrink_world(world)
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setenv("TRANSFERLAB_CACHE", folder)
+        shrink_world(patch)
         new = {name: as_kept(*case) for name, case in CASES.items()}
     KEPT.write_text("{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in new.items()) + "\n}\n")

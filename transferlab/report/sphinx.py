@@ -2,7 +2,7 @@
 
 - The Vega bundle comes from vl-convert and is loaded as one ordinary script, so that it works from disk too.
 - Formulas become MathML while the book is built; browsers draw it without a script.
-- Two scripts that Jupyter Book adds and that would ask the network, or fail, are taken out.
+- Two scripts that Jupyter Book adds and that would ask the network, or fail, are taken out; the bibliography is a list.
 """
 
 import os
@@ -46,18 +46,19 @@ def write_vega(app: Sphinx) -> None:
         app.add_js_file(script, defer="defer")
 
 
-def drop_scripts(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
-    """Take out what asks the network, is twice on the page, or has nothing to do on it."""
+def mend_page(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """Take out what asks the network, is twice on the page, or has nothing to do on it; mend roles."""
     body = context.get("body", "")
     told = lambda script: f"{getattr(script, 'filename', '')}{getattr(script, 'attributes', '')}"  # noqa: E731
     scripts = context.get("script_files", [])
     unwanted = [*UNWANTED, *(script for script, needed_by in SCRIPTS.items() if needed_by not in body)]
     context["script_files"] = [s for s in scripts if not any(word in told(s) for word in unwanted)]
+    context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')  # what a list's children have to be
 
 
 def setup(app: Sphinx) -> dict:
     """Register everything with Sphinx."""
     app.add_html_math_renderer("mathml", (formula, None), (formula, None))
     app.connect("builder-inited", write_vega)
-    app.connect("html-page-context", drop_scripts, priority=900)
+    app.connect("html-page-context", mend_page, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
