@@ -15,15 +15,18 @@ from common import machine, ratio, write
 from study import trials
 
 
-def timed(workers: int, runs: int, steps: int) -> dict:
-    """Run the study on so many workers."""
+def timed(workers: int, runs: int, steps: int, quick: bool) -> dict:
+    """Run the study on so many workers: processes, or threads for a quick look."""
     from distributed import Client, LocalCluster
 
     from transferlab.lab import Lab
 
     with tempfile.TemporaryDirectory() as folder:
         quiet = {"dashboard_address": None, "silence_logs": 50, "local_directory": folder, "memory_limit": None}
-        with LocalCluster(n_workers=workers, threads_per_worker=1, **quiet) as cluster, Client(cluster) as client:
+        with (
+            LocalCluster(n_workers=workers, threads_per_worker=1, processes=not quick, **quiet) as cluster,
+            Client(cluster) as client,
+        ):
             client.run(_import)
             began = time.perf_counter()
             found = Lab(Path(folder) / "store", client=client, quiet=True, device="cpu").run(
@@ -48,7 +51,7 @@ def main() -> None:
     kept = []
     for number in range(rounds):
         for workers in (1, 2):
-            kept.append(timed(workers, runs, steps))
+            kept.append(timed(workers, runs, steps, given.quick))
             print(f"round {number + 1}/{rounds}: {kept[-1]['who']} {kept[-1]['seconds']:.1f} s", flush=True)
     faster = ratio((r["seconds"] for r in kept[::2]), (r["seconds"] for r in kept[1::2]))
     rows = [{"what": "two Dask workers of one thread against one", "value": faster, "unit": "times", "target": "1.6"}]

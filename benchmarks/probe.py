@@ -124,7 +124,7 @@ def contest(who: str, path: Path, device: str, jobs: int, quick: bool) -> dict:
     if who not in PEERS:
         torch.set_num_threads(jobs)
     data = load_file(path)
-    keep = slice(None, None, 8 if quick else 1)
+    keep = slice(None, None, 32 if quick else 1)
     x, labels = data["x"][keep].contiguous(), data["labels"][keep].contiguous()
 
     def run(x, labels):
@@ -145,20 +145,20 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--cores", type=int, default=cpu_workers(1), help="for both sides; by default all")
-    parser.add_argument("--quick", action="store_true", help="one round of an eighth of the images")
+    parser.add_argument("--quick", action="store_true", help="one round of a part of the images")
     parser.add_argument(
         "--out", type=Path, help="where the JSON goes; by default below benchmarks/results (not when quick)"
     )
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--jobs", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--size", choices=("whole", "eighth"), help=argparse.SUPPRESS)
+    parser.add_argument("--size", choices=("whole", "part"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.contestant:
-        print(json.dumps(contest(given.contestant, given.path, given.device, given.jobs, given.size == "eighth")))
+        print(json.dumps(contest(given.contestant, given.path, given.device, given.jobs, given.size == "part")))
         return
     rounds, runs = 1 if given.quick else given.rounds, []
-    same = {"device": given.device, "size": "eighth" if given.quick else "whole"}
+    same = {"device": given.device, "size": "part" if given.quick else "whole"}
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), rounds, 20 if given.quick else STEPS)
         jobs = dict.fromkeys((*EXPONENTS, *PEERS), 1 if given.quick else given.cores)

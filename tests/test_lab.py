@@ -86,6 +86,17 @@ def test_a_search_runs_and_the_best_rate_is_read_on_test(tmp_path, counted):
     assert len(Lab(tmp_path).closure([asked])) == 5
 
 
+def test_stages_of_a_search_run_one_after_another(tmp_path, counted):
+    rates, weights = OneOf(1e-5, 0.05, seeds=(0,)), OneOf(1.0, 3.0, seeds=(0,), later=True)
+    asked = replace(fine_tune(5, lr=rates), method=FineTune(replace(fine_tune().recipe, lr=rates), weights))
+    row = Lab(tmp_path, workers=1).run([asked]).iloc[0]
+    assert row["lr"] == 0.05
+    tried = [(t.recipe.lr, t.method.head_lr) for t in Lab(tmp_path).closure([asked])]
+    assert tried[:3] == [(1e-5, 1.0), (0.05, 1.0), (0.05, 3.0)]
+    assert len([label for label in counted if "fine-tune" in label]) == len(tried) == 4
+    assert Lab(tmp_path).missing([asked]) == []
+
+
 def test_plan_counts_without_running(tmp_path, counted):
     plan = Lab(tmp_path).plan(some_trials())
     assert (len(plan.sources), len(plan.runs), plan.known) == (2, 6, 0)

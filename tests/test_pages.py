@@ -14,7 +14,7 @@ from browsing import axe_findings, browser, drawn, in_chromium, loaded, low_cont
 from transferlab.report import theme
 from transferlab.report.controls import Control, Explorer
 from transferlab.report.figure import BOOK, Figure, Table, table_html
-from transferlab.report.sphinx import drop_scripts, vega
+from transferlab.report.sphinx import mend_page, vega
 
 pytestmark = in_chromium
 ASSETS = Path(__file__).parent.parent / "book" / "assets"
@@ -319,7 +319,7 @@ def test_a_page_loads_the_scripts_that_it_needs():
     def left(body: str) -> list[str]:
         names = ("_static/vega.js", "_static/transferlab.js", "_static/require.js", "_static/doctools.js")
         context = {"script_files": [SimpleNamespace(filename=name) for name in names], "body": body}
-        drop_scripts(None, "page", "page.html", context, None)
+        mend_page(None, "page", "page.html", context, None)
         return [script.filename.removeprefix("_static/") for script in context["script_files"]]
 
     assert left(figure("plain")) == ["vega.js", "transferlab.js", "doctools.js"]

@@ -1,5 +1,6 @@
 """The synthetic world is worth transferring in: on a small target a probe beats scratch, and fine-tuning the probe."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 from transferlab import scales
@@ -8,8 +9,9 @@ from transferlab.methods import Probe
 from transferlab.report.stats import effect
 from transferlab.specs import Trial
 
-SEEDS = range(8)
-S = scales.scale("smoke")
+SEEDS = range(5)
+SHORT = scales.scale("smoke")
+S = replace(SHORT, pretrain=replace(SHORT.pretrain, steps=200), train=replace(SHORT.train, steps=100))
 
 
 def arm(method, source) -> list[Trial]:

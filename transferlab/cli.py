@@ -148,9 +148,11 @@ def claims(scale: str | None, paper: str | None, as_json: bool) -> None:
 
     if scale:
         choose("scale", scale, chapters.PUBLISHED_SCALES)
+    if paper:
+        choose("paper", paper, papers())
     card = scorecard(chapters.verdicts(scale))
     if paper:
-        card = card[card["paper"] == choose("paper", paper, papers())]
+        card = card[card["paper"] == paper]
 
     rows = as_objects(card)
     if as_json:

@@ -134,6 +134,7 @@ class Lab:
         self.device, self.workers, self.threads, self.quiet = device, workers, threads, quiet
         self.client, self.pack = client, pack
         self.known: dict[str, Record] = {}
+        self.chosen: dict[Trial, list[Asked]] = {}  # what stands behind trials whose search is complete
         self.tried: dict[str, str] = {}  # what came of trials that were run
         self.published = published.read() if isinstance(published, Published) else published or {}
 
@@ -159,9 +160,11 @@ class Lab:
 
     def resolve(self, trial: Trial) -> Trial | None:
         """Return the trial with what its search chose, or ``None`` while the search is not complete."""
-        if trial.before and trial.before.open:
-            source = self.resolve(trial.before)
-            return source and self.resolve(replace(trial, source=source))
+        *_, (found, _) = self._behind(trial)
+        return None if found.open else found
+
+    def _stage(self, trial: Trial) -> Trial | None:
+        """Return the trial with what the first stage of its search chose."""
         tried = ((t.key, self.record(t, VALIDATION)) for t in trial.searches())
         return trial.resolve({k: r["metrics"].get(*VALIDATION, 0.0) for k, r in tried if settled(r, VALIDATION)})
 
@@ -171,13 +174,20 @@ class Lab:
         """
         if not trial.open:
             return [(trial, trial.asked)]
-        before = []
+        if trial in self.chosen:
+            return self.chosen[trial]
+        before, now = [], trial
         if trial.before and trial.before.open:
             before, source = self._behind(trial.before.training)[:-1], self.resolve(trial.before)
             if source is None:
                 return [*before, (trial, trial.asked)]
-            trial = replace(trial, source=source)
-        return [*before, *((t, VALIDATION) for t in trial.searches()), (self.resolve(trial) or trial, trial.asked)]
+            now = replace(trial, source=source)
+        while now.options:
+            before += [(t, VALIDATION) for t in now.searches()]
+            if not (found := self._stage(now)):
+                return [*before, (now, now.asked)]
+            now = found
+        return self.chosen.setdefault(trial, [*before, (now, now.asked)])
 
     def _all_behind(self, trials: Iterable[Trial]) -> list[Asked]:
         return [asked for trial in dict.fromkeys(trials_of(trials)) for asked in self._behind(trial)]

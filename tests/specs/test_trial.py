@@ -157,6 +157,21 @@ def test_several_fields_are_searched_at_once_in_every_combination():
     assert {t.source.stop for t in trial.searches()} == {0.5, None}, "all steps are no stop"
 
 
+def test_what_is_later_is_searched_when_the_rest_is_chosen():
+    pulls = OneOf(None, L2SP(0.1), L2SP(1.0), seeds=(0,), later=True)
+    recipe = replace(SMOKE.train, lr=OneOf(0.01, 0.1, 0.3, seeds=(0,)))
+    trial = Trial(TARGET, FineTune(recipe, hold=pulls), SMOKE.backbone, 3, SOURCE)
+    assert [(t.recipe.lr, t.method.hold) for t in trial.searches()] == [(0.01, None), (0.1, None), (0.3, None)]
+    half = trial.resolve({t.key: t.recipe.lr % 0.3 for t in trial.searches()})
+    assert (half.recipe.lr, half.seed, half.open) == (0.1, 3, True)
+    assert [(t.recipe.lr, t.method.hold) for t in half.searches()] == [(0.1, pull) for pull in pulls.options]
+    assert half.searches()[0] in trial.searches(), "what has run already runs no second time"
+    found = half.resolve({t.key: float(t.method.hold == L2SP(1.0)) for t in half.searches()})
+    assert (found.method.hold, found.open) == (L2SP(1.0), False)
+    alone = replace(trial, method=FineTune(SMOKE.train, hold=pulls))
+    assert len(alone.searches()) == 3, "with nothing before it, it is a search like any other"
+
+
 def test_a_searched_field_may_hold_what_the_field_may_and_nothing_else():
     with pytest.raises(UserError, match=r"lr \(=1000.0\): must be a float between 0 and 100"):
         replace(SMOKE.train, lr=OneOf(0.1, 1000.0))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 STATES = {"holds": "✓", "fails": "✗", "null": "○", "open": "?"}
 STATE_WORDS = {"holds": "holds", "fails": "does not hold", "null": "no effect", "open": "open"}
+TONE_OF = {"holds": "holds here", "fails": "does not hold here", "null": "no effect here", "open": UNDECIDED}
 SIDE_WORDS = {"above": "above", "below": "below", "equal": "within ±"}
 WIDTH, HEIGHT, EDGE = 120, 20, 6  # of an inline drawing, in px
 
@@ -71,9 +72,10 @@ def interval(effect: Effect, unit: str = "points") -> str:
     mean, low, high = (
         number(x, digits(unit), not unit.startswith("%")) for x in (effect.mean, effect.low, effect.high)
     )
+    unit = unit if unit.startswith("%") else f" {unit}"
     if not math.isfinite(effect.low):
-        return f"{mean} {unit}; one repetition has no interval"
-    return f"{mean} {unit}, 95% interval {low} to {high}, n = {effect.n} repetitions"
+        return f"{mean}{unit}; one repetition has no interval"
+    return f"{mean}{unit}, 95% interval {low} to {high}, n = {effect.n} repetitions"
 
 
 def bracketed(f: Finding, bar: bool = True) -> str:
@@ -104,7 +106,8 @@ def drawing(f: Finding, axis: tuple[float, float] | None = None) -> str:
     middle = HEIGHT / 2
     lines = "".join(f'<line class="tl-bar" x1="{at(b):.1f}" x2="{at(b):.1f}" y1="1" y2="{HEIGHT - 1}"/>' for b in bars)
     return (
-        f'<svg class="tl-drawing" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" aria-hidden="true">'
+        f'<svg class="tl-drawing" style="--tone:{VERDICT[TONE_OF[f.counts]]}"'
+        f' width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" aria-hidden="true">'
         f'<rect class="tl-claimed" x="{first:.1f}" width="{max(0.0, last - first):.1f}" height="{HEIGHT}"/>{lines}'
         f'<line class="tl-range" x1="{at(f.effect.low):.1f}" x2="{at(f.effect.high):.1f}" y1="{middle}" y2="{middle}"/>'
         f'<circle class="tl-mean" cx="{at(f.effect.mean):.1f}" cy="{middle}" r="3.5"/></svg>'
@@ -235,11 +238,8 @@ class VerdictCard:
         )
 
     def _checks(self) -> str:
-        if not self.verdict.checks:
-            return ""
-        return (
-            f'<p class="tl-note">Can the setting answer? Checked on baselines alone:</p>{forest(self.verdict.checks)}'
-        )
+        asked = '<p class="tl-note">Can the setting answer? Checked on baselines alone:</p>'
+        return f"{asked}{forest(self.verdict.checks)}" if self.verdict.checks else ""
 
     def _notes(self) -> list[str]:
         """Return what else there is to know, a sentence each; what was not run is named."""
@@ -261,6 +261,7 @@ class VerdictCard:
             ("At each learning rate, on validation images", self.rates),
             ("At each length of training", self.lengths),
         ):
+            words += ", part by part" if told and len(v.parts) > 1 else ""
             each = [
                 f"{at:g}: {_listed(found, v)}" if isinstance(at, float) else f"{at}: {_listed(found, v)}"
                 for at, found in told.items()

@@ -57,20 +57,28 @@ def lines(
     ends : bool
         Whether lines are named, at the end where they lie farther apart.
     """
+    frame, scale = _within(frame, y, titles[1], alt.Scale(zero=zero, nice=False, padding=8))
+    scale = alt.Scale(domain=list(domain)) if domain else scale
     base = _chosen(frame, choose)
     values = sorted(frame[x].unique()) if not order else list(order)
+    end = max((values[0], values[-1]), key=lambda at: _apart(frame.loc[frame[x] == at, y]))
+    last, room = (
+        end == values[-1],
+        ends * 0.033 * frame[by].astype(str).str.len().max(),
+    )  # for names, as a share of the axis
     if order:
-        place = alt.X(
-            f"{x}:N",
-            sort=values,
-            title=titles[0],
-            axis=alt.Axis(labelAngle=0, grid=False),
-            scale=alt.Scale(padding=0.4),
-        )
+        places = [*values, ""] if ends and last else ["", *values] if ends else values
+        axis = alt.Axis(labelAngle=0, grid=False, values=values)
+        place = alt.X(f"{x}:N", title=titles[0], axis=axis, scale=alt.Scale(domain=places, padding=0.4))
     else:
-        scale = alt.Scale(type="log", nice=False, padding=14) if log else alt.Scale(nice=False, padding=14, zero=False)
-        place = alt.X(f"{x}:Q", title=titles[0], scale=scale, axis=alt.Axis(values=values, format=",.6~g", grid=False))
-    scale = alt.Scale(domain=list(domain)) if domain else alt.Scale(zero=zero, nice=True, padding=8)
+        axis = alt.Axis(values=values, format=",.6~g", grid=False)
+        low, high = float(values[0]), float(values[-1])
+        if log:
+            low, high = (low, high * (high / low) ** room) if last else (low * (low / high) ** room, high)
+        else:
+            low, high = (low, high + room * (high - low)) if last else (low - room * (high - low), high)
+        reach = alt.Scale(type="log" if log else "linear", domain=[low, high], nice=False, padding=14)
+        place = alt.X(f"{x}:Q", title=titles[0], scale=reach, axis=axis)
     height_of = alt.Y(f"{y}:Q", title=titles[1], scale=scale)
     ink = {"color": _tone(by, tones), "opacity": alt.condition(front, alt.value(1), alt.value(0.3))}
     tip = _tip(frame, [by, x, y, "low", "high", "seeds"])
@@ -90,10 +98,9 @@ def lines(
         mark = base.transform_filter(f"datum.{x} == {at[0]}").mark_point(size=190, strokeWidth=2, filled=False)
         parts.append(mark.encode(place, height_of, **ink).add_params(alt.param(name=at[0], value=at[1])))
     if ends:
-        end = max((values[0], values[-1]), key=lambda at: _apart(frame.loc[frame[x] == at, y]))
-        side = ("right", -4) if end == values[-1] else ("left", 4)  # inside: nothing is cut
-        name = base.transform_filter(alt.datum[x] == end).mark_text(fontSize=11, dy=-10, align=side[0], dx=side[1])
-        parts.append(name.encode(place, height_of, text=f"{by}:N", color=ink["color"], opacity=ink["opacity"]))
+        name = _chosen(_beside(frame, x, y, end, choose, height), choose)
+        name = name.mark_text(fontSize=11, align="left" if last else "right", dx=9 if last else -9)
+        parts.append(name.encode(place, alt.Y("beside:Q", title=titles[1]), text=f"{by}:N", **ink))
     chart = alt.layer(*parts).properties(width="container", height=height)
     return _named(chart, choose, title)
 
@@ -114,10 +121,14 @@ def dots(
     name: str = "",
 ) -> alt.LayerChart:
     """Return a row for each value of `y`: dots with intervals, those of `front` in full ink; `level` is a line."""
+    frame, scale = _within(frame, x, title, alt.Scale(zero=zero, nice=False, padding=12))
     base, values = _chosen(frame, choose), list(dict.fromkeys(frame[y]))
-    place = _row(y, values)
+    place, length = _row(y, values, apart=0.45 if by != y else None), _along(x, title, scale)
     ink = {"color": _tone(by, tones), "opacity": alt.condition(front, alt.value(1), alt.value(0.25))}
-    length = alt.X(f"{x}:Q", title=title, scale=alt.Scale(zero=zero, nice=True, padding=12))
+    if by != y:  # side by side in a row
+        ink["yOffset"] = alt.YOffset(
+            f"{by}:N", sort=list(tones), scale=alt.Scale(domain=list(dict.fromkeys(frame[by])))
+        )
     parts = [
         base.mark_circle(size=110).encode(place, length, tooltip=_tip(frame, [y, by, x, "low", "high", "seeds"]), **ink)
     ]
@@ -154,8 +165,7 @@ def dumbbell(
 ) -> alt.LayerChart:
     """Return two values a row, joined by a line: the two of `by`."""
     base, values = _chosen(frame, choose), list(dict.fromkeys(frame[y]))
-    place = _row(y, values)
-    length = alt.X(f"{x}:Q", title=title, scale=alt.Scale(zero=False, nice=True, padding=12))
+    place, length = _row(y, values), _along(x, title, alt.Scale(zero=False, nice=False, padding=12))
     joined = base.mark_line(strokeWidth=2, opacity=0.45, color="#8a8f98").encode(place, length, detail=f"{y}:N")
     ends = base.mark_circle(size=110, opacity=1).encode(
         place, length, _tone(by, tones), tooltip=_tip(frame, [y, by, x])
@@ -180,15 +190,22 @@ def scatter(
     name: str = "",
 ) -> alt.LayerChart:
     """Return points, named by the column `label` if one is given."""
-    base = _chosen(frame, choose)
-    length = alt.X(
-        f"{x}:Q", title=titles[0], scale=alt.Scale(zero=False, nice=True, padding=10, type="log" if log else "linear")
-    )
-    place = alt.Y(f"{y}:Q", title=titles[1], scale=alt.Scale(zero=False, nice=True, padding=10))
+    look = {
+        "zero": False,
+        "nice": False,
+        "padding": 10 + (min(24, 2 * frame[label].astype(str).str.len().max()) if label else 0),
+    }
+    frame, scale = _within(frame, y, titles[1], alt.Scale(**look))
+    base, length = _chosen(frame, choose), _along(x, titles[0], alt.Scale(type="log" if log else "linear", **look))
+    place = alt.Y(f"{y}:Q", title=titles[1], scale=scale)
     ink = {"color": _tone(by, tones), "opacity": alt.condition(front, alt.value(0.85), alt.value(0.25))}
     tip = _tip(frame, [c for c in (label, by, x, y) if c])
     parts = [base.mark_circle(size=size).encode(length, place, tooltip=tip, **ink)]
-    parts += [base.mark_text(dy=-9, fontSize=10).encode(length, place, text=f"{label}:N", **ink)] if label else []
+    if label:
+        named = _chosen(_under(frame, x, y, label, choose), choose).mark_text(
+            fontSize=10, dy=alt.expr("datum.under ? 11 : -9")
+        )
+        parts.append(named.encode(length, place, text=f"{label}:N", **ink))
     return _named(alt.layer(*parts).properties(width="container", height=height), choose, name)
 
 
@@ -212,8 +229,62 @@ def schema(caption: str, **parts: str) -> HTML:
     )
 
 
-def _row(y: str, values: Sequence[Any]) -> alt.Y:
-    return alt.Y(f"{y}:N", title="", sort=list(values), axis=alt.Axis(labelLimit=230, grid=False))
+def _row(y: str, values: Sequence[Any], apart: float | None = None) -> alt.Y:
+    """Return rows; `apart`: what is left free between those of several marks each."""
+    free = {"scale": alt.Scale(paddingInner=apart, paddingOuter=apart / 2)} if apart else {}
+    return alt.Y(f"{y}:N", title="", sort=list(values), axis=alt.Axis(labelLimit=230, grid=False), **free)
+
+
+def _along(x: str, title: str, scale: alt.Scale) -> alt.X:
+    axis = {"labelFlush": 8, "titleAnchor": "end" if len(title) > 16 else "middle"}
+    axis |= {} if scale.to_dict().get("type") == "log" else {"tickCount": 5}
+    return alt.X(f"{x}:Q", title=title, scale=scale, axis=alt.Axis(**axis))
+
+
+def _within(frame: pd.DataFrame, value: str, title: str, scale: alt.Scale) -> tuple[pd.DataFrame, alt.Scale]:
+    """Return a frame and the scale of a value; shares of images, and their intervals as drawn, end at 0 and 100%."""
+    if not title.endswith("%") or "kept" in title:
+        return frame, scale
+    frame = frame.assign(**{c: frame[c].clip(0, 100) for c in ("low", "high") if c in frame})
+    drawn = frame[[c for c in (value, "low", "high") if c in frame]]
+    low, high = drawn.min(axis=None), drawn.max(axis=None)
+    room = 0.08 * (high - low)
+    if low <= room:
+        return frame, alt.Scale(zero=True, nice=True)
+    return frame, scale if high < 100 - room else alt.Scale(domain=[low - room, 100], nice=False)
+
+
+def _groups(frame: pd.DataFrame, choose: Choice | None) -> list[pd.DataFrame]:
+    """Return the rows that are shown together."""
+    by = [name for name in choose or {} if name in frame]
+    return [rows for _, rows in frame.groupby(by, sort=False)] if by else [frame]
+
+
+def _beside(frame: pd.DataFrame, x: str, y: str, end: Any, choose: Choice | None, height: int) -> pd.DataFrame:
+    """Return the rows at an end of the lines, and where their names stand: a line of text apart."""
+    found = []
+    for rows in _groups(frame, choose):
+        drawn = rows[[c for c in (y, "low", "high") if c in rows]]
+        gap, at = 18 * (drawn.max(axis=None) - drawn.min(axis=None)) / height, rows[rows[x] == end].sort_values(y)
+        places: list[float] = []
+        for value in at[y]:
+            places.append(max(value, places[-1] + gap) if places else value)
+        found.append(at.assign(beside=places))
+    return pd.concat(found)
+
+
+def _under(frame: pd.DataFrame, x: str, y: str, label: str, choose: Choice | None) -> pd.DataFrame:
+    """Return the points that have a name, and whether it stands under its point: another one's is close above."""
+    found = []
+    for rows in _groups(frame, choose):
+        near, high = (0.2 * (rows[x].max() - rows[x].min()), 0.1 * (rows[y].max() - rows[y].min()))
+        named = rows[rows[label] != ""]
+        above = [
+            ((named[x] - a).abs().lt(near) & (named[y] - b).between(0, high)).sum() > 1
+            for a, b in zip(named[x], named[y], strict=True)
+        ]
+        found.append(named.assign(under=above))
+    return pd.concat(found)
 
 
 def _level(value: float | None, place: alt.X | alt.Y) -> list[alt.Chart]:

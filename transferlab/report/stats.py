@@ -1,5 +1,6 @@
 """Statistics over seeds: paired effects with intervals, equivalence, Holm's correction."""
 
+import gc
 import math
 import warnings
 from collections.abc import Sequence
@@ -142,7 +143,11 @@ def holm(ps: Sequence[float]) -> list[float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from statsmodels.stats.multitest import multipletests
-    return multipletests(list(ps), method="holm")[1].tolist()
+    gc.freeze()  # it collects garbage at each call, which many records make slow
+    try:
+        return multipletests(list(ps), method="holm")[1].tolist()
+    finally:
+        gc.unfreeze()
 
 
 def seeds_needed(deviation: float, half_width: float) -> int:

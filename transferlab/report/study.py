@@ -196,8 +196,9 @@ class Study:
         for factors, trial in self.arms_made:
             for path, options in trial.options.items():
                 if path[-1] == "lr":
+                    later = {p: of.options[0] for p, of in trial.options.items() if of.later}
                     for rate in options.options:
-                        rates.setdefault(rate, []).append((factors, filled(trial, {path: rate})))
+                        rates.setdefault(rate, []).append((factors, filled(trial, {**later, path: rate})))
         fixed = [(f, t) for f, t in self.arms_made if not t.options]
         found = {}
         for rate, arms in sorted(rates.items()):

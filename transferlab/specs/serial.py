@@ -88,17 +88,28 @@ class OneOf(Spec, kind="one-of"):
         In the order in which they win ties.
     seeds : tuple of int
         Those that decide.
+    later : bool, optional
+        Searched when what is not `later` has been chosen, by trials that have the first of these values.
     """
 
     options: tuple[Any, ...]
     seeds: tuple[int, ...]
+    later: bool | None
 
-    def __init__(self, *given: Any, options: tuple[Any, ...] = (), seeds: tuple[int, ...] = (0, 1, 2, 3)) -> None:
+    def __init__(
+        self,
+        *given: Any,
+        options: tuple[Any, ...] = (),
+        seeds: tuple[int, ...] = (0, 1, 2, 3),
+        later: bool | None = None,
+    ) -> None:
         options = given or tuple(options)
         check(len(set(options)) == len(options) > 1, "options", options, "must be two different values or more")
         check(bool(seeds), "seeds", seeds, "must name those that decide")
         object.__setattr__(self, "options", options)
         object.__setattr__(self, "seeds", tuple(seeds))
+        object.__setattr__(self, "later", later)
+        flags(self, "later")
 
 
 def _for_each_choice(check_fields: Callable[[Any], None]) -> Callable[[Any], None]:

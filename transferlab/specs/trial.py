@@ -154,6 +154,11 @@ class Trial(Artefact, kind="trial"):
         return replace(self, seed=seed, source=self.before.at_seed(seed) if self.before else self.source)
 
     @cached_property
+    def asked_first(self) -> dict[tuple[str, ...], OneOf]:
+        """What is chosen first: of `options` those that are not `later`, if there are any."""
+        return {p: of for p, of in self.options.items() if not of.later} or self.options
+
+    @cached_property
     def choices(self) -> tuple[tuple[Trial, ...], ...]:
         """Return the trials of a search: for every choice, in the order in which they win ties, one a seed that
         decides.
@@ -167,6 +172,8 @@ class Trial(Artefact, kind="trial"):
     def resolve(self, accuracy: dict[str, float]) -> Trial | None:
         """Return this trial with what its search chose, or ``None`` while a search trial is missing.
 
+        What is `later` is still open then.
+
         Parameters
         ----------
         accuracy : dict
@@ -176,8 +183,8 @@ class Trial(Artefact, kind="trial"):
             return self
         if any(t.key not in accuracy for trials in choices for t in trials):
             return None
-        best = max(choices, key=lambda trials: sum(accuracy[t.key] for t in trials))[0]
-        return best if best.seed == self.seed else best.at_seed(self.seed)
+        means = [sum(accuracy[t.key] for t in trials) for trials in choices]
+        return filled(self, combinations(self.asked_first)[means.index(max(means))])
 
     # ------------------------------------------------------------------------------------------------------------ words
 
@@ -221,5 +228,6 @@ def _choices(arm: Trial) -> tuple[tuple[Trial, ...], ...]:
     """Return the search of an arm, which its seeds share."""
     seeds = {options.seeds for options in arm.options.values()}
     check(len(seeds) == 1, "seeds", sorted(seeds), "of all that is searched must be the same")
-    made = [filled(arm, choice) for choice in combinations(arm.options)]
+    first = {path: of.options[0] for path, of in arm.options.items()}
+    made = [filled(arm, first | choice) for choice in combinations(arm.asked_first)]
     return tuple(tuple(trial.at_seed(seed) for seed in next(iter(seeds))) for trial in made)
