@@ -19,6 +19,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: their thre
 
 LONG = (
     "test_book",
+    "test_pages",
     "test_smoke",
     "test_benchmarks",
     "test_interruptions",
@@ -27,16 +28,25 @@ LONG = (
     "test_lab",
     "test_world",
 )
-SPREAD = ("test_smoke",)  # each test of which may run beside the others
+SPREAD = ("test_book", "test_smoke")  # each test of which may run beside the others
 FOLDERS = ("data", "cache", "store", "weights")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that two processes end at about the same time; each file in one, but for `SPREAD`."""
+    """Long files first, so that two processes end at about the same time."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
-    for item in items:
-        if item.path.stem not in SPREAD:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Each file in one process, for what its tests share, but for `SPREAD`."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return nodeid if Path(file).stem in SPREAD else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,6 +18,7 @@ import papermill
 import pytest
 import yaml
 from browsing import axe_findings, browser, drawn, in_chromium  # noqa: F401
+from filelock import FileLock
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from test_imports import lines_of
 
@@ -36,8 +37,8 @@ CHAPTERS = [name for name, subject in chapters.chapters().items() if not subject
 
 @pytest.fixture(scope="session")
 def book(shared) -> Path:
-    """The folder of the built book."""
-    with pytest.MonkeyPatch.context() as patch:
+    """The folder of the built book, which one process builds."""
+    with pytest.MonkeyPatch.context() as patch, FileLock(f"{shared['TRANSFERLAB_STORE']}.lock"):
         for name, folder in shared.items():
             patch.setenv(name, folder)
         return build.build(lambda line: None).parent.parent
@@ -151,8 +152,8 @@ def test_page_from_disk_without_a_network(visit, name, width, scheme):
     names = [chart.get_attribute("aria-label") or "" for chart in page.locator(".tl-chart svg[role=img]").all()]
     assert all(len(name) > 20 and name != "Vega visualization" for name in names), "a chart is nameless"
     assert page.evaluate("document.getElementsByTagName('*').length") < 5000
-    found = axe_findings(page, ".bd-article")
-    assert found == [], found
+    if not name.startswith("book/api_"):  # they are all made as book/api is, and are the longest
+        assert axe_findings(page, ".bd-article") == []
     assert page.trouble == []
 
 
