@@ -103,7 +103,7 @@ def test_losses_and_networks_are_those_of_training_one_after_another(frozen, aug
 def test_a_resnet_too():
     make = lambda: [member(k, ResNet(stem="full"), replace(STEPS, steps=2, batch=4), lr=1e-4) for k in range(2)]  # noqa: E731
     for row, b in zip(together(make()), make(), strict=True):
-        assert (row - alone(b)).abs().max() < 1e-4  # rounding of 2e-5 was seen, a step apart is 0.01
+        assert (row - alone(b)).abs().max() < 5e-5  # rounding of 2e-5 was seen; a step that is left out is 0.18 or more
 
 
 def test_samples_and_regularisers_may_differ():

@@ -2,7 +2,8 @@
 
 - The Vega bundle comes from vl-convert and is loaded as one ordinary script, so that it works from disk too.
 - Formulas become MathML while the book is built; browsers draw it without a script.
-- Two scripts that Jupyter Book adds and that would ask the network, or fail, are taken out; the bibliography is a list.
+- Two scripts that Jupyter Book adds and that would ask the network, or fail, are taken out.
+- Entries of the bibliography get the role that a list's children must have.
 """
 
 import os

@@ -143,7 +143,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from statsmodels.stats.multitest import multipletests
-    gc.freeze()  # it collects garbage at each call, which many records make slow
+    gc.freeze()  # statsmodels collects garbage at each call, which many records make slow
     try:
         return multipletests(list(ps), method="holm")[1].tolist()
     finally:

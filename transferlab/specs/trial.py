@@ -154,7 +154,7 @@ class Trial(Artefact, kind="trial"):
         return replace(self, seed=seed, source=self.before.at_seed(seed) if self.before else self.source)
 
     @cached_property
-    def asked_first(self) -> dict[tuple[str, ...], OneOf]:
+    def first_stage(self) -> dict[tuple[str, ...], OneOf]:
         """What is chosen first: of `options` those that are not `later`, if there are any."""
         return {p: of for p, of in self.options.items() if not of.later} or self.options
 
@@ -183,8 +183,8 @@ class Trial(Artefact, kind="trial"):
             return self
         if any(t.key not in accuracy for trials in choices for t in trials):
             return None
-        means = [sum(accuracy[t.key] for t in trials) for trials in choices]
-        return filled(self, combinations(self.asked_first)[means.index(max(means))])
+        totals = [sum(accuracy[t.key] for t in trials) for trials in choices]
+        return filled(self, combinations(self.first_stage)[totals.index(max(totals))])
 
     # ------------------------------------------------------------------------------------------------------------ words
 
@@ -229,5 +229,5 @@ def _choices(arm: Trial) -> tuple[tuple[Trial, ...], ...]:
     seeds = {options.seeds for options in arm.options.values()}
     check(len(seeds) == 1, "seeds", sorted(seeds), "of all that is searched must be the same")
     first = {path: of.options[0] for path, of in arm.options.items()}
-    made = [filled(arm, first | choice) for choice in combinations(arm.asked_first)]
+    made = [filled(arm, first | choice) for choice in combinations(arm.first_stage)]
     return tuple(tuple(trial.at_seed(seed) for seed in next(iter(seeds))) for trial in made)
