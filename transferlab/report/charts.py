@@ -57,7 +57,7 @@ def lines(
     ends : bool
         Whether lines are named, at the end where they lie farther apart.
     """
-    frame, scale = _within(frame, y, titles[1], alt.Scale(zero=zero, nice=False, padding=8))
+    frame, scale = _within(frame, y, alt.Scale(zero=zero, nice=False, padding=8))
     scale = alt.Scale(domain=list(domain)) if domain else scale
     base = _chosen(frame, choose)
     values = sorted(frame[x].unique()) if not order else list(order)
@@ -121,7 +121,7 @@ def dots(
     name: str = "",
 ) -> alt.LayerChart:
     """Return a row for each value of `y`: dots with intervals, those of `front` in full ink; `level` is a line."""
-    frame, scale = _within(frame, x, title, alt.Scale(zero=zero, nice=False, padding=12))
+    frame, scale = _within(frame, x, alt.Scale(zero=zero, nice=False, padding=12))
     base, values = _chosen(frame, choose), list(dict.fromkeys(frame[y]))
     place, length = _row(y, values, apart=0.45 if by != y else None), _along(x, title, scale)
     ink = {"color": _tone(by, tones), "opacity": alt.condition(front, alt.value(1), alt.value(0.25))}
@@ -195,7 +195,7 @@ def scatter(
         "nice": False,
         "padding": 10 + (min(24, 2 * frame[label].astype(str).str.len().max()) if label else 0),
     }
-    frame, scale = _within(frame, y, titles[1], alt.Scale(**look))
+    frame, scale = _within(frame, y, alt.Scale(**look))
     base, length = _chosen(frame, choose), _along(x, titles[0], alt.Scale(type="log" if log else "linear", **look))
     place = alt.Y(f"{y}:Q", title=titles[1], scale=scale)
     ink = {"color": _tone(by, tones), "opacity": alt.condition(front, alt.value(0.85), alt.value(0.25))}
@@ -241,9 +241,9 @@ def _along(x: str, title: str, scale: alt.Scale) -> alt.X:
     return alt.X(f"{x}:Q", title=title, scale=scale, axis=alt.Axis(**axis))
 
 
-def _within(frame: pd.DataFrame, value: str, title: str, scale: alt.Scale) -> tuple[pd.DataFrame, alt.Scale]:
-    """Return a frame and the scale of a value; shares of images, and their intervals as drawn, end at 0 and 100%."""
-    if not title.endswith("%") or "kept" in title:
+def _within(frame: pd.DataFrame, value: str, scale: alt.Scale) -> tuple[pd.DataFrame, alt.Scale]:
+    """Return a frame and the scale of a value; an ``accuracy``, and its interval as drawn, end at 0 and 100%."""
+    if value != "accuracy":
         return frame, scale
     frame = frame.assign(**{c: frame[c].clip(0, 100) for c in ("low", "high") if c in frame})
     drawn = frame[[c for c in (value, "low", "high") if c in frame]]
