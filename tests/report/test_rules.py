@@ -20,14 +20,6 @@ from transferlab.report.stats import effect
 SEEDS = 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_collecting():
-    """statsmodels collects garbage in every correction, which takes long in a large process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gc.collect", lambda *_: 0)
-        yield
-
-
 def around(mean: float, low: float, seeds: int = SEEDS) -> list[float]:
     """Numbers by seed with this mean, whose 95% interval starts at `low`."""
     spread = (mean - low) * math.sqrt(seeds - 1) / stats.t.ppf(0.975, seeds - 1)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from transferlab.errors import UserError
 from transferlab.report.stats import (
@@ -181,6 +182,7 @@ def test_holm(ps, adjusted):
 @given(st.lists(st.floats(0, 1), max_size=8))
 def test_holm_lies_between_nothing_and_bonferroni(ps):
     adjusted = holm(ps)
+    assert adjusted == pytest.approx(multipletests(ps, method="holm")[1].tolist() if ps else [])
     assert all(p <= a <= min(1, p * len(ps)) + 1e-12 for p, a in zip(ps, adjusted, strict=True))
     order = np.argsort(ps, kind="stable")
     assert [adjusted[i] for i in order] == sorted(adjusted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -65,6 +64,8 @@ def selectivity(x: Tensor, labels: Tensor) -> Tensor:
     -------
     Tensor of float64, shape (D,)
     """
+    from scipy.stats import rankdata  # takes a second
+
     labels = labels.unique(return_inverse=True)[1].cpu()
     ranks = torch.from_numpy(rankdata(x.cpu().numpy(), axis=0))  # ties share their mean rank
     counts = labels.bincount().double()[:, None]

@@ -8,7 +8,6 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ..errors import check
 
@@ -63,8 +62,8 @@ def at_equal(values: pd.DataFrame, sizes: pd.DataFrame | pd.Series, wanted: floa
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     """Return Spearman's rank correlation of values that are rounded first; 0 where one side is all ties."""
-    x, y = np.round(np.asarray(x, float), DIGITS), np.round(np.asarray(y, float), DIGITS)
-    return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else float(stats.spearmanr(x, y).statistic)
+    x, y = (pd.Series(np.round(np.asarray(side, float), DIGITS)).rank() for side in (x, y))
+    return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else float(np.corrcoef(x, y)[0, 1])
 
 
 def rank_trend(table: pd.DataFrame) -> pd.Series:
@@ -74,7 +73,9 @@ def rank_trend(table: pd.DataFrame) -> pd.Series:
 
 def page_trend(table: pd.DataFrame) -> float:
     """Return the p of Page's test that the columns rise in the order given, seeds as blocks."""
-    return float(stats.page_trend_test(table.round(DIGITS).to_numpy()).pvalue)
+    from scipy.stats import page_trend_test  # takes a second
+
+    return float(page_trend_test(table.round(DIGITS).to_numpy()).pvalue)
 
 
 def leave_one_out_best(table: pd.DataFrame) -> tuple[pd.Series, object]:

@@ -1,19 +1,21 @@
-"""Statistics over seeds: paired effects with intervals, equivalence, Holm's correction."""
+"""Statistics over seeds: paired effects with intervals, equivalence, Holm's correction.
 
-import gc
+Of scipy only `scipy.special` is imported: `scipy.stats` would take longer than a page's verdicts.
+"""
+
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from ..errors import check
 
 CONFIDENCE = 0.95
 EXACT_SIGN_FLIPS = 16  # up to so many seeds all sign patterns are counted
+RANDOM_SIGN_FLIPS, ROUNDING = 20_000, 1e-12  # sums that are equal but for the last bits count as equal
 MANY = 100  # seeds beyond which it is not said how many would do
 
 
@@ -78,7 +80,7 @@ def effect(differences: Sequence[float], confidence: float = CONFIDENCE) -> Effe
     if n < 2:
         return Effect(mean, -math.inf, math.inf, 1.0, 1.0, n, math.nan)
     deviation = float(values.std(ddof=1))
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * (deviation / math.sqrt(n))
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * (deviation / math.sqrt(n))
     p = min(1.0, 2 * _tail(abs(mean), deviation, n))
     return Effect(mean, mean - half, mean + half, p, sign_flip(values), n, deviation)
 
@@ -87,7 +89,7 @@ def _tail(distance: float, deviation: float, n: int) -> float:
     """Return the one-sided p of a mean over n seeds that lies so far on one side of a bound: 1 if n is 1."""
     if n < 2 or deviation == 0:
         return float(n < 2 or distance <= 0)
-    return float(stats.t.sf(distance / (deviation / math.sqrt(n)), n - 1))
+    return float(stdtr(n - 1, -distance / (deviation / math.sqrt(n))))
 
 
 def by_group(records: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
@@ -113,15 +115,16 @@ def by_group(records: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFra
 
 def sign_flip(values: np.ndarray) -> float:
     """Return the two-sided p of the sign-flip test of a zero mean: exact up to 16 values, else from random patterns."""
-    if len(values) < 2:
+    n = len(values)
+    if n < 2:
         return 1.0
-    exact = 2 ** min(len(values), EXACT_SIGN_FLIPS) if len(values) <= EXACT_SIGN_FLIPS else 20_000
-    magnitude = np.abs(values).sum() or 1.0
-    rounded = [np.round(values / magnitude, 12)]  # sums that are equal but for the last bit count as equal
-    told = {"permutation_type": "samples", "n_resamples": exact, "vectorized": True, "rng": 0}
-    return float(
-        stats.permutation_test(rounded, lambda x, axis: np.abs(x.sum(axis)), alternative="greater", **told).pvalue
-    )
+    if n <= EXACT_SIGN_FLIPS:
+        flipped = np.arange(2**n)[:, None] >> np.arange(n) & 1
+    else:
+        flipped = np.random.default_rng(0).integers(0, 2, (RANDOM_SIGN_FLIPS, n))
+        flipped[0] = 0  # what was seen counts, so p is never 0
+    sums = np.abs((1 - 2 * flipped) @ (values / (np.abs(values).sum() or 1.0)))
+    return float((sums >= sums[0] - ROUNDING).mean())
 
 
 def equivalence(found: Effect, margin: float) -> float:
@@ -138,16 +141,10 @@ def equivalence(found: Effect, margin: float) -> float:
 
 def holm(ps: Sequence[float]) -> list[float]:
     """Return p values adjusted by Holm's step-down method, in the order given."""
-    if len(ps) < 2:
-        return list(ps)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from statsmodels.stats.multitest import multipletests
-    gc.freeze()  # statsmodels collects garbage at each call, which many records make slow
-    try:
-        return multipletests(list(ps), method="holm")[1].tolist()
-    finally:
-        gc.unfreeze()
+    order, steps = np.argsort(ps), np.arange(len(ps), 0, -1)
+    adjusted = np.empty(len(ps))
+    adjusted[order] = np.minimum(np.maximum.accumulate(np.asarray(ps, float)[order] * steps), 1)
+    return adjusted.tolist()
 
 
 def seeds_needed(deviation: float, half_width: float) -> int:
@@ -156,5 +153,5 @@ def seeds_needed(deviation: float, half_width: float) -> int:
     Beyond `MANY` it is `MANY` + 1.
     """
     n = np.arange(2, MANY + 1)
-    half_widths = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * deviation / np.sqrt(n)
+    half_widths = stdtrit(n - 1, (1 + CONFIDENCE) / 2) * deviation / np.sqrt(n)
     return 2 + int((half_widths > half_width).sum())  # they fall with n

@@ -287,11 +287,12 @@ class Study:
     ) -> None:
         """Show the same design at smoke scale, trained where the page is built; with a kernel, a workbench."""
 
-        def small(distance: str = distances[0], count: int = 2) -> Figure:
+        def small(distance: str = distances[0], count: int = 1) -> Figure:
             given = {"targets": [f"synthetic:{distance}"]} if distance else {}
             toy = self.chapter.study("smoke", count, "missing", self.lab.device, self.lab.workers, **given, **options)
             where = f" on a drawn target at distance {distance}" if distance else ""
-            words = f"{caption} Toy run: drawn pictures, {count} repetitions, trained where this page was built{where}."
+            repeated = "one repetition" if count == 1 else f"{count} repetitions"
+            words = f"{caption} Toy run: drawn pictures, {repeated}, trained where this page was built{where}."
             shown = toy.records[[*toy.factors, "target", "seed", "accuracy"]]
             return Figure(
                 draw(toy), f"{words.strip()} {self._agrees(toy)}".strip(), shown, f"{self.name}-live", toy=True
@@ -299,7 +300,7 @@ class Study:
 
         display(small() if on else Markdown("(Not trained: `live` is off.)"))
         many = {"distance": Control("Distance of the target", {d: d for d in distances})} if distances[0] else {}
-        choices = many | {"count": Control("Repetitions", {str(n): n for n in (2, 1, 4)})}
+        choices = many | {"count": Control("Repetitions", {str(n): n for n in (1, 2, 4)})}
         display(Workbench(small, choices, f"notebooks/{self.name}.md"))
 
     def _agrees(self, toy: Study) -> str:
