@@ -52,7 +52,10 @@ def test_coarse_labels_are_those_of_the_chapter_on_classes():
     assert sources[1] < sources[0]
 
 
-@pytest.mark.parametrize("name", list(chapters.chapters()))
+BORROWING = ("does_borrowing_help", "what_to_borrow")
+
+
+@pytest.mark.parametrize("name", [name for name in chapters.chapters() if name not in BORROWING])
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
 def test_designs_are_paired_and_fair(name, scale):
     """Every seed has the same trials, and every arm that trains searches the same rates in the same number of steps."""
@@ -75,6 +78,23 @@ def test_designs_are_paired_and_fair(name, scale):
     steps = {t.root.recipe.steps for t in trials if t.root}
     assert min(steps) == (30 if quick else scales.scale(scale).pretrain.steps)
     assert len(steps) == (2 if name == "more_data" else 1)  # one arm there has equal epochs instead
+
+
+@pytest.mark.parametrize("name", BORROWING)
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
+def test_borrowing_is_compared_with_a_baseline_that_is_searched_as_widely(name, scale):
+    """Seeds of the main arms have the same trials; rates, steps and the width of the search are the same."""
+    arms = chapters.chapter(name).arms(scale, range(6))
+    main = [(factors, trial) for factors, trial in arms if factors["part"] == "main"]
+    by_seed = [{t.at_seed(0).key for _, t in main if t.seed == seed} for seed in range(6)]
+    assert all(keys == by_seed[0] for keys in by_seed)
+    assert len({t.recipe for _, t in main}) == 1
+    assert len({tuple(len(of.options) for of in t.options.values()) for _, t in main}) == 1
+    assert len(main[0][1].options) == (0 if scale == "smoke" else 2)
+    lengths = {t.recipe.steps for factors, t in arms if factors["part"] == "longer"}
+    assert lengths == {4 * main[0][1].recipe.steps}
+    assert len({replace(t.recipe, steps=1) for _, t in arms}) == 1
+    assert all(t.seed < 4 for factors, t in arms if factors["part"] not in ("main", "rounds"))
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import tempfile
+from contextlib import suppress
 from dataclasses import MISSING, fields, replace
 from functools import cache, partial
 from importlib import import_module
@@ -361,6 +362,12 @@ def started(asked: Trial) -> bool:
     return True
 
 
+def measured(one: Trial, by: Measure) -> Trial | None:
+    """A trial with a measure, where it has what that looks at."""
+    with suppress(UserError):
+        return replace(one, measures=(by,))
+
+
 @cache
 def hosted(cls: type[Measure]) -> list[Trial]:
     """Trials with a measure that have what it looks at: for each example of it the first of all examples of methods."""
@@ -368,7 +375,9 @@ def hosted(cls: type[Measure]) -> list[Trial]:
     found = []
     for one in examples(cls):
         try:
-            found.append(next(t for t in (replace(t, measures=(one,)) for t in training if t.source) if started(t)))
+            found.append(
+                next(t for before in training if before.source and (t := measured(before, one)) and started(t))
+            )
         except StopIteration:
             continue
     assert found, f"no example of a method has what {cls.__name__} looks at"
@@ -475,7 +484,9 @@ def test_what_is_refused_is_refused_before_any_training(tmp_path, monkeypatch):
         if not hasattr(method, "prepare"):
             with pytest.raises(UserError, match=rf"measures \(=1\): {method.kind} trains nothing"):
                 replace(trial(method), measures=(one,))
-        elif method.starts and not started(asked := replace(trial(method), measures=(one,))):
+        elif not (asked := measured(trial(method), one)):
+            refused += 1
+        elif method.starts and not started(asked):
             put_source(tmp_path, asked)
             assert status(tmp_path, asked).startswith("refused: ")
             refused += 1

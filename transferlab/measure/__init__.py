@@ -1,6 +1,7 @@
 """Numbers that say how good a network is, what it knows, and what training did to it."""
 
 from .blocks import Blocks
+from .borrowed import Borrowed
 from .forgetting import Forgetting
 from .train_accuracy import TrainAccuracy
 from .unit_trace import UnitTrace

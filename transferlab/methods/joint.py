@@ -211,6 +211,7 @@ class JointFineTune(Method, kind="joint-fine-tune", version=1):
         every = torch.arange(len(levels)).repeat_interleave(levels if self.oversample else levels.clamp(max=1))
         sample = replace(sample, rows=sample.rows[every], labels=sample.labels[every])
         known = {"pool_images": len(which), "pool_classes": len(kept), "near_duplicates": pool.left_out}
+        known |= {"pool_share": round(len(which) / len(pool.rows), 5)}
         known |= {"pool_passes": round(self.recipe.images / len(which), 3)}
         known |= {"hard_fraction": round((added[0] > 0).double().mean().item(), 5)} if added else {}
         labels, rows = torch.searchsorted(kept, pool.sample.labels[which]), pool.sample.rows[which]

@@ -27,7 +27,17 @@ if TYPE_CHECKING:
     from ..chapters import Chapter
 
 MEAN = "mean of targets"
-PERCENT = ("accuracy", "validation_accuracy", "mean_class", "validation_mean_class", "knn_accuracy", "source_accuracy")
+PERCENT = (
+    "accuracy",
+    "validation_accuracy",
+    "train_accuracy",
+    "pool_share",
+    "hard_fraction",
+    "mean_class",
+    "validation_mean_class",
+    "knn_accuracy",
+    "source_accuracy",
+)
 
 
 class Study:

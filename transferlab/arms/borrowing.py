@@ -1,0 +1,160 @@
+"""Arms of the chapters on borrowing source images (Ge and Yu), at every scale."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import choose
+from ..methods import FineTune, JointFineTune, Scratch
+from ..methods.joint import Selected
+from ..scales import DECIDE, Scale
+from ..scales import scale as scale_of
+from ..specs import (
+    Backbone,
+    FirstConvolutions,
+    Gabor,
+    OneOf,
+    Pretrained,
+    Recipe,
+    Selection,
+    Source,
+    Subset,
+    Target,
+    Torchvision,
+    Weights,
+)
+
+LONGER = 4  # times the steps, of the second length
+FILE_RATES, OWN_RATES = (0.0006, 0.0025, 0.01), (0.01, 0.04, 0.16)
+WEIGHTS = OneOf(1.0, 0.25, 0.0625, 4.0, seeds=DECIDE, later=True)  # of the source's loss; the paper's is 1
+HEADS = OneOf(3.0, 1.0, 10.0, 30.0, seeds=DECIDE, later=True)  # plain training is searched as widely
+PLAIN, ALL, RANDOM, SELECTED = "plain", "all", "random", "selected"
+TONES = {PLAIN: "#6b6f76", ALL: "#a0703c", RANDOM: "#2b93a3", SELECTED: "#2878b5"}
+POOLS = {"smoke": "synthetic:source", "paper": "torchvision:ImageNet"}
+TARGETS = {"smoke": ("synthetic:0.6",), "paper": ("torchvision:Flowers102", "torchvision:Caltech101")}
+NEIGHBOURS = {"smoke": 3, "paper": 300}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where borrowing is tried: a network, how it is trained, and how few images of each class a target has."""
+
+    name: str
+    backbone: Backbone
+    source: Source | Weights | None
+    size: int
+    recipe: Recipe
+    subset: Subset
+
+    def target(self, name: str, per_class: int | None = None) -> Target:
+        """Return a target with as few images, or with so many a class."""
+        subset = replace(self.subset, per_class=per_class) if per_class else self.subset
+        return Target(name, self.size, subset)
+
+
+def settings(scale: str) -> list[Setting]:
+    """Return the settings in which plain training was looked at, in order, until one overfitted."""
+    s = scale_of(scale)
+    if scale in POOLS:
+        source = s.source_of() if scale == "smoke" else Weights("torchvision:IMAGENET1K_V1")
+        return [Setting(s.backbone.kind, s.backbone, source, s.size, s.train, s.target_subset)]
+    file, own = (Recipe(200, 32, OneOf(*rates, seeds=DECIDE)) for rates in (FILE_RATES, OWN_RATES))
+    mobile, squeeze = (Torchvision(name) for name in ("mobilenet_v2", "squeezenet1_0"))
+    source = replace(s.source_of(), recipe=s.reference or s.pretrain)
+    networks = [
+        ("MobileNetV2", mobile, Weights("file:mobilenet_v2.safetensors"), 64, file),
+        ("SqueezeNet", squeeze, Weights("file:squeezenet1_0.safetensors"), 64, file),
+        ("AlexNet", s.backbone, source, s.size, own),
+        ("AlexNet from scratch", s.backbone, None, s.size, own),
+    ]
+    return [Setting(*net, Subset(per_class=few)) for net in networks for few in (5, 2)]
+
+
+CHOSEN = 1  # of `settings`: the first in which plain training overfitted
+
+
+@dataclass(frozen=True)
+class Borrowing:
+    """Training with borrowed images, and what it is compared with, at one scale."""
+
+    scale: Scale
+    setting: Setting
+
+    @property
+    def pool(self) -> str:
+        """The image set that is borrowed from."""
+        return POOLS.get(self.scale.name, self.scale.source)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Image sets that borrow."""
+        return TARGETS.get(self.scale.name, ("flowers102", "caltech101", "scene15", "pacs/photo"))
+
+    @property
+    def k(self) -> int:
+        """K0: how many neighbours an image has."""
+        return NEIGHBOURS.get(self.scale.name, 30)
+
+    @property
+    def descriptor(self) -> FirstConvolutions:
+        """What neighbours look like: responses of the first two convolutions of a pretrained network."""
+        network = self.setting.backbone, self.setting.source
+        if self.scale.name in ("cpu", "gpu"):
+            network = Torchvision("squeezenet1_0"), Weights("file:squeezenet1_0.safetensors")
+        return FirstConvolutions(Pretrained(network[1], network[0], 0), bins=self.bins)
+
+    @property
+    def gabor(self) -> Gabor:
+        """The descriptor that it is compared with; filters fit into small images."""
+        few = {"scales": 2, "orientations": 3} if self.scale.name == "smoke" else {}
+        return Gabor(lowest=0.1 if self.setting.size < 128 else 0.05, bins=self.bins, **few)
+
+    @property
+    def bins(self) -> int:
+        """Of a histogram."""
+        return 16 if self.scale.name == "smoke" else 100
+
+    def recipe(self, times: int = 1) -> Recipe:
+        """The recipe, with so many times its steps."""
+        return replace(self.setting.recipe, steps=times * self.setting.recipe.steps)
+
+    def searched(self, options: OneOf) -> Any:
+        """Options, where rates are searched; else the first of them."""
+        return options if self.setting.recipe.searched else options.options[0]
+
+    def plain(self, times: int = 1, **given: Any) -> FineTune:
+        """Fine-tuning on the target alone; rate, then the head's, searched. `given` are fields of `FineTune`."""
+        return FineTune(self.recipe(times), **{"head_lr": self.searched(HEADS)} | given)
+
+    def scratch(self) -> Scratch:
+        """The same network from random weights, rate searched."""
+        return Scratch(self.recipe())
+
+    def select(self, k: int | None = None, descriptor: Selection | None = None, **given: Any) -> Selected:
+        """Return the choice of look-alikes, by default `k` and `descriptor` of this scale.
+
+        All share a table in which an image can gain four times K0 twice.
+        """
+        return Selected(descriptor or self.descriptor, k or self.k, nearest=9 * self.k, **given)
+
+    def joint(self, how: str = SELECTED, times: int = 1, **given: Any) -> JointFineTune:
+        """Training with borrowed images; rate, then the weight of the source's loss, searched.
+
+        Parameters
+        ----------
+        how : {"all", "random", "selected"}
+            Which images are borrowed.
+        times : int
+            The steps.
+        **given
+            Fields of `JointFineTune`.
+        """
+        choose("how", how, (ALL, RANDOM, SELECTED))
+        which = None if how == ALL else self.select(random=how == RANDOM or None)
+        given = {"selected": which, "source_weight": self.searched(WEIGHTS)} | given
+        return JointFineTune(self.recipe(times), self.pool, **given)
+
+
+def borrowing(scale: str) -> Borrowing:
+    """Return the arms at a scale, by its name."""
+    found = settings(scale)
+    return Borrowing(scale_of(scale), found[min(CHOSEN, len(found) - 1)])
