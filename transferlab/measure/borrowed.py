@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from ..errors import check
 from ..seeds import stream
-from ..specs import Measure, Trial
+from ..specs import WHOLE, Measure, Trial
 from ..specs.serial import positive
 
 
@@ -32,9 +32,9 @@ class Borrowed(Measure, kind="borrowed", version=1):
         positive("images", self.images)
 
     def fits(self, trial: Trial) -> None:
-        about = trial.method.columns()
-        looks = about.get("selected") and not about.get("selected_random") and len(trial.method.reads(trial)) == 1
-        check(looks and trial.source, "measure", self.kind, "asks for a source, and for what was selected in one pool")
+        about, reads = trial.method.columns(), trial.method.reads(trial)
+        whole = about.get("selected") and not about.get("selected_random") and [r.subset for r in reads] == [WHOLE]
+        check(whole and trial.source, "measure", self.kind, "asks for a source, and for a selection of one whole pool")
 
     def measure(self, trial: Trial, net: Any, context: Any) -> dict[str, Any]:
         import torch
