@@ -11,7 +11,7 @@ from transferlab.specs import Trial
 
 SEEDS = range(5)
 SHORT = scales.scale("smoke")
-S = replace(SHORT, pretrain=replace(SHORT.pretrain, steps=200), train=replace(SHORT.train, steps=100))
+S = replace(SHORT, pretrain=replace(SHORT.pretrain, steps=300), train=replace(SHORT.train, steps=150))
 
 
 def arm(method, source) -> list[Trial]:

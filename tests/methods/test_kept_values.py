@@ -20,7 +20,7 @@ from PIL import Image
 from small_world import context, give, run, shrink_world, small_world, trainings  # noqa: F401  (one is a fixture)
 
 from transferlab.data import images
-from transferlab.measure import Blocks, Forgetting, TrainAccuracy, UnitTrace, metrics
+from transferlab.measure import Blocks, Borrowed, Forgetting, TrainAccuracy, UnitTrace, metrics
 from transferlab.methods import (
     KNN,
     L2SP,
@@ -201,6 +201,15 @@ def measured(name: str) -> list[float]:
     return [float(v) for value in values for v in (value if isinstance(value, list) else [value])]
 
 
+def ratios() -> list[float]:
+    """How far what is borrowed is from who borrows."""
+    asked = trial("alexnet", "joint")
+    asked = replace(asked, method=replace(asked.method, pool_subset=Subset()), measures=(Borrowed(3),))
+    with tempfile.TemporaryDirectory() as root:
+        found = run(Path(root), asked, pretrained("alexnet")[0])
+    return [found["colour_ratio"], found["deep_ratio"]]
+
+
 def features(backbone: str) -> list[float]:
     """What a frozen network makes of a split, at some layers."""
     asked = trial(backbone, "probe")
@@ -249,6 +258,7 @@ CASES = {
         if (b, m) != ("squeezenet", "distillation")  # whose head is a convolution
     },
     **{f"alexnet {m}": (type(MEASURES[m]), functools.partial(measured, m)) for m in MEASURES},
+    "alexnet borrowed": (Borrowed, ratios),
     "alexnet hardness": (Hardness, hardness),
     "gabor": (Gabor, functools.partial(described, BORROWED.selection)),
     "first convolutions": (

@@ -10,7 +10,6 @@ from transferlab.report.cards import (
     Short,
     VerdictCard,
     bracketed,
-    brings,
     chip,
     drawing,
     interval,
@@ -63,19 +62,6 @@ def test_p_has_two_digits_and_is_never_one(p, words):
 def test_numbers_have_a_true_minus_and_zero_has_none():
     assert (number(-1.25, 2), number(0.0), number(3), number(-0.04)) == ("\u22121.25", "0.0", "+3.0", "0.0")
     assert number(92.04, sign=False) == "92.0"
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ([1.2, 1.3, 1.1], "brings 1.2 points"),
-        ([-1.2, -1.3, -1.1], "costs 1.2 points"),
-        ([3.0, -1.0, 0.4], "brings 0.8 points (not clearly)"),
-        ([2.0], "brings 2.0 points (not clearly)"),
-    ],
-)
-def test_what_something_brings_in_words(values, words):
-    assert brings(effect(values)) == words
 
 
 def test_correlations_have_two_decimals():

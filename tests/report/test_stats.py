@@ -15,6 +15,7 @@ from transferlab.errors import UserError
 from transferlab.report.stats import (
     EXACT_SIGN_FLIPS,
     MANY,
+    brings,
     by_group,
     effect,
     equivalence,
@@ -177,12 +178,12 @@ def test_no_margin(margin):
 )
 def test_holm(ps, adjusted):
     assert holm(ps) == pytest.approx(adjusted)
+    assert holm(ps) == pytest.approx([*multipletests(ps, method="holm")[1]] if ps else [])
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
 def test_holm_lies_between_nothing_and_bonferroni(ps):
     adjusted = holm(ps)
-    assert adjusted == pytest.approx(multipletests(ps, method="holm")[1].tolist() if ps else [])
     assert all(p <= a <= min(1, p * len(ps)) + 1e-12 for p, a in zip(ps, adjusted, strict=True))
     order = np.argsort(ps, kind="stable")
     assert [adjusted[i] for i in order] == sorted(adjusted)
@@ -223,3 +224,16 @@ def test_groups_are_summarised_one_by_one():
             effect(values).high,
         )
     assert by_group(records[:0], ["target"], "accuracy").empty
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([1.2, 1.3, 1.1], "brings 1.2 points"),
+        ([-1.2, -1.3, -1.1], "costs 1.2 points"),
+        ([3.0, -1.0, 0.4], "brings 0.8 points (not clearly)"),
+        ([2.0], "brings 2.0 points (not clearly)"),
+    ],
+)
+def test_what_something_brings_in_words(values, words):
+    assert brings(effect(values)) == words

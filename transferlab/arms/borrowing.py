@@ -29,7 +29,7 @@ WEIGHTS = OneOf(1.0, 0.25, 0.0625, 4.0, seeds=DECIDE, later=True)  # of the sour
 HEADS = OneOf(3.0, 1.0, 10.0, 30.0, seeds=DECIDE, later=True)  # plain training is searched as widely
 PLAIN, ALL, RANDOM, SELECTED = "plain", "all", "random", "selected"
 TONES = {PLAIN: "#6b6f76", ALL: "#a0703c", RANDOM: "#2b93a3", SELECTED: "#2878b5"}
-POOLS = {"smoke": "synthetic:source", "paper": "torchvision:ImageNet"}
+POOLS = {"smoke": "synthetic:0.3", "paper": "torchvision:ImageNet"}
 TARGETS = {"smoke": ("synthetic:0.6",), "paper": ("torchvision:Flowers102", "torchvision:Caltech101")}
 NEIGHBOURS = {"smoke": 3, "paper": 300}
 

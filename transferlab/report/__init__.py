@@ -1,9 +1,9 @@
 """What pages are made of: studies, charts, controls, rules and verdicts. Nothing here imports torch."""
 
 from . import charts, contrasts, theme
-from .cards import Short, bracketed, brings, effects_table, interval, more, number, p_value
+from .cards import Short, bracketed, effects_table, interval, more, number, p_value
 from .controls import Control, Explorer, Workbench
 from .figure import Figure, Table
 from .rules import Part, Rule, Verdict, above, below, equal
-from .stats import Effect, by_group, effect
+from .stats import Effect, brings, by_group, effect
 from .study import MEAN, Study

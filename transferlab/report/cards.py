@@ -78,12 +78,6 @@ def interval(effect: Effect, unit: str = "points") -> str:
     return f"{mean}{unit}, 95% interval {low} to {high}, n = {effect.n} repetitions"
 
 
-def brings(effect: Effect) -> str:
-    """Return what something brings or costs, in words: ``brings 1.2 points (not clearly)``."""
-    unclear = " (not clearly)" if effect.low < 0 < effect.high else ""
-    return f"{'brings' if effect.mean > 0 else 'costs'} {abs(effect.mean):.1f} points{unclear}"
-
-
 def bracketed(f: Finding, bar: bool = True) -> str:
     """Return the number that decided, with its interval in brackets, against its bar."""
     unit = "%" if f.unit.startswith("%") else f" {f.unit}"

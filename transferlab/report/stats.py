@@ -85,6 +85,12 @@ def effect(differences: Sequence[float], confidence: float = CONFIDENCE) -> Effe
     return Effect(mean, mean - half, mean + half, p, sign_flip(values), n, deviation)
 
 
+def brings(effect: Effect) -> str:
+    """Return what something brings or costs, in words: ``brings 1.2 points (not clearly)``."""
+    unclear = " (not clearly)" if effect.low < 0 < effect.high else ""
+    return f"{'brings' if effect.mean > 0 else 'costs'} {abs(effect.mean):.1f} points{unclear}"
+
+
 def _tail(distance: float, deviation: float, n: int) -> float:
     """Return the one-sided p of a mean over n seeds that lies so far on one side of a bound: 1 if n is 1."""
     if n < 2 or deviation == 0:
