@@ -163,6 +163,8 @@ class Study:
     def gaining(self, full: Mapping[str, Any], floor: Mapping[str, Any]) -> Study:
         """Return the study on the targets that gain by the full source: their interval of it less the floor is above 0.
 
+        At `smoke`, where so few pictures may not show it, on all of them if none does.
+
         Raises
         ------
         UserError
@@ -170,7 +172,8 @@ class Study:
         """
         views = {t: self.only(t) for t in self.targets}
         gains = {t: effect(view.arm(**full) - view.arm(**floor)) for t, view in views.items()}
-        return self.only(*(t for t, gain in gains.items() if gain.low > 0 or gain.n == 1))
+        found = [t for t, gain in gains.items() if gain.low > 0 or gain.n == 1]
+        return self.only(*(found or (self.targets if self.scale == "smoke" else ())))  # a toy decides nothing
 
     @cached_property
     def uneven(self) -> bool:
