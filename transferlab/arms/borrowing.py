@@ -19,12 +19,11 @@ from ..specs import (
     Source,
     Subset,
     Target,
-    Torchvision,
     Weights,
 )
 
 LONGER = 4  # times the steps, of the second length
-FILE_RATES, OWN_RATES = (0.0006, 0.0025, 0.01), (0.01, 0.04, 0.16)
+RATES = OneOf(0.01, 0.04, 0.16, seeds=DECIDE)
 WEIGHTS = OneOf(1.0, 0.25, 0.0625, 4.0, seeds=DECIDE, later=True)  # of the source's loss; the paper's is 1
 HEADS = OneOf(3.0, 1.0, 10.0, 30.0, seeds=DECIDE, later=True)  # plain training is searched as widely
 PLAIN, ALL, RANDOM, SELECTED = "plain", "all", "random", "selected"
@@ -38,9 +37,8 @@ NEIGHBOURS = {"smoke": 3, "paper": 300}
 class Setting:
     """Where borrowing is tried: a network, how it is trained, and how few images of each class a target has."""
 
-    name: str
     backbone: Backbone
-    source: Source | Weights | None
+    source: Source | Weights
     size: int
     recipe: Recipe
     subset: Subset
@@ -51,25 +49,14 @@ class Setting:
         return Target(name, self.size, subset)
 
 
-def settings(scale: str) -> list[Setting]:
-    """Return the settings in which it is looked for one where plain training overfits, in order."""
+def setting(scale: str) -> Setting:
+    """Return where it is tried at a scale: where plain training was seen to overfit, which borrowing is to cure."""
     s = scale_of(scale)
     if scale in POOLS:
         source = s.source_of() if scale == "smoke" else Weights("torchvision:IMAGENET1K_V1")
-        return [Setting(s.backbone.kind, s.backbone, source, s.size, s.train, s.target_subset)]
-    file, own = Recipe(200, 32, OneOf(*FILE_RATES, seeds=DECIDE)), Recipe(800, 32, OneOf(*OWN_RATES, seeds=DECIDE))
-    mobile, squeeze = (Torchvision(name) for name in ("mobilenet_v2", "squeezenet1_0"))
+        return Setting(s.backbone, source, s.size, s.train, s.target_subset)
     source = replace(s.source_of(), recipe=s.reference or s.pretrain)
-    networks = [
-        ("MobileNetV2", mobile, Weights("file:mobilenet_v2.safetensors"), 64, file),
-        ("SqueezeNet", squeeze, Weights("file:squeezenet1_0.safetensors"), 64, file),
-        ("AlexNet", s.backbone, source, s.size, own),
-        ("AlexNet from scratch", s.backbone, None, s.size, own),
-    ]
-    return [Setting(*net, Subset(per_class=few)) for net in networks for few in (5, 2)]
-
-
-CHOSEN = 5  # of `settings`: where plain training was seen to overfit
+    return Setting(s.backbone, source, s.size, Recipe(800, 32, RATES), Subset(per_class=2))
 
 
 @dataclass(frozen=True)
@@ -153,5 +140,4 @@ class Borrowing:
 
 def borrowing(scale: str) -> Borrowing:
     """Return the arms at a scale, by its name."""
-    found = settings(scale)
-    return Borrowing(scale_of(scale), found[min(CHOSEN, len(found) - 1)])
+    return Borrowing(scale_of(scale), setting(scale))
