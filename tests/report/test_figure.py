@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from transferlab.errors import UserError
+from transferlab.report import charts
 from transferlab.report.cards import effects_table
 from transferlab.report.controls import Control, Explorer
 from transferlab.report.figure import BOOK, Figure, Table, csv_link, in_book, table_html
@@ -344,3 +345,19 @@ def test_a_table_of_effects_prints_intervals_and_leaves_rows_without_an_effect_b
     assert wider == ["wider", "63.0", "128", "+2.0", "−0.5", "+4.5", ".074", ".25"]
     assert {"n", "mean", "low"} < set(table.records)
     assert effects_table([], {"arm": "grown"}, "", "none").records.empty
+
+
+@pytest.mark.parametrize("value", ["accuracy", "kept"])
+def test_one_repetition_has_no_interval_to_draw(value):
+    """An infinite one would fill the chart from end to end."""
+    rows = pd.DataFrame(
+        [(n, "one", 40.0 + n, -np.inf, np.inf) for n in (1, 2)], columns=["n", "arm", value, "low", "high"]
+    )
+    tones = {"one": "#2878b5"}
+    for drawn in (
+        charts.lines(rows, "n", value, "arm", tones, titles=("n", value)),
+        charts.dots(rows, "n", value, "arm", tones, title=value),
+    ):
+        points = [row for data in drawn.to_dict()["datasets"].values() for row in data if value in row]
+        assert points
+        assert all(row.get("low") is None and row.get("high") is None for row in points)

@@ -6,6 +6,7 @@ What a reader chooses is `choose`: columns with their value at the start; charts
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -242,7 +243,13 @@ def _along(x: str, title: str, scale: alt.Scale) -> alt.X:
 
 
 def _within(frame: pd.DataFrame, value: str, scale: alt.Scale) -> tuple[pd.DataFrame, alt.Scale]:
-    """Return a frame and the scale of a value; an ``accuracy``, and its interval as drawn, end at 0 and 100%."""
+    """Return a frame and the scale of a value; an ``accuracy``, and its interval as drawn, end at 0 and 100%.
+
+    What has no interval, of one seed, shows none.
+    """
+    frame = frame.assign(
+        **{c: frame[c].replace([-math.inf, math.inf], math.nan) for c in ("low", "high") if c in frame}
+    )
     if value != "accuracy":
         return frame, scale
     frame = frame.assign(**{c: frame[c].clip(0, 100) for c in ("low", "high") if c in frame})
