@@ -39,7 +39,7 @@ def make(folder: Path, pool: int, target: int, device: str) -> float:
 
     from transferlab.data.images import Sample, load
     from transferlab.nets.build import build
-    from transferlab.select.descriptors import Descriptors, FirstTwo
+    from transferlab.select.descriptors import FirstTwo, Histograms
     from transferlab.specs import AlexNet, FirstConvolutions, ImageSet, Pretrained, Recipe, Source
 
     backbone = AlexNet(CHANNELS, (8, 8))
@@ -49,12 +49,12 @@ def make(folder: Path, pool: int, target: int, device: str) -> float:
         pixels = load(ImageSet(images), SIZE).splits["train"].pixels
         rows = torch.linspace(0, len(pixels) - 1, count).long()
         samples[name] = Sample(pixels, rows, rows, 1)
-    how = Descriptors.of(selection, FirstTwo(build(backbone, SIZE, 2, 0).to(device), False), samples["target"])
-    found = {"target": torch.cat(list(how.counts(samples["target"]))).cpu()}
+    how = Histograms.fitted(selection, FirstTwo(build(backbone, SIZE, 2, 0).to(device), False), samples["target"])
+    found = {"target": torch.cat(list(how.of(samples["target"]))).cpu()}
     began = time.perf_counter()
     found["pool"] = torch.empty(pool, found["target"].shape[1], dtype=found["target"].dtype)
     at = 0
-    for counts in how.counts(samples["pool"]):
+    for counts in how.of(samples["pool"]):
         found["pool"][at : at + len(counts)] = counts
         at += len(counts)
     seconds = time.perf_counter() - began
@@ -79,10 +79,10 @@ def ours(data: dict, k: int, device: str) -> tuple:
     """Return the seconds that a search takes, and the rows that it finds."""
     import torch
 
-    from transferlab.select.search import Nearest
+    from transferlab.select.search import NearestByDivergence
 
     began = clock()
-    found = Nearest(data["target"].to(device), data["shares"], data["weights"], k)
+    found = NearestByDivergence(data["target"].to(device), k, data["shares"], data["weights"])
     found.add(data["pool"], torch.arange(len(data["pool"])))
     result = {name: value.cpu() for name, value in found.result().items()}
     return clock() - began, result["indices"].long()

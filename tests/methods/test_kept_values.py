@@ -11,6 +11,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,11 +37,12 @@ from transferlab.methods import (
 )
 from transferlab.methods.joint import Hardness, Selected
 from transferlab.nets.build import build
-from transferlab.select.descriptors import Descriptors, bank_of
+from transferlab.select.descriptors import descriptors
 from transferlab.select.selection import whole
 from transferlab.specs import (
     AlexNet,
     Backbone,
+    DeepFeatures,
     Duplicates,
     Features,
     FirstConvolutions,
@@ -52,6 +54,7 @@ from transferlab.specs import (
     Pretrained,
     Recipe,
     ResNet,
+    Selection,
     Source,
     Spec,
     Subset,
@@ -228,13 +231,14 @@ def hardness() -> list[float]:
         return context(Path(root)).arrays(Hardness(asked))["added"].double().tolist()
 
 
-def described(selection: Gabor | FirstConvolutions) -> list[float]:
-    """Histograms of some images, and the edges of their bins."""
+def described(selection: Selection) -> list[float]:
+    """Descriptors of some images, and the edges of the bins of histograms."""
     sample = whole(ImageSet("synthetic:0.5"), 24)
     with tempfile.TemporaryDirectory() as root:
         give(Path(root), trial("alexnet", "probe").start, pretrained("alexnet")[0])
-        how = Descriptors.of(selection, bank_of(selection, 24, context(Path(root))), sample)
-        return [*size_of(torch.cat(list(how.counts(sample)))[::7]), *size_of(how.edges[-1])]
+        how = descriptors(selection, 24, context(Path(root)), sample)
+        edges = getattr(how, "edges", ())[-1:]
+        return [*size_of(torch.cat(list(how.of(sample)))[::7]), *chain.from_iterable(map(size_of, edges))]
 
 
 def looked_up(made: Neighbours | Duplicates, name: str) -> list[float]:
@@ -265,6 +269,7 @@ CASES = {
         FirstConvolutions,
         lambda: described(FirstConvolutions(trial("alexnet", "probe").start, bins=8)),
     ),
+    "deep features": (DeepFeatures, lambda: described(DeepFeatures(trial("alexnet", "probe").start))),
     "neighbours": (Neighbours, functools.partial(looked_up, Neighbours(BORROWED.selection, *SETS, 5), "distances")),
     "duplicates": (Duplicates, functools.partial(looked_up, Duplicates(*SETS, bits=24), "bits")),
     **{f"{b} features": (Features, functools.partial(features, b)) for b in ("alexnet", "resnet")},

@@ -16,9 +16,9 @@ from transferlab.errors import UserError
 from transferlab.nets.build import build
 from transferlab.nets.taps import Reader
 from transferlab.select.descriptors import (
-    Descriptors,
     FirstTwo,
     GaborBank,
+    Histograms,
     counted,
     gabor,
     quantile_edges,
@@ -153,9 +153,9 @@ def test_images_and_channels_are_kept_apart():
 def test_a_descriptor_is_that_of_the_reference(binning):
     """All of it: responses of a small bank, bins of a sample, counts of other images."""
     own, other = sample(), sample(5, seed=1)
-    how = Descriptors.of(Gabor(2, 3, lowest=0.2, bins=8, binning=binning), GaborBank(SMALL), own)
+    how = Histograms.fitted(Gabor(2, 3, lowest=0.2, bins=8, binning=binning), GaborBank(SMALL), own)
     ours, theirs = (torch.cat([layer for (layer,) in responses(how.bank, s)]) for s in (own, other))
-    (found,) = how.counts(other)
+    (found,) = how.of(other)
     assert found.dtype == torch.int16
     assert found.shape == (5, 12 * 8)
     find = mass_edges if binning == "quantiles" else walked
@@ -170,13 +170,13 @@ def test_a_descriptor_is_that_of_the_reference(binning):
 def test_pieces_make_no_difference(monkeypatch):
     """Channels pooled one by one, images binned one by one: the same descriptors, and the same edges."""
     own = sample()
-    whole = Descriptors.of(SMALL, GaborBank(SMALL), own)
-    (expected,) = whole.counts(own)
+    whole = Histograms.fitted(SMALL, GaborBank(SMALL), own)
+    (expected,) = whole.of(own)
     for name in ("POOLED", "AT_A_TIME"):
         monkeypatch.setattr(f"transferlab.select.descriptors.{name}", 1)
-    pieces = Descriptors.of(SMALL, GaborBank(SMALL), own)
+    pieces = Histograms.fitted(SMALL, GaborBank(SMALL), own)
     assert torch.equal(torch.cat(pieces.edges), torch.cat(whole.edges))
-    found = list(pieces.counts(own))
+    found = list(pieces.of(own))
     assert [len(part) for part in found] == [1] * 6
     assert torch.equal(torch.cat(found), expected)
 
@@ -185,8 +185,8 @@ def test_counts_are_as_small_as_can_be():
     for size, kind in ((16, torch.int16), (15, torch.uint8), (182, torch.int32)):
         spec = Gabor(1, 2, lowest=0.39, bins=4)
         images = sample(2, size)
-        how = Descriptors.of(spec, GaborBank(spec), images)
-        (found,) = how.counts(images)
+        how = Histograms.fitted(spec, GaborBank(spec), images)
+        (found,) = how.of(images)
         assert found.dtype == kind
         assert found.view(2, 4, 4).long().sum(2).eq(size**2).all()
 
@@ -195,7 +195,7 @@ def test_what_is_no_number_is_refused():
     net = build(AlexNet((4, 4, 4, 4, 4), (8, 8)), 24, 2, 0)
     nn.init.constant_(net.conv2.conv.weight, torch.nan)
     with pytest.raises(UserError, match=r"^selection \(=gabor\): responds with what is no finite number$"):
-        Descriptors.of(SMALL, FirstTwo(net, False), sample())
+        Histograms.fitted(SMALL, FirstTwo(net, False), sample())
 
 
 # -------------------------------------------------------------------------------------------------------------- filters
@@ -292,10 +292,10 @@ def test_of_our_own_network_these_are_its_taps():
 
 def test_layers_weigh_alike():
     net, images = build(AlexNet((4, 6, 4, 4, 4), (8, 8)), 24, 5, 0), sample()
-    how = Descriptors.of(SMALL, FirstTwo(net, False), images)
+    how = Histograms.fitted(SMALL, FirstTwo(net, False), images)
     assert how.weights.tolist() == pytest.approx([0.5 / 4] * 32 + [0.5 / 6] * 48)
     assert how.shares.tolist() == pytest.approx([1 / 144] * 80)
-    (found,) = how.counts(images)
+    (found,) = how.of(images)
     assert (found * how.shares).view(6, 10, 8).sum(2).sub(1).abs().max() < 1e-5
 
 

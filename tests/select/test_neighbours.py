@@ -13,11 +13,12 @@ from small_world import context, give, small_world  # noqa: F401  (a fixture for
 from transferlab.data.images import load, source_sample, target_sample
 from transferlab.errors import UserError
 from transferlab.nets.build import build
-from transferlab.select.descriptors import Descriptors, bank_of
+from transferlab.select.descriptors import descriptors
 from transferlab.select.search import pairs
 from transferlab.select.selection import neighbour_table, whole
 from transferlab.specs import (
     AlexNet,
+    DeepFeatures,
     Duplicates,
     FirstConvolutions,
     Gabor,
@@ -38,6 +39,7 @@ SOURCE = Source("synthetic:source", SIZE, Recipe(steps=4, batch=8, lr=0.01), Sub
 NETWORK = Pretrained(SOURCE, AlexNet((6, 8, 8, 8, 8), (16, 16)), 0)
 GABOR = Gabor(2, 3, lowest=0.2, bins=10)
 CONVOLUTIONS = FirstConvolutions(NETWORK, bins=10)
+DEEP = DeepFeatures(NETWORK)
 
 
 def table(selection=GABOR, k: int = 7, **given) -> Neighbours:
@@ -54,8 +56,10 @@ def root(small_world, tmp_path_factory) -> Path:  # noqa: F811
 def by_hand(made: Neighbours, root: Path) -> np.ndarray:
     """All distances, pair by pair in float64."""
     ours, theirs = (whole(images, SIZE) for images in (made.target, made.pool))
-    how = Descriptors.of(made.selection, bank_of(made.selection, SIZE, context(root)), ours)
-    own, pool = (torch.cat(list(how.counts(sample))) for sample in (ours, theirs))
+    how = descriptors(made.selection, SIZE, context(root), ours)
+    own, pool = (torch.cat(list(how.of(sample))) for sample in (ours, theirs))
+    if isinstance(made.selection, DeepFeatures):
+        return 1 - own.double().numpy() @ pool.double().numpy().T
     return torch.stack([pairs(t[None], pool, how.shares, how.weights) for t in own]).numpy()
 
 
@@ -136,7 +140,7 @@ def test_more_than_the_pool_has_is_refused(root):
 
 
 @pytest.mark.parametrize(
-    "selection", [GABOR, CONVOLUTIONS, replace(CONVOLUTIONS, relu=True), replace(GABOR, binning="walk")]
+    "selection", [GABOR, CONVOLUTIONS, replace(CONVOLUTIONS, relu=True), replace(GABOR, binning="walk"), DEEP]
 )
 def test_it_names_the_nearest_of_the_pool(root, selection):
     made = table(selection)

@@ -8,7 +8,7 @@ import torch
 
 from transferlab.errors import UserError
 from transferlab.select import search
-from transferlab.select.search import Nearest, keyed, pairs
+from transferlab.select.search import NearestByAngle, NearestByDivergence, keyed, pairs
 
 BINS, POSITIONS = 8, (36, 16)
 CHANNELS = (3, 5)
@@ -47,7 +47,7 @@ def matrix(target: torch.Tensor, pool: torch.Tensor) -> np.ndarray:
 
 
 def nearest(target, pool, k, piece: int = 1000, rows=None) -> dict:
-    found, rows = Nearest(target, SHARES, WEIGHTS, k), torch.arange(len(pool)) if rows is None else rows
+    found, rows = NearestByDivergence(target, k, SHARES, WEIGHTS), torch.arange(len(pool)) if rows is None else rows
     for counts, names in zip(pool.split(piece), rows.split(piece), strict=True):
         found.add(counts, names)
     return found.result()
@@ -114,7 +114,7 @@ def test_empty_bins_by_hand():
     """0 log 0 is 0; mass where the other has none costs its logarithm over epsilon."""
     shares, weights = torch.full((4,), 0.25), torch.full((4,), 1.0)
     counts = torch.tensor([[4, 0, 0, 0], [0, 4, 0, 0], [2, 2, 0, 0]], dtype=torch.int16)
-    found = Nearest(counts[:1], shares, weights, 3)
+    found = NearestByDivergence(counts[:1], 3, shares, weights)
     found.add(counts, torch.arange(3))
     far = math.log(1 / 2.2204e-16)
     half = 0.5 * (math.log(2) + 0.5 * math.log(0.5) + 0.5 * math.log(0.5 / 2.2204e-16))
@@ -130,7 +130,19 @@ def test_keys_are_in_the_order_of_distances_and_rows():
 
 
 def test_more_than_there_are_is_refused():
-    found = Nearest(drawn(3, 0), SHARES, WEIGHTS, 9)
+    found = NearestByDivergence(drawn(3, 0), 9, SHARES, WEIGHTS)
     found.add(drawn(8, 1), torch.arange(8))
     with pytest.raises(UserError, match=r"^k \(=9\): there are only 8 source images to choose from$"):
         found.result()
+
+
+def test_directions_by_hand():
+    """An image alike to itself has distance 0, one at a right angle 1, an opposite one 2, whatever the pieces."""
+    own = torch.eye(2)
+    others = torch.tensor([[0.0, 1.0], [0.6, 0.8], [-1.0, 0.0], [1.0, 0.0]])
+    for piece in (1, 4):
+        found = NearestByAngle(own, 3)
+        for some, rows in zip(others.split(piece), torch.tensor([7, 5, 3, 1]).split(piece), strict=True):
+            found.add(some, rows)
+        assert found.result()["indices"].tolist() == [[1, 5, 7], [7, 5, 1]]
+        assert found.result()["distances"].flatten().tolist() == pytest.approx([0, 0.4, 1, 0, 0.2, 1])

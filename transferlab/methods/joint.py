@@ -22,7 +22,7 @@ class Selected(Spec, kind="selected"):
 
     Parameters
     ----------
-    selection : Gabor or FirstConvolutions
+    selection : Gabor, FirstConvolutions or DeepFeatures
         What they look like.
     k : int
         K0: nearest images of each target image. With each target image that is drawn, one of its own is.

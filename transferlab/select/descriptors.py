@@ -1,7 +1,7 @@
 """What an image looks like at a low level: per channel of a filter bank a histogram over bins of equal mass.
 
-Ge and Yu (2017), sec. 3.2, as their released code has it where the paper is silent. Images are the centre crops that
-are stored, so a descriptor is always the same.
+Ge and Yu (2017), sec. 3.2, as their released code has it where the paper is silent. For comparison what it looks like
+to a network as a whole. Images are the centre crops that are stored, so a descriptor is always the same.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from torch.nn import functional as F
 
 from ..data.images import Sample
 from ..errors import UserError, check
-from ..specs import Gabor, Selection
+from ..nets.build import head_of
+from ..nets.taps import kept_inputs
+from ..specs import DeepFeatures, Gabor, Selection
 from ..train.read import batches
+from .search import Nearest, NearestByAngle, NearestByDivergence
 
 POOLED = 1 << 30  # bytes of pooled responses that are sorted at once
 AT_A_TIME = 1 << 24  # responses that are put into bins at once
@@ -95,13 +98,6 @@ class FirstTwo(nn.Module):
         raise UserError(f"network (={type(self.net).__name__}): has to begin with {wanted}, as modules of their own")
 
 
-def bank_of(selection: Selection, size: int, context: Any) -> nn.Module:
-    """Return the filters of a selection, on the context's device."""
-    if isinstance(selection, Gabor):
-        return GaborBank(selection).to(context.device)
-    return FirstTwo(context.load(selection.network, size), bool(selection.relu))
-
-
 @torch.inference_mode()
 def responses(bank: nn.Module, sample: Sample) -> Iterator[list[torch.Tensor]]:
     """Yield the responses to some images after others, by layer: float32 (images, channels, positions)."""
@@ -161,8 +157,8 @@ def counted(values: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Descriptors:
-    """How images become descriptors: concatenated histograms, kept as counts in the smallest integers that hold them.
+class Histograms:
+    """How images become concatenated histograms, kept as counts in the smallest integers that hold them.
 
     Attributes
     ----------
@@ -178,8 +174,8 @@ class Descriptors:
     positions: Sequence[int]
 
     @classmethod
-    def of(cls, selection: Selection, bank: nn.Module, sample: Sample) -> Descriptors:
-        """Return descriptors whose bins have equal mass in a sample, whose responses are pooled, some channels at once.
+    def fitted(cls, selection: Selection, bank: nn.Module, sample: Sample) -> Histograms:
+        """Return histograms whose bins have equal mass in a sample, whose responses are pooled, some channels at once.
 
         Raises
         ------
@@ -215,11 +211,55 @@ class Descriptors:
         sizes = [edges.numel() + len(edges) for edges in self.edges]
         return torch.tensor(values).repeat_interleave(torch.tensor(sizes))
 
-    def counts(self, sample: Sample) -> Iterator[torch.Tensor]:
-        """Yield descriptors of some images after others, integers (images, dimensions)."""
+    def nearest(self, target: torch.Tensor, k: int) -> Nearest:
+        """Return what finds the `k` nearest of each of a target's histograms."""
+        return NearestByDivergence(target, k, self.shares, self.weights)
+
+    def of(self, sample: Sample) -> Iterator[torch.Tensor]:
+        """Yield the histograms of some images after others, integers (images, dimensions)."""
         most = max(self.positions)
         kind = torch.uint8 if most < 1 << 8 else torch.int16 if most < 1 << 15 else torch.int32
         some = max(1, AT_A_TIME // sum(len(e) * n for e, n in zip(self.edges, self.positions, strict=True)))
         for layers in responses(self.bank, sample):
             for parts in zip(*(value.split(some) for value in layers), strict=True):
                 yield torch.cat([counted(*each).to(kind) for each in zip(parts, self.edges, strict=True)], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """How images become what the head of a network reads, at length 1."""
+
+    net: nn.Module
+
+    @torch.inference_mode()
+    def of(self, sample: Sample) -> Iterator[torch.Tensor]:
+        """Yield the directions of some images after others, float32 (images, dimensions).
+
+        Raises
+        ------
+        UserError
+            If one is no finite number.
+        """
+        read: list[torch.Tensor] = []
+        with kept_inputs(head_of(self.net)[2], read.append):
+            for images in batches(self.net, sample):
+                self.net(images)
+                found = F.normalize(read.pop().float().flatten(1), dim=1)
+                check(
+                    bool(found.isfinite().all()), "network", type(self.net).__name__, "responds with no finite number"
+                )
+                yield found
+
+    def nearest(self, target: torch.Tensor, k: int) -> Nearest:
+        """Return what finds the `k` nearest of each of a target's directions."""
+        return NearestByAngle(target, k)
+
+
+def descriptors(selection: Selection, size: int, context: Any, sample: Sample) -> Histograms | Directions:
+    """Return how images become descriptors; bins are those of a sample."""
+    if isinstance(selection, Gabor):
+        return Histograms.fitted(selection, GaborBank(selection).to(context.device), sample)
+    net = context.load(selection.network, size)
+    if isinstance(selection, DeepFeatures):
+        return Directions(net)
+    return Histograms.fitted(selection, FirstTwo(net, bool(selection.relu)), sample)

@@ -1,4 +1,4 @@
-"""The nearest of many descriptors by symmetric KL divergence, exactly, as products of matrices.
+"""The nearest of many descriptors, exactly, as products of matrices: by symmetric KL divergence, or by angle.
 
 Ge and Yu (2017), sec. 3.2, with the weights and the epsilon of the released code:
 
@@ -6,6 +6,8 @@ Ge and Yu (2017), sec. 3.2, with the weights and the epsilon of the released cod
 
 for shares p of t and q of s. Multiplied out it is a term of t, a term of s, and two products that all pairs share.
 """
+
+from collections.abc import Iterator
 
 import torch
 
@@ -34,18 +36,71 @@ class Nearest:
 
     Parameters
     ----------
-    target : Tensor of int, shape (T, D)
-        Counts, on the device that computes.
-    shares, weights : Tensor of float32, shape (D,)
-        What a count stands for, and what its dimension weighs.
+    target : Tensor, shape (T, D)
+        Descriptors, on the device that computes.
     k : int
+    size : int
+        Bytes that are worked on for each image.
     """
 
-    def __init__(self, target: torch.Tensor, shares: torch.Tensor, weights: torch.Tensor, k: int) -> None:
-        device, size = target.device, 8 * len(shares)
-        self.shares, self.weights, self.k, self.seen = shares.to(device), weights.to(device), k, 0
-        self.keys = torch.full((len(target), k), torch.iinfo(torch.int64).max, device=device)
+    def __init__(self, target: torch.Tensor, k: int, size: int) -> None:
+        self.k, self.seen = k, 0
+        self.keys = torch.full((len(target), k), torch.iinfo(torch.int64).max, device=target.device)
         self.some, self.tiles = max(1, TILE // size), target.split(max(1, OWN // size))
+
+    def add(self, descriptors: torch.Tensor, rows: torch.Tensor) -> None:
+        """Compare images, (S, D), with all target images; `rows`, int (S,), is what they are called."""
+        device, tiles = self.keys.device, self.keys.split(len(self.tiles[0]))
+        for some, names in zip(descriptors.split(self.some), rows.split(self.some), strict=True):
+            for keys, found in zip(tiles, self.distances(some.to(device)), strict=True):
+                both = torch.cat([keys, keyed(found, names.to(device))], 1)
+                keys.copy_(both.topk(self.k, largest=False, sorted=False).values)
+            self.seen += len(some)
+
+    def distances(self, descriptors: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the distances of images to those of each tile of the target, float32, not negative."""
+        raise NotImplementedError
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """Return int32 ``indices`` and float32 ``distances``, each (T, k).
+
+        Raises
+        ------
+        UserError
+            If fewer than `k` images were seen.
+        """
+        check(self.k <= self.seen, "k", self.k, f"there are only {self.seen} source images to choose from")
+        keys = self.keys.sort(1).values
+        return {"indices": keys.int(), "distances": (keys >> 32).int().view(torch.float32)}
+
+
+class NearestByAngle(Nearest):
+    """The nearest by one minus the cosine, of descriptors of length 1, float32."""
+
+    def __init__(self, target: torch.Tensor, k: int) -> None:
+        super().__init__(target, k, target.element_size() * target.shape[1])
+
+    def distances(self, descriptors: torch.Tensor) -> Iterator[torch.Tensor]:
+        """As `Nearest.distances`."""
+        return (1 - (tile @ descriptors.T).clamp(-1, 1) for tile in self.tiles)
+
+
+class NearestByDivergence(Nearest):
+    """The nearest by symmetric KL divergence, of histograms.
+
+    Parameters
+    ----------
+    target : Tensor of int, shape (T, D)
+        Counts, on the device that computes.
+    k : int
+    shares, weights : Tensor of float32, shape (D,)
+        What a count stands for, and what its dimension weighs.
+    """
+
+    def __init__(self, target: torch.Tensor, k: int, shares: torch.Tensor, weights: torch.Tensor) -> None:
+        super().__init__(target, k, 8 * len(shares))
+        device = target.device
+        self.shares, self.weights = shares.to(device), weights.to(device)
         # what is written again costs no new pages
         self.room = torch.empty(2, self.some, len(shares), device=device)
         self.own_room = torch.empty(2, len(self.tiles[0]), len(shares), device=device)
@@ -67,32 +122,13 @@ class Nearest:
         own, room = self._fill(tile, self.own_room)
         return own, room.mul_(self.weights / 2)
 
-    def add(self, counts: torch.Tensor, rows: torch.Tensor) -> None:
-        """Compare images, int (S, D), with all target images; `rows`, int (S,), is what they are called."""
-        device = self.keys.device
-        for some, names in zip(counts.split(self.some), rows.split(self.some), strict=True):
-            self._add(some.to(device), names.to(device))
-            self.seen += len(some)
-
-    def _add(self, counts: torch.Tensor, rows: torch.Tensor) -> None:
-        theirs, (q, their_logs) = self._fill(counts, self.room)
-        for tile, keys in zip(self.tiles, self.keys.split(len(self.tiles[0])), strict=True):
+    def distances(self, descriptors: torch.Tensor) -> Iterator[torch.Tensor]:
+        """As `Nearest.distances`."""
+        theirs, (q, their_logs) = self._fill(descriptors, self.room)
+        for tile in self.tiles:
             ours, (p, logs) = self.only or self._ours(tile)
             found = torch.addmm((ours[:, None] + theirs).float(), logs, q.T, alpha=-1)
             found.addmm_(p, their_logs.T, alpha=-1).clamp_(min=0)
             for t, s in (near.T for near in (found < NEAR).nonzero().split(max(1, PAIRS // len(self.shares)))):
-                found[t, s] = pairs(tile[t], counts[s], self.shares, self.weights).float()
-            both = torch.cat([keys, keyed(found, rows)], 1)
-            keys.copy_(both.topk(self.k, largest=False, sorted=False).values)
-
-    def result(self) -> dict[str, torch.Tensor]:
-        """Return int32 ``indices`` and float32 ``distances``, each (T, k).
-
-        Raises
-        ------
-        UserError
-            If fewer than `k` images were seen.
-        """
-        check(self.k <= self.seen, "k", self.k, f"there are only {self.seen} source images to choose from")
-        keys = self.keys.sort(1).values
-        return {"indices": keys.int(), "distances": (keys >> 32).int().view(torch.float32)}
+                found[t, s] = pairs(tile[t], descriptors[s], self.shares, self.weights).float()
+            yield found

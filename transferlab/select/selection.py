@@ -12,8 +12,7 @@ from ..data.images import Sample, load
 from ..data.subsets import relabel
 from ..errors import check, few
 from ..specs import ImageSet, Neighbours
-from .descriptors import Descriptors, bank_of
-from .search import Nearest
+from .descriptors import descriptors
 
 
 def neighbours(made: Neighbours, context: Any) -> dict[str, torch.Tensor]:
@@ -32,11 +31,11 @@ def neighbours(made: Neighbours, context: Any) -> dict[str, torch.Tensor]:
     rows = torch.from_numpy(left).nonzero().flatten()
     rule = f"{made.pool.name} has only {len(rows)} images without those that look like test images"
     check(made.k <= len(rows), "k", made.k, rule)
-    how = Descriptors.of(made.selection, bank_of(made.selection, made.size, context), ours)
-    found, at = Nearest(torch.cat(list(how.counts(ours))), how.shares, how.weights, made.k), 0
-    for counts in how.counts(replace(theirs, rows=rows)):
-        found.add(counts, rows[at : at + len(counts)])
-        at += len(counts)
+    how, at = descriptors(made.selection, made.size, context, ours), 0
+    found = how.nearest(torch.cat(list(how.of(ours))), made.k)
+    for some in how.of(replace(theirs, rows=rows)):
+        found.add(some, rows[at : at + len(some)])
+        at += len(some)
     return {name: value.cpu() for name, value in found.result().items()}
 
 

@@ -13,6 +13,6 @@ from .data import WHOLE, ImageSet, Source, Subset, Target, Weights
 from .method import Measure, Method, Regulariser
 from .networks import AlexNet, Backbone, ResNet, Torchvision
 from .recipe import Recipe
-from .selection import Duplicates, FirstConvolutions, Gabor, Neighbours, Selection
+from .selection import DeepFeatures, Duplicates, FirstConvolutions, Gabor, Neighbours, Selection
 from .serial import OneOf, Spec
 from .trial import Trial

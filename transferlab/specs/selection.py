@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import check, choose
-from .artefacts import PACE, Artefact, Pretrained, Trained, stored_split
+from .artefacts import FORWARD_SHARE, PACE, Artefact, Pretrained, Trained, stored_split
 from .catalog import pinned
 from .data import WHOLE, ImageSet, Subset
 from .serial import Spec, above_zero, flags, positive
@@ -31,6 +31,10 @@ class _Binned:
     def __post_init__(self) -> None:
         choose("binning", self.binning, ("quantiles", "walk"))
         check(isinstance(self.bins, int) and self.bins > 1, "bins", self.bins, "must be a whole number above 1")
+
+    def cost(self, ours: int, theirs: int, size: int) -> float:
+        """Seconds to compare so many images of a target and of a pool."""
+        return self.channels * ((ours + theirs) * size**2 * BINNING + ours * theirs * self.bins / PACE)
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,26 @@ class FirstConvolutions(_Binned, Spec, kind="first-convolutions", version=1):
         return sum(getattr(backbone, "channels", (96, 256))[:2])
 
 
-Selection = Gabor | FirstConvolutions
+@dataclass(frozen=True)
+class DeepFeatures(Spec, kind="deep-features", version=1):
+    """What the head of a network reads, for comparison with what images look like at a low level.
+
+    Distances are one minus the cosine.
+
+    Parameters
+    ----------
+    network : Pretrained or Trained
+    """
+
+    network: Pretrained | Trained
+
+    def cost(self, ours: int, theirs: int, size: int) -> float:
+        """Seconds to compare so many images of a target and of a pool."""
+        backbone = getattr(self.network, "backbone", None) or self.network.trial.backbone
+        return (ours + theirs) * backbone.multiply_adds(size) / PACE * FORWARD_SHARE
+
+
+Selection = Gabor | FirstConvolutions | DeepFeatures
 
 
 def images_of(images: ImageSet, split: str) -> int:
@@ -161,11 +184,12 @@ class Duplicates(Artefact, kind="duplicates", version=1):
 
 @dataclass(frozen=True)
 class Neighbours(Artefact, kind="neighbours", version=1):
-    """The images of a pool that are nearest to each training image of a target, by symmetric KL of descriptors.
+    """The images of a pool that are nearest to each training image of a target, by symmetric KL of histograms or the
+    angle between features.
 
     Parameters
     ----------
-    selection : Gabor or FirstConvolutions
+    selection : Gabor, FirstConvolutions or DeepFeatures
     pool, target : ImageSet or str
         Two sets, both read as they are stored at `size` px. The pool is its stored training split, the target's whole
         training split makes the bins.
@@ -216,9 +240,7 @@ class Neighbours(Artefact, kind="neighbours", version=1):
         return (self.duplicates, network) if network else (self.duplicates,)
 
     def cost(self) -> float:
-        ours, theirs = images_of(self.target, "train"), images_of(self.pool, "train")
-        described = (ours + theirs) * self.size**2 * BINNING
-        return self.selection.channels * (described + ours * theirs * self.selection.bins / PACE)
+        return self.selection.cost(images_of(self.target, "train"), images_of(self.pool, "train"), self.size)
 
     def evaluate(self, context: Any) -> dict[str, Any]:
         """Return ``indices`` and ``distances``, as on top of this page."""
