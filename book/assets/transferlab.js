@@ -30,7 +30,7 @@
     svg.setAttribute("aria-label", spec.description);
     dress(place);
     svg.setAttribute("role", "img");
-    new MutationObserver(() => dress(place)).observe(svg, { subtree: true, childList: true, attributeFilter: ["aria-roledescription", "fill"] });
+    new MutationObserver(() => dress(place)).observe(svg, { subtree: true, childList: true, attributeFilter: ["aria-label", "aria-roledescription", "fill"] });
     widths.set(place, place.clientWidth);
     watcher.observe(place);
     place.dataset.drawn = "true";
@@ -40,7 +40,7 @@
   // One image with one name, where Vega names the place and every mark. Words in a colour tell it to the style sheet,
   // which makes it dark, or light, enough to be read.
   function dress(place) {
-    for (const element of [place, ...all("svg [role]", place)]) for (const told of ["role", "aria-label", "aria-roledescription"]) element.removeAttribute(told);
+    for (const element of [place, ...all("svg :is([role], [aria-label])", place)]) for (const told of ["role", "aria-label", "aria-roledescription"]) element.removeAttribute(told);
     for (const text of all("text[fill^='#']", place)) text.style.setProperty("--tone", text.getAttribute("fill"));
   }
 
