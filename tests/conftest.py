@@ -18,23 +18,24 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: their thre
 
 
 LONG = (
-    "test_book",
-    "test_pages",
-    "test_smoke",
-    "test_benchmarks",
     "test_interruptions",
-    "test_cluster",
-    "test_checkpoint",
-    "test_lab",
+    "test_benchmarks",
+    "test_pages",
     "test_world",
+    "test_lab",
+    "test_cluster",
+    "test_kept_values",
+    "test_checkpoint",
 )
 SPREAD = ("test_book", "test_smoke")  # each test of which may run beside the others
 FOLDERS = ("data", "cache", "store", "weights")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that two processes end at about the same time."""
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    """One process begins with the book, which it builds, the other with long files; what looks at it comes last."""
+    order = {name: at for at, name in enumerate((*LONG, "", *SPREAD))}
+    builds = next((item for item in items if item.path.stem == "test_book"), None)
+    items.sort(key=lambda item: -1 if item is builds else order.get(item.path.stem, len(LONG)))
 
 
 def pytest_xdist_make_scheduler(config, log):
