@@ -191,6 +191,43 @@ def test_a_design_names_its_arms(project):
     assert subject.arms("cpu", [2])[0][1] == subject.design("cpu", [2])[0]
 
 
+TRIED = """
+def tried(scale):
+    return [({"setting": "longer"}, trial.at_seed(900)) for _, trial in design(scale, [0])]
+"""
+
+
+def test_settings_that_were_tried_are_published_and_shown_and_judge_nothing(project, tmp_path):
+    """Their seed is no seed of the study."""
+    path = project / "notebooks" / "question.md"
+    hashes = chapters.chapter("question").fingerprints("cpu")
+    path.write_text(
+        path.read_text().replace(
+            "\n```\n\n```{code-cell} ipython3\n:tags: [rule]",
+            f"\n{TRIED}```\n\n```{{code-cell}} ipython3\n:tags: [rule]",
+        )
+    )
+    subject, lab = chapters.chapter("question"), Lab(tmp_path / "store", workers=1)
+    assert [trial.seed for _, trial in subject.tried("cpu")] == [900]
+    assert subject.fingerprints("cpu") == hashes
+    lab.run(subject.design("cpu"))
+    publish(subject, "cpu", lab)
+    found = chapters.status(subject, "cpu")
+    assert (found.state, found.missing, found.seeds) == ("partly published", 1, [0, 1, 2])
+    lab.run(subject.shown("cpu"))
+    publish(subject, "cpu", lab)
+    found = chapters.status(subject, "cpu")
+    assert (found.state, found.published, found.seeds) == ("published", 4, [0, 1, 2])
+    study = subject.published("cpu")
+    assert study.tried()[["setting", "seed", "status"]].to_dict("records") == [
+        {"setting": "longer", "seed": 900, "status": "ok"}
+    ]
+    assert set(study.records["seed"]) == {0, 1, 2}
+    assert study.tried()["accuracy"].item() == pytest.approx(
+        100 * lab.run([t for _, t in subject.tried("cpu")])["accuracy"].item()
+    )
+
+
 def test_a_rule_is_known_by_its_hash_in_what_is_run_for_it(project, tmp_path):
     """So the page can tell which seeds were seen before the rule was fixed."""
     subject, path = chapters.chapter("question"), project / "notebooks" / "question.md"

@@ -128,14 +128,6 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> float:
     return time.perf_counter() - began
 
 
-def train_toys(names: list[str]) -> None:
-    """Put on record what chapters show at smoke, and their tests ask: one process imports torch once for them all."""
-    from .lab import Lab
-
-    known = chapters.chapters()
-    Lab(**ONE_WORKER).run(trial for name in names for trial in known[name].design("smoke", [0]))
-
-
 def _quiet() -> None:
     os.environ[BOOK] = "1"
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
@@ -156,7 +148,7 @@ def execute_pages(say: Callable[[str], None]) -> dict[str, Path]:
             jobs[name] = (source, done[name], parameters, stamp_file, stamp)
     others_first = sorted(jobs, key=lambda n: n.startswith("notebooks/"))  # while toys are trained
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _quiet) as pool:
-        toys = pool.submit(train_toys, [Path(n).name for n in jobs if n.startswith("notebooks/")])
+        toys = pool.submit(chapters.train_toys, [Path(n).name for n in jobs if n.startswith("notebooks/")])
         futures = {name: pool.submit(execute, *jobs[name][:3]) for name in others_first}
         toys.result()
         for name, future in futures.items():

@@ -170,6 +170,17 @@ class Chapter:
         """Return the chapter's trials at a scale, by default for all its seeds."""
         return [trial for _, trial in self.arms(scale, seeds)]
 
+    def tried(self, scale: str) -> list[tuple[dict[str, Any], Trial]]:
+        """Return the settings that were tried before one was chosen: what `tried` of the cell `design` returns.
+
+        Their seeds are no study's, so they are part of no arm and of no rule.
+        """
+        return self._designed.get("tried", lambda scale: [])(scale)
+
+    def shown(self, scale: str, seeds: Iterable[int] | None = None) -> list[Trial]:
+        """Return the trials that the chapter's page shows: of its design, and of the settings that were tried."""
+        return [*self.design(scale, seeds), *(trial for _, trial in self.tried(scale))]
+
     @property
     def rules(self) -> dict[str, Rule]:
         """How each of its claims is judged, by the claim's id."""
@@ -325,6 +336,12 @@ def chapter(name: str) -> Chapter:
     return known[choose("chapter", name, known)]
 
 
+def train_toys(names: Iterable[str]) -> None:
+    """Put on record what chapters show at smoke: one process imports torch for all of them, their pages need not."""
+    known = chapters()
+    Lab(workers=1).run(trial for name in names for trial in known[name].design("smoke", [0]))
+
+
 @dataclass(frozen=True)
 class Status:
     """Where a chapter stands at a scale.
@@ -355,12 +372,13 @@ def status(subject: Chapter, scale: str, published: Published | None = None) -> 
     published = published or Published()
     records = published.read(scale, subject.name)
     try:
-        trials = subject.design(scale)
+        trials, seeds = subject.shown(scale), {t.seed for t in subject.design(scale)}
     except UserError as e:  # a data set that nobody pinned here
         return Status(subject.name, scale, "unavailable", [], 0, 0, len(records), str(e))
     lab = Lab(run="never", published=records)
     wanted = {t.key for t in lab.closure(trials)}
-    missing, stale, seeds = len(lab.missing(trials)), len(records.keys() - wanted), lab.seeds(trials)
+    missing, stale = len(lab.missing(trials)), len(records.keys() - wanted)
+    seeds = [seed for seed in lab.seeds(trials) if seed in seeds]
     state = "stale" if stale else "published" if not missing else "partly published" if records else "missing"
     command = subject.command(scale) if missing or stale else ""
     return Status(subject.name, scale, state, seeds, len(records.keys() & wanted), missing, stale, command)

@@ -60,7 +60,7 @@ def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, 
     scale = scales.scale(values.pop("scale", scale))
     chosen = scales.seed_list(values.pop("seeds", scale.seeds if seeds is None else seeds))
     device, workers, mode = values.pop("device", device), values.pop("workers", workers), values.pop("run", "missing")
-    trials = subject.design(scale.name, chosen)
+    trials = subject.shown(scale.name, chosen)
 
     def make_public() -> None:
         if publish and scale.name != "smoke":

@@ -13,6 +13,6 @@ def publish(subject: Chapter, scale: str, lab: Lab) -> Path:
     Records that the present design does not want are left out, and so is what failed on this machine only.
     """
     lab.published = {**lab.published, **Published().read()}
-    records = [lab.record(trial) for trial in lab.closure(subject.design(scale))]
+    records = [lab.record(trial) for trial in lab.closure(subject.shown(scale))]
     told = [record for record in records if record and not record["status"].startswith(FAILED)]
     return Published().write(scale, subject.name, told)

@@ -10,6 +10,7 @@ from ..scales import DECIDE, Scale
 from ..scales import scale as scale_of
 from ..specs import (
     Backbone,
+    DeepFeatures,
     FirstConvolutions,
     Gabor,
     OneOf,
@@ -91,6 +92,11 @@ class Borrowing:
         """The descriptor that it is compared with; filters fit into small images."""
         few = {"scales": 2, "orientations": 3} if self.scale.name == "smoke" else {}
         return Gabor(lowest=0.1 if self.setting.size < 128 else 0.05, bins=self.bins, **few)
+
+    @property
+    def deep(self) -> DeepFeatures:
+        """What both are compared with: what the head of the same network reads."""
+        return DeepFeatures(self.descriptor.network)
 
     @property
     def bins(self) -> int:

@@ -189,6 +189,12 @@ class Study:
             pd.concat([f.assign(target=t) for t, f in zip(self.views, long, strict=True)]), ["target", *by], value
         )
 
+    def tried(self) -> pd.DataFrame:
+        """Return the records of the settings that were tried before one was chosen, beside their factors."""
+        factors, trials = zip(*self.chapter.tried(self.scale), strict=True)
+        table, about = self.lab.run(trials), pd.DataFrame(factors)
+        return self._percent(about.join(table.drop(columns=table.columns.intersection(about.columns))))
+
     # ------------------------------------------------------------------------------------------ verdicts
 
     @cached_property
