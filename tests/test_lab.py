@@ -19,11 +19,11 @@ from interruptions import SOURCE as SLOW_SOURCE
 
 from transferlab.errors import UserError
 from transferlab.lab import Lab
-from transferlab.methods import FineTune, Probe, SourceTask
+from transferlab.methods import FineTune, Probe, Scratch, SourceTask
 from transferlab.run import work
 from transferlab.run.executors import Here
 from transferlab.run.progress import duration
-from transferlab.specs import OneOf, Recipe, Subset, Trial
+from transferlab.specs import OneOf, Recipe, ResNet, Subset, Trial
 from transferlab.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_world")
@@ -299,24 +299,27 @@ def test_more_images_than_there_are(tmp_path):
 
 
 def test_torch_and_torchvision_that_are_not_a_pair(tmp_path):
-    """What a CPU-only torch beside PyPI's torchvision says at import, said in one line with what to do."""
-    code = """
+    """What a CPU-only torch beside PyPI's torchvision says at import, in one line, where a network of its is asked."""
+    asked = Trial(TARGET, Scratch(QUICK), BACKBONE, 0)
+    code = f"""
 import importlib.abc, sys
 class Broken(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name == "torchvision":
             raise RuntimeError("operator torchvision::nms does not exist")
 sys.meta_path.insert(0, Broken())
-sys.argv = "transferlab run images_per_class --scale smoke --seeds 0 --no-page".split()
-from transferlab.cli import main
-main()
+import transferlab.methods
+from transferlab.lab import Lab
+from transferlab.specs import Spec
+lab = Lab({str(tmp_path)!r}, workers=1)
+print(*lab.run([Spec.from_dict({asked.to_dict()!r})])["status"])
+lab.run([Spec.from_dict({replace(asked, backbone=ResNet()).to_dict()!r})])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+    assert done.stdout == "ok\n"
     said = done.stderr.splitlines()[-1]
-    assert said.startswith(
-        "transferlab: torch and torchvision (=operator torchvision::nms does not exist): are not a pair; pip uninstall"
-    )
+    assert "torch and torchvision (=operator torchvision::nms does not exist): are not a pair; pip uninstall" in said
+    assert said.startswith("transferlab.errors.RefusedError")
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(12, "12 s"), (600, "10 min"), (7200, "2.0 h")])

@@ -338,8 +338,7 @@ def chapter(name: str) -> Chapter:
 
 def train_toys(names: Iterable[str]) -> None:
     """Put on record what chapters show at smoke: one process imports torch for all of them, their pages need not."""
-    known = chapters()
-    Lab(workers=1).run(trial for name in names for trial in known[name].design("smoke", [0]))
+    Lab(workers=1).run(trial for name in names for trial in chapter(name).design("smoke", [0]))
 
 
 @dataclass(frozen=True)

@@ -71,19 +71,9 @@ def trials_of(items: object) -> list[Trial]:
 
 
 def run_layer() -> tuple:
-    """Return the modules that know devices and run jobs, which import torch.
+    """Return the modules that know devices and run jobs, which import torch."""
+    from .run import devices, work
 
-    Raises
-    ------
-    UserError
-        If torch and torchvision do not fit together.
-    """
-    try:
-        from .run import devices, work
-    except RuntimeError as e:
-        pair = "pip uninstall -y torch torchvision, then install the matching pair from one source"
-        check("torchvision::" not in str(e), "torch and torchvision", str(e).splitlines()[0], f"are not a pair; {pair}")
-        raise
     return devices, work
 
 

@@ -10,17 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from transferlab.errors import UserError
 from transferlab.report.contrasts import (
     at_equal,
-    elasticity,
     inverted_pairs,
     kept_share,
     leave_one_out_best,
     page_trend,
     partial_correlation,
     rank_correlation,
-    rank_trend,
     slope_per_doubling,
     surest_inversion,
 )
@@ -65,20 +62,6 @@ def test_a_slope_is_that_of_least_squares():
     assert slope_per_doubling(rising)[3] == pytest.approx(3.0)
 
 
-@given(st.floats(0.1, 50), st.floats(-2, 2))
-def test_an_elasticity_is_the_power(factor, power):
-    sizes = [10, 40, 90, 1000]
-    assert elasticity(pd.DataFrame([[factor * x**power for x in sizes]], [3], sizes))[3] == pytest.approx(power)
-
-
-def test_an_elasticity_is_a_slope_of_logarithms():
-    values = table([1, 3, 10])
-    wanted = [sm.OLS(np.log(row), sm.add_constant(np.log([1, 3, 10]))).fit().params[1] for row in values.to_numpy()]
-    close(elasticity(values), pd.Series(wanted, values.index))
-    with pytest.raises(UserError, match="logarithm"):
-        elasticity(values - values.to_numpy().min())
-
-
 def test_a_value_between_sizes_is_on_the_line():
     values = pd.DataFrame([[10.0, 30.0, 20.0], [1.0, 3.0, 2.0]], [3, 1], ["wide", "widest", "narrow"])
     sizes = pd.Series({"narrow": 40, "widest": 80, "wide": 60})  # in another order
@@ -112,13 +95,6 @@ def test_last_bits_make_no_order():
     equal = pd.DataFrame([[0.3, 0.1 + 0.2, 0.5]] * 3)
     assert page_trend(equal) == page_trend(pd.DataFrame([[0.3, 0.3, 0.5]] * 3))
     assert inverted_pairs(equal, equal.iloc[:, [1, 0, 2]].set_axis([0, 1, 2], axis=1)).eq(0).all()
-
-
-def test_a_trend_is_a_rank_correlation_with_the_columns():
-    values = table(["new", "fc7", "fc6", "all"])
-    order = pd.DataFrame([[0, 1, 2, 3]] * len(SEEDS), values.index, values.columns)
-    close(rank_trend(values), values.corrwith(order, axis=1, method="spearman"))
-    assert rank_trend(pd.DataFrame([[1, 2, 9], [3, 2, 1], [5, 5, 5]])).tolist() == pytest.approx([1, -1, 0])
 
 
 @pytest.mark.parametrize("rows", [[[1, 2, 3], [1, 3, 2], [2, 1, 3]], [[3, 2, 1], [1, 2, 3], [3, 1, 2]]])

@@ -1,5 +1,6 @@
 """Schedules and parameter groups."""
 
+import copy
 import math
 
 import pytest
@@ -114,13 +115,25 @@ def test_frozen_parameters_are_in_no_group():
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, True), (0.0, False)])
-def test_optimiser(momentum, nesterov):
+def test_a_step_is_one_of_torchs_own_optimiser(momentum, nesterov):
+    """To the last bit; a parameter without a gradient stays, and so does its momentum."""
     net = Net()
-    sgd = SingleTrainer(run_of(net, recipe=recipe(momentum=momentum))).sgd
-    assert {g["momentum"] for g in sgd.param_groups} == {momentum}
-    assert {g["nesterov"] for g in sgd.param_groups} == {nesterov}
-    assert {g["lr"] for g in sgd.param_groups} == {0.0}  # the loop sets it, step by step
-    sum(p.sum() for p in net.parameters()).backward()
-    before = net.conv.weight.detach().clone()
-    sgd.step()
-    assert torch.equal(net.conv.weight, before)
+    run = run_of(net, recipe=recipe(momentum=momentum))
+    theirs = copy.deepcopy(net)
+    sgd = torch.optim.SGD(theirs.parameters(), lr=0.1, weight_decay=0.01, momentum=momentum, nesterov=nesterov)
+    sgd.param_groups[0]["params"] = [p for p in theirs.parameters() if p.ndim > 1]
+    sgd.add_param_group({"params": [p for p in theirs.parameters() if p.ndim == 1], "weight_decay": 0.0})
+    trainer, draw = SingleTrainer(run), torch.Generator().manual_seed(0)
+    for step in (4, 9, 30):
+        gradients = [torch.randn(p.shape, generator=draw) for p in theirs.parameters()]
+        if step == 9:
+            gradients[0] = None
+        for net_of in (net, theirs):
+            for p, g in zip(net_of.parameters(), gradients, strict=True):
+                p.grad = g
+        for group in sgd.param_groups:
+            group["lr"] = 0.1 * factor(run.recipe, step)
+        sgd.step()
+        trainer.backward = lambda *_: ([torch.zeros(())], None)  # the gradients are those from above
+        trainer.step(None, step)
+        assert all(map(torch.equal, net.parameters(), theirs.parameters()))

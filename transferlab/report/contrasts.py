@@ -9,8 +9,6 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from ..errors import check
-
 DIGITS = 6  # what is ranked is rounded first: a float's last bits make no order
 
 
@@ -31,12 +29,6 @@ def slope_per_doubling(table: pd.DataFrame) -> pd.Series:
     """Return the least-squares slope of each seed's row over log2 of the columns, which are numbers above zero."""
     x = np.log2(table.columns.astype(float))
     return table.apply(lambda row: float(np.polyfit(x, row, 1)[0]), axis=1)
-
-
-def elasticity(table: pd.DataFrame) -> pd.Series:
-    """Return the slope of the logarithm of each seed's row over that of the columns: percent by percent."""
-    check((table > 0).all(axis=None), "table", float(table.min(axis=None)), "has a logarithm only above 0")
-    return slope_per_doubling(np.log2(table))
 
 
 def at_equal(values: pd.DataFrame, sizes: pd.DataFrame | pd.Series, wanted: float | pd.Series) -> pd.Series:
@@ -64,11 +56,6 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     """Return Spearman's rank correlation of values that are rounded first; 0 where one side is all ties."""
     x, y = (pd.Series(np.round(np.asarray(side, float), DIGITS)).rank() for side in (x, y))
     return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else float(np.corrcoef(x, y)[0, 1])
-
-
-def rank_trend(table: pd.DataFrame) -> pd.Series:
-    """Return the rank correlation of each seed's row with the order of the columns, one number a seed."""
-    return table.apply(lambda row: rank_correlation(range(len(row)), row), axis=1)
 
 
 def page_trend(table: pd.DataFrame) -> float:

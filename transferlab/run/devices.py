@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from .. import __version__
 from ..errors import UserError
 from .executors import cpu_workers
 
-LIBRARIES = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "pillow": "PIL"}
+LIBRARIES = ("torch", "torchvision", "numpy", "pillow")
 torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every device
 torch.backends.cudnn.benchmark = True
 
@@ -116,7 +116,7 @@ def processor() -> str:
 
 def provenance(device: torch.device) -> dict[str, str | int]:
     """Return what may differ between equal trials: commit, versions, device, threads, day."""
-    versions = {name: import_module(module).__version__ for name, module in LIBRARIES.items()}
+    versions = {name: version(name) for name in LIBRARIES} | {"torch": torch.__version__}  # with its build
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     about = {"commit": COMMIT, **versions, "python": platform.python_version(), "device": name}
     return about | {"threads": torch.get_num_threads(), "day": time.strftime("%Y-%m-%d", time.gmtime())}

@@ -40,7 +40,7 @@ def parameter_groups(net: nn.Module, recipe: Recipe, lr_multipliers: Multipliers
             peak, factors = (m, None) if isinstance(m, float | int) else (1.0, tuple(map(float, m)))
             groups.setdefault((peak, factors, p.ndim > 1, each and id(p)), []).append(p)
     return [
-        {"params": its, "peak": recipe.lr * m, "factors": f, "lr": 0.0, "weight_decay": recipe.weight_decay * decays}
+        {"params": its, "peak": recipe.lr * m, "factors": f, "weight_decay": recipe.weight_decay * decays}
         for (m, f, decays, _), its in groups.items()
     ]
 

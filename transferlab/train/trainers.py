@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.sgd import sgd
 
 from ..nets.taps import train_mode
 from .feed import Batch
@@ -81,48 +82,57 @@ class Trainer:
 
 
 class SingleTrainer(Trainer):
-    """One network in training, by PyTorch's own optimiser."""
+    """One network in training, by PyTorch's own SGD.
+
+    Its functional form: the class imports all of TorchDynamo, which takes a process as long as half of torch does.
+    """
 
     def __init__(self, run: Run) -> None:
         super().__init__([run], [run.net])
-        groups = parameter_groups(run.net, run.recipe, run.lr_multipliers, each=run.gradient_scale is not None)
-        self.peaks = [group["peak"] for group in groups]
-        self.sgd = torch.optim.SGD(groups, lr=0.0, momentum=run.recipe.momentum, nesterov=run.recipe.momentum > 0)
+        self.groups = parameter_groups(run.net, run.recipe, run.lr_multipliers, each=run.gradient_scale is not None)
+        self.peaks = [group["peak"] for group in self.groups]
+        self.velocity: dict[nn.Parameter, torch.Tensor | None] = dict.fromkeys(self.weights[0])
         self.bind([run.trained])
 
+    @torch.no_grad()
     def step(self, batch: Batch, step: int) -> torch.Tensor:
         """Take step number `step`; return the loss of the batch, shape (1,)."""
         losses, _ = self.backward(batch, step)
-        share = factor(self.runs[0].recipe, step)
-        for group in self.sgd.param_groups:
+        recipe = self.runs[0].recipe
+        share, look = factor(recipe, step), {"momentum": recipe.momentum, "nesterov": recipe.momentum > 0}
+        for group in self.groups:
             times = group["factors"][step] if group["factors"] else 1.0
-            group["lr"] = group["peak"] * share * times
-            if not times:
-                for p in group["params"]:
-                    p.grad = None
-        self.sgd.step()
+            if moved := [p for p in group["params"] if times and p.grad is not None]:
+                buffers = [self.velocity[p] for p in moved]
+                rate = {"lr": group["peak"] * share * times, "weight_decay": group["weight_decay"]}
+                sgd(moved, [p.grad for p in moved], buffers, **rate, **look, dampening=0.0, maximize=False)
+                self.velocity.update(zip(moved, buffers, strict=True))
         return losses[0].detach()[None]
 
+    @torch.enable_grad()
     def backward(self, batch: Batch, step: int | None = None) -> tuple[list[torch.Tensor], list[Gradients]]:
         """Return each network's loss, and the gradients of its trainable parameters."""
         value = self.loss(0, batch, step)
-        self.sgd.zero_grad()
+        for p in self.velocity:
+            p.grad = None
         value.backward()
-        return [value], [[p.grad for p in self.weights[0]]]
+        return [value], [[p.grad for p in self.velocity]]
 
     def scale(self, values: torch.Tensor) -> None:
         """Set multipliers, shape (1, parameters), of the peak rates of all trainable parameters."""
-        for group, peak, value in zip(self.sgd.param_groups, self.peaks, values[0].tolist(), strict=True):
+        for group, peak, value in zip(self.groups, self.peaks, values[0].tolist(), strict=True):
             group["peak"] = peak * value
 
     def state(self) -> dict[str, Any]:
         """As `Trainer.state`."""
-        return super().state() | {"sgd": self.sgd.state_dict()}
+        return super().state() | {"velocity": [*self.velocity.values()], "peaks": [g["peak"] for g in self.groups]}
 
     def restore(self, state: dict[str, Any]) -> None:
         """As `Trainer.restore`."""
         super().restore(state)
-        self.sgd.load_state_dict(state["sgd"])
+        self.velocity = dict(zip(self.velocity, state["velocity"], strict=True))
+        for group, peak in zip(self.groups, state["peaks"], strict=True):
+            group["peak"] = peak
 
 
 class PackedTrainer(Trainer):
