@@ -8,7 +8,7 @@ book: $(READY)
 	@$(BIN)/transferlab build
 
 test: $(READY)
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder
 
 serve: book
 	@$(BIN)/transferlab serve
