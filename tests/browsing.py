@@ -74,17 +74,16 @@ def drawn(page) -> None:
     page.wait_for_function("!document.querySelector('.tl-chart:not([data-drawn])')")
 
 
-def axe_findings(page, within: str = "body", contrast: bool = True) -> list[str]:
+def axe_findings(page, within: str = "body") -> list[str]:
     """Return what axe finds serious or worse within a part of a page: the rule, and where it is broken.
 
-    Contrasts take it most of its time; of code, whose colours are the theme's, they are left out.
+    Code, whose colours are the theme's, is left out: contrasts take most of the time.
     """
     from axe_playwright_python.base import AXE_SCRIPT
 
     if not page.evaluate("!!window.axe"):
         page.evaluate(AXE_SCRIPT)
     options = {"resultTypes": ["violations"], "preload": False}  # it would ask for the style sheets once more
-    options["rules"] = {"color-contrast": {"enabled": contrast}}
     run = "([where, options]) => axe.run(where, options).then((found) => found.violations)"
     found = page.evaluate(run, [{"include": [[within]], "exclude": [[".highlight span"]]}, options])
     serious = [v for v in found if v["impact"] in ("serious", "critical")]

@@ -116,7 +116,7 @@ def _for_each_choice(check_fields: Callable[[Any], None]) -> Callable[[Any], Non
     """Return what checks the fields of a spec with each choice of what is searched in it."""
 
     def check_each(self: Spec) -> None:
-        here = {path: of for path, of in self.searched.items() if len(path) == 1}
+        here = {(name,): of for name in _fields(type(self)) if isinstance(of := getattr(self, name), OneOf)}
         if not here:
             check_fields(self)
             return
