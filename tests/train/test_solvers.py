@@ -9,9 +9,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
 from torch import nn
 
-from transferlab.errors import UserError
 from transferlab.train import lbfgs, solvers
-from transferlab.train.solvers import exact, held_out, logistic, ridge, squared_hinge, stratified
+from transferlab.train.solvers import exact, logistic, ridge, squared_hinge
 
 STRENGTHS = (1e-2, 0.1, 1.0, 100.0)
 SOLVERS = {"ridge": ridge, "logistic": logistic, "squared-hinge": squared_hinge}
@@ -204,37 +203,15 @@ def test_the_order_of_penalties_does_not_matter(name):
 @pytest.mark.parametrize("times", [1e-3, 0.1, 1.0, 10.0, 1e3])
 def test_steps_that_are_too_long_or_too_short(times):
     """The metric says how far to go at first; steps mend what it gets wrong, for each problem by itself."""
-    width = torch.logspace(-1, 1, 6)[None, :, None, None]
+    width = torch.logspace(-1, 1, 6)[:, None, None]
 
     def objective(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         away = width * (w - 3)
-        return (1 + away.square()).sqrt().sum(1, keepdim=True), width * away / (1 + away.square()).sqrt()
+        return (1 + away.square()).sqrt().sum(0, keepdim=True), width * away / (1 + away.square()).sqrt()
 
-    metric = times * width.square().expand(2, -1, 3, 1)
-    found = lbfgs.minimise(objective, torch.zeros(2, 6, 3, 4), torch.zeros(1, 6, 3, 1), metric, 1e-9, 200)
+    metric = times * width.square().expand(-1, 3, 1)
+    found = lbfgs.minimise(objective, torch.zeros(6, 3, 4), torch.zeros(6, 3, 1), metric, 1e-9, 200)
     assert torch.allclose(found, torch.full_like(found, 3), atol=1e-2)
-
-
-FOLDS = {
-    "equal": lambda n: torch.arange(n) // 3 % 3,
-    "uneven": lambda n: (torch.randperm(n, generator=torch.Generator().manual_seed(3)) % 4).clamp_max(2),
-}
-
-
-@every_solver
-@pytest.mark.parametrize("shape", [(60, 8), (24, 20), (20, 60)], ids=["tall", "nearly square", "wide"])
-@pytest.mark.parametrize("kind", FOLDS)
-def test_folds_at_once(name, shape, kind):
-    x, labels = problem(*shape)
-    folds = FOLDS[kind](len(x))
-    weights, biases = SOLVERS[name](x, labels, 3, STRENGTHS, folds, **EXACT[name])
-    count = int(folds.max()) + 1
-    assert (weights.shape, biases.shape) == ((4, count, shape[1], 3), (4, count, 3))
-    for fold in range(count):
-        w, b = SOLVERS[name](x[folds != fold], labels[folds != fold], 3, STRENGTHS, **EXACT[name])
-        for i in range(len(STRENGTHS)):
-            assert close(weights[i, fold], w[i], name)
-            assert close(biases[i, fold], b[i], name)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -247,35 +224,32 @@ def test_the_first_step_is_newtons(shape):
 
 
 @every_solver
-@pytest.mark.parametrize("folds", [None, torch.arange(20) // 3 % 3], ids=["no folds", "folds"])
-def test_wide_problems_are_solved_in_the_span_of_their_images(name, folds, monkeypatch):
+def test_wide_problems_are_solved_in_the_span_of_their_images(name, monkeypatch):
     """What is decomposed is as wide as there are images, not as there are features."""
     x, labels = problem(20, 60)
     widths, really = [], torch.linalg.eigh
     monkeypatch.setattr(torch.linalg, "eigh", lambda a: (widths.append(a.shape[-1]), really(a))[1])
-    SOLVERS[name](x, labels, 3, STRENGTHS, folds)
+    SOLVERS[name](x, labels, 3, STRENGTHS)
     assert max(widths) <= 20
 
 
 def test_a_strength_at_a_time_where_memory_is_short(monkeypatch):
     x, labels = problem(60, 8)
-    folds = FOLDS["equal"](60)
     for solve in (logistic, squared_hinge):
-        together = solve(x, labels, 3, STRENGTHS, folds, **TO_THE_END)
+        together = solve(x, labels, 3, STRENGTHS, **TO_THE_END)
         with monkeypatch.context() as patch:
             patch.setattr(solvers, "MEMORY", 1)
-            apart = solve(x, labels, 3, STRENGTHS, folds, **TO_THE_END)
+            apart = solve(x, labels, 3, STRENGTHS, **TO_THE_END)
         assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(together, apart, strict=True))
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_several_threads_share_the_strengths(threads):
     x, labels = problem(60, 8)
-    folds = FOLDS["equal"](60)
-    alone = [solve(x, labels, 3, STRENGTHS, folds, **TO_THE_END) for solve in (logistic, squared_hinge)]
+    alone = [solve(x, labels, 3, STRENGTHS, **TO_THE_END) for solve in (logistic, squared_hinge)]
     torch.set_num_threads(threads)
     try:
-        together = [solve(x, labels, 3, STRENGTHS, folds, **TO_THE_END) for solve in (logistic, squared_hinge)]
+        together = [solve(x, labels, 3, STRENGTHS, **TO_THE_END) for solve in (logistic, squared_hinge)]
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(1)
@@ -301,10 +275,10 @@ def test_how_strengths_are_divided(count, most, threads, sizes, monkeypatch):
     seen = []
 
     def solve(part: torch.Tensor) -> torch.Tensor:
-        seen.append(part.shape[2])
+        seen.append(part.shape[1])
         return -part
 
-    strengths = torch.arange(float(count)).view(1, 1, count, 1)
+    strengths = torch.arange(float(count)).view(1, count, 1)
     assert torch.equal(lbfgs.side_by_side(solve, strengths, most), -strengths)
     assert sorted(seen, reverse=True) == sizes
 
@@ -328,7 +302,7 @@ def test_no_iteration_is_the_null_model():
         assert torch.allclose(biases, expected.expand(4, 2), atol=1e-5)
 
 
-def test_ridge_without_folds_is_what_it_always_was():
+def test_ridge_is_what_it_always_was():
     """But for rounding: records of probes keep their meaning."""
     for shape in ((60, 8), (20, 40), (6, 1), (100, 64), (20, 90)):
         x, labels = problem(*shape)
@@ -389,19 +363,6 @@ def test_a_class_without_images_is_never_the_answer(name):
 
 
 @every_solver
-def test_a_class_of_one_image_that_its_fold_holds_out(name):
-    x, labels = problem(21, 4, classes=2)
-    labels[20] = 2
-    folds = torch.arange(21) % 3
-    weights, biases = SOLVERS[name](x, labels, 3, STRENGTHS, folds)
-    assert weights.isfinite().all()
-    assert biases.isfinite().all()
-    out = folds == folds[20]
-    logits = x[out].to(weights.dtype) @ weights[:, folds[20]] + biases[:, folds[20], None]
-    assert (logits.argmax(2) < 2).all()
-
-
-@every_solver
 def test_equal_features_share_the_weight(name):
     x, labels = problem(30, 1)
     weights, _ = SOLVERS[name](x.expand(30, 5), labels, 3, STRENGTHS, **EXACT[name])
@@ -418,47 +379,9 @@ def test_features_far_from_zero(name):
 @every_solver
 def test_what_is_given_stays_as_it_is(name):
     x, labels = problem(20, 4)
-    folds = stratified(labels, 3)
-    before = [v.clone() for v in (x, labels, folds)]
-    SOLVERS[name](x, labels, 3, STRENGTHS, folds)
-    assert all(torch.equal(a, b) for a, b in zip(before, (x, labels, folds), strict=True))
-
-
-# -------------------------------------------------------------------------------------------------------------- folds
-
-
-@pytest.mark.parametrize("count", [2, 3, 7])
-def test_folds_are_stratified(count):
-    labels = torch.tensor([2] * 11 + [0] * 1 + [1] * 30)[torch.randperm(42, generator=torch.Generator().manual_seed(0))]
-    folds = stratified(labels, count)
-    for part in (folds, *(folds[labels == label] for label in range(3))):
-        sizes = part.bincount(minlength=count)
-        assert sizes.max() - sizes.min() <= 1
-
-
-@pytest.mark.parametrize("count", [0, 1, 6])
-def test_impossible_numbers_of_folds(count):
-    with pytest.raises(UserError, match=rf"folds \(={count}\): must be 2 to 5, the number of images"):
-        stratified(torch.zeros(5, dtype=torch.int64), count)
-
-
-@every_solver
-@pytest.mark.parametrize("folds", [[0, 0, 0, 0], [0, 2, 0, 2]], ids=["one", "one is empty"])
-def test_impossible_folds(name, folds):
-    with pytest.raises(UserError, match=r"folds \(=.\): must be 2 or more, numbered from 0, each with images"):
-        SOLVERS[name](torch.rand(4, 2), torch.arange(4) % 2, 2, STRENGTHS, torch.tensor(folds))
-
-
-def test_held_out_accuracy_is_the_mean_over_folds():
-    x, labels = problem(50, 4, noise=2.0)
-    folds = stratified(labels, 4)
-    weights, biases = ridge(x, labels, 3, STRENGTHS, folds)
-    expected = []
-    for i in range(len(STRENGTHS)):
-        answers = [(x.double() @ weights[i, f] + biases[i, f]).argmax(1) for f in range(4)]
-        expected.append(np.mean([(a == labels)[folds == f].double().mean().item() for f, a in enumerate(answers)]))
-    assert held_out(x, labels, folds, weights, biases) == pytest.approx(expected)
-    assert len(set(expected)) > 1
+    before = [v.clone() for v in (x, labels)]
+    SOLVERS[name](x, labels, 3, STRENGTHS)
+    assert all(torch.equal(a, b) for a, b in zip(before, (x, labels), strict=True))
 
 
 # -------------------------------------------------------------------------------------------------------------- devices

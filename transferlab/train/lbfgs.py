@@ -1,7 +1,7 @@
 """Many convex problems at once, by limited-memory BFGS (Nocedal and Wright 2006, alg. 7.4), on any device.
 
-Problems lie side by side in one tensor w of shape (F, D, S, classes): F folds, S strengths, and classes, which are
-problems of their own or share one. Nothing waits for the device but a look for strengths all of whose problems are
+Problems lie side by side in one tensor w of shape (D, S, classes): S strengths, and classes, which are problems of
+their own or share one. Nothing waits for the device but a look for strengths all of whose problems are
 finished, every few iterations; these are left out from then on.
 """
 
@@ -26,18 +26,18 @@ def side_by_side(solve: Callable[[Tensor], Tensor], strengths: Tensor, most: int
     Parameters
     ----------
     solve : callable
-        From some of the strengths to their solutions, with these in dimension 2, too.
+        From some of the strengths to their solutions, with these in dimension 1, too.
     strengths : Tensor
-        Strengths in dimension 2.
+        Strengths in dimension 1.
     most : int
         How many may be worked on at once.
     """
-    count, threads = strengths.shape[2], torch.get_num_threads()
+    count, threads = strengths.shape[1], torch.get_num_threads()
     at_once = min(count, threads, max(1, most)) if strengths.device.type == "cpu" else 1
     parts = max(at_once, -(-count // max(1, most // at_once)))
     # weak and strong ones in each part
     order = [torch.arange(part, count, parts, device=strengths.device) for part in range(parts)]
-    chosen = [strengths[:, :, index] for index in order]
+    chosen = [strengths[:, index] for index in order]
     if at_once == 1:
         found = list(map(solve, chosen))
     else:
@@ -46,7 +46,7 @@ def side_by_side(solve: Callable[[Tensor], Tensor], strengths: Tensor, most: int
                 found = list(pool.map(solve, chosen))
         finally:
             torch.set_num_threads(threads)  # what is set in one thread is what the next new one starts with
-    return torch.cat(found, 2)[:, :, torch.cat(order).argsort()]
+    return torch.cat(found, 1)[:, torch.cat(order).argsort()]
 
 
 def minimise(objective: Evaluate, w: Tensor, penalty: Tensor, metric: Tensor, tolerance=3e-4, iterations=100) -> Tensor:
@@ -60,11 +60,11 @@ def minimise(objective: Evaluate, w: Tensor, penalty: Tensor, metric: Tensor, to
     ----------
     objective : callable
         From w, for any part of the strengths, to the value of each problem and the gradient, penalty not included.
-        Values are of shape (F, 1, S, classes), or (F, 1, S, 1) where classes share a problem.
-    w : Tensor, shape (F, D, S, classes)
+        Values are of shape (1, S, classes), or (1, S, 1) where classes share a problem.
+    w : Tensor, shape (D, S, classes)
         Where to start.
     penalty, metric : Tensor
-        Diagonals, shapes (F, D, S, 1) and (F, D, S, classes or 1): of the penalty, and of the Hessian at the start.
+        Diagonals, shapes (D, S, 1) and (D, S, classes or 1): of the penalty, and of the Hessian at the start.
     tolerance : float
         Promised decrease, as a part of the function's value, below which a problem is finished.
     iterations : int
@@ -72,7 +72,7 @@ def minimise(objective: Evaluate, w: Tensor, penalty: Tensor, metric: Tensor, to
 
     Returns
     -------
-    Tensor, shape (F, D, S, classes)
+    Tensor, shape (D, S, classes)
     """
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -83,22 +83,22 @@ def minimise(objective: Evaluate, w: Tensor, penalty: Tensor, metric: Tensor, to
         pull = penalty * w
         return value + 0.5 * (pull * w).sum_to_size(value.shape), gradient.add_(pull)
 
-    result, left = w.clone(), torch.arange(w.shape[2], device=w.device)
+    result, left = w.clone(), torch.arange(w.shape[1], device=w.device)
     value, gradient = evaluate(w)
     step = inverse = torch.ones_like(value)  # `inverse` scales the inverse of the metric
     busy = value >= 0  # all of them
     pairs: list[tuple[Tensor, ...]] = []  # change of w, change of gradient, 1 / their product
     for iteration in range(iterations):
         if iteration % CHECK == 0 or w.device.type == "cpu":
-            keep = busy.any(3).any(1).any(0)
+            keep = busy.any(2).any(0)
             if not keep.all():
-                result[:, :, left] = w
+                result[:, left] = w
                 if not keep.any():
                     return result
                 left = left[keep]
                 parts = (w, value, gradient, penalty, metric, step, inverse, busy)
-                w, value, gradient, penalty, metric, step, inverse, busy = (part[:, :, keep] for part in parts)
-                pairs = [tuple(part[:, :, keep] for part in pair) for pair in pairs]
+                w, value, gradient, penalty, metric, step, inverse, busy = (part[:, keep] for part in parts)
+                pairs = [tuple(part[:, keep] for part in pair) for pair in pairs]
         direction, shares = -gradient, []
         for change, bend, rho in reversed(pairs):
             shares.append(rho * dot(change, direction))
@@ -120,5 +120,5 @@ def minimise(objective: Evaluate, w: Tensor, penalty: Tensor, metric: Tensor, to
         new, old = (new_w, new_value, new_gradient), (w, value, gradient)
         w, value, gradient = (torch.where(good, *each) for each in zip(new, old, strict=True))
         step = torch.where(good, 1, step * (slope / (slope - new_slope)).clamp(0.1, 0.5))
-    result[:, :, left] = w
+    result[:, left] = w
     return result
