@@ -9,8 +9,8 @@ synthetic source; the task is 50 classes of the synthetic target, others in each
 images. Everybody tries 8 penalties, each from half a decade to the next around what suits it, on the same third of the
 training images, held out by class, and fits the best one to all of them: this is timed. Peers: `GridSearchCV` over
 ``LinearSVC`` and ``LogisticRegression``, a process with one thread on each core, warm. Ours are one process with its
-best number of threads, one or as many as cores (tried first). Each run is a process of its own; rounds go ours, theirs, ours ... so
-that a machine that slows down slows down for all.
+best number of threads, one or as many as cores (tried first). Each run is a process of its own; rounds go ours,
+theirs, ours ... so that a machine that slows down slows down for all.
 
 Expected: ridge at least 100 times LinearSVC and 20 times LogisticRegression, softmax at least 3 times
 LogisticRegression, the best squared hinge within 0.2 points of the best LinearSVC.

@@ -33,11 +33,21 @@ def unit(values: np.ndarray) -> np.ndarray:
 def test_by_hand(tmp_path):
     net = build(BACKBONE, 24, 6, 3)
     found = run(tmp_path, ASKED, net)
-    ours, theirs = (load(its, 24).splits["train"].pixels for its in (TARGET.images, SOURCE.images))
+    mine, others = (load(its, 24) for its in (TARGET.images, SOURCE.images))
+    ours, theirs = (its.splits["train"].pixels for its in (mine, others))
     rows = target_sample(TARGET, "train", 1).rows[:4].tolist()
-    table = context(tmp_path).arrays(JOINT.tables(ASKED)[0])["indices"]
+    arrays = context(tmp_path).arrays(JOINT.tables(ASKED)[0])
+    table = arrays["indices"]
     assert found["asking"] == rows
     assert found["borrowed"] == [table[row, :3].tolist() for row in rows]
+    for row, name, near, names, distances in zip(
+        rows,
+        *(found[c] for c in ("asking_classes", "borrowed", "borrowed_classes", "borrowed_distances")),
+        strict=True,
+    ):
+        assert name == mine.classes[mine.splits["train"].labels[row]]
+        assert names == [others.classes[others.splits["train"].labels[i]] for i in near]
+        assert distances == pytest.approx(arrays["distances"][row, :3].tolist(), rel=1e-3)
     generator = torch.Generator().manual_seed(stream(1, "random images"))
     random = torch.randint(len(theirs), (4, 3), generator=generator).tolist()
 

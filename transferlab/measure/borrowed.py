@@ -8,15 +8,19 @@ from ..seeds import stream
 from ..specs import WHOLE, Measure, Trial
 from ..specs.serial import positive
 
+SHOWN = 6  # neighbours of an image
+
 
 @dataclass(frozen=True)
 class Borrowed(Measure, kind="borrowed", version=1):
     """Which images some training images of the target borrow, and how far these are from them.
 
     ``asking``: rows of these images in the target's stored training split; ``borrowed``: for each, rows of its
-    neighbours in the pool's, nearest first. ``colour_ratio`` and ``deep_ratio``: the mean distance from an image to its
-    neighbours as a multiple of that to random images of the pool; of mean colours (Euclidean), and of what the head of
-    the network that the trial starts from reads (one minus the cosine).
+    neighbours in the pool's, nearest first. ``asking_classes`` are their classes; ``borrowed_classes`` and
+    ``borrowed_distances`` tell of the `SHOWN` nearest, so that a page can name them without the images.
+    ``colour_ratio`` and ``deep_ratio``: the mean distance from an image to its neighbours as a multiple of that to
+    random images of the pool; of mean colours (Euclidean), and of what the head of the network that the trial starts
+    from reads (one minus the cosine).
 
     Parameters
     ----------
@@ -26,7 +30,10 @@ class Borrowed(Measure, kind="borrowed", version=1):
 
     images: int = 10
 
-    columns: ClassVar[tuple[str, ...]] = ("asking", "borrowed", "colour_ratio", "deep_ratio")
+    columns: ClassVar[tuple[str, ...]] = (
+        *("asking", "asking_classes", "borrowed", "borrowed_classes", "borrowed_distances"),
+        *("colour_ratio", "deep_ratio"),
+    )
 
     def __post_init__(self) -> None:
         positive("images", self.images)
@@ -37,6 +44,7 @@ class Borrowed(Measure, kind="borrowed", version=1):
         check(whole and trial.source, "measure", self.kind, "asks for a source, and for a selection of one whole pool")
 
     def measure(self, trial: Trial, net: Any, context: Any) -> dict[str, Any]:
+        import numpy as np
         import torch
         from torch.nn import functional as F
 
@@ -46,11 +54,16 @@ class Borrowed(Measure, kind="borrowed", version=1):
 
         (pool,), (made,) = trial.method.reads(trial), trial.method.tables(trial)
         start, k = context.network(trial), trial.method.selected.k
-        ours, theirs = (load(its.images, its.size).splits["train"].pixels for its in (trial.target, pool))
+        sets = [load(its.images, its.size) for its in (trial.target, pool)]
+        ours, theirs = (images.splits["train"].pixels for images in sets)
         asking = context.sample(trial.target, "train", trial.seed).rows[: self.images].cpu()
-        near = context.arrays(made)["indices"][asking.long(), :k].long()
+        near, distances = (context.arrays(made)[name][asking.long(), :k] for name in ("indices", "distances"))
+        near = near.long()
         generator = torch.Generator().manual_seed(stream(trial.seed, "random images"))
         far = torch.randint(len(theirs), near.shape, generator=generator)
+
+        def classes(images: Any, rows: torch.Tensor) -> list:
+            return np.array(images.classes)[images.splits["train"].labels[rows.numpy()]].tolist()
 
         def looks(pixels: torch.Tensor, rows: torch.Tensor) -> list[torch.Tensor]:
             some = Sample(pixels, rows.flatten(), rows.flatten(), 1)
@@ -63,4 +76,6 @@ class Borrowed(Measure, kind="borrowed", version=1):
         turned = [(1 - (own_deep[:, None] * deep).sum(2)).mean() for _, deep in (nearby, random)]
         ratios = {"colour_ratio": apart[0] / apart[1], "deep_ratio": turned[0] / turned[1]}
         found = {name: round(value.item(), 5) for name, value in ratios.items()}
-        return {"asking": asking.tolist(), "borrowed": near.tolist()} | found
+        names = {"asking_classes": classes(sets[0], asking), "borrowed_classes": classes(sets[1], near[:, :SHOWN])}
+        told = [[float(f"{value:.4g}") for value in row] for row in distances[:, :SHOWN].tolist()]
+        return {"asking": asking.tolist(), "borrowed": near.tolist()} | names | {"borrowed_distances": told} | found
