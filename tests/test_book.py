@@ -1,5 +1,6 @@
 """The built book: every page opens from disk without a network, draws its charts, and follows its controls."""
 
+import ast
 import base64
 import html
 import io
@@ -344,6 +345,16 @@ def test_no_six_lines_stand_in_two_notebooks():
             for i in range(len(lines) - 5):
                 where.setdefault(tuple(lines[i : i + 6]), set()).add(name)
     assert {lines: names for lines, names in where.items() if len(names) > 1} == {}
+
+
+@pytest.mark.parametrize("name", chapters.chapters())
+def test_the_code_that_a_page_shows_is_there(name):
+    """Of drafts too, which no build shows."""
+    path = chapters.chapter(name).path
+    for file, place in re.findall(r"```{literalinclude} (\S+)\n(?::.*\n)*?:pyobject: (\S+)", path.read_text()):
+        within = ast.parse((path.parent / file).read_text())
+        for step in place.split("."):
+            within = next(node for node in within.body if getattr(node, "name", "") == step)
 
 
 def test_notebooks_are_formatted_like_the_package(tmp_path):

@@ -361,3 +361,14 @@ def test_one_repetition_has_no_interval_to_draw(value):
         points = [row for data in drawn.to_dict()["datasets"].values() for row in data if value in row]
         assert points
         assert all(row.get("low") is None and row.get("high") is None for row in points)
+
+
+def test_tiles_have_pictures_where_there_are_some():
+    rows = pd.DataFrame([(t, n, "near", f"class {n}") for t in (0, 1) for n in (1, 2)], columns=["t", "n", "by", "is"])
+    words = charts.tiles(rows, "n", "by", "is", title="nearest", choose={"t": 1}).to_dict()
+    both = charts.tiles(rows.assign(picture="data:,"), "n", "by", "is", title="nearest", choose={"t": 1}).to_dict()
+    marks = [[layer["mark"]["type"] for layer in drawn["layer"]] for drawn in (words, both)]
+    assert marks == [["text"], ["image", "text"]]
+    assert both["layer"][0]["encoding"]["url"]["field"] == "picture"
+    for layer in (*words["layer"], *both["layer"]):
+        assert layer["transform"] == [{"filter": "datum.t == t"}]

@@ -210,6 +210,24 @@ def scatter(
     return _named(alt.layer(*parts).properties(width="container", height=height), choose, name)
 
 
+def tiles(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    words: str,
+    *,
+    title: str,
+    picture: str = "picture",
+    choose: Choice | None = None,
+) -> alt.LayerChart:
+    """Return a row of words for each value of `y`, under pictures where the column `picture` has their addresses."""
+    base, values = _chosen(frame, choose), list(dict.fromkeys(frame[y]))
+    place = alt.X(f"{x}:O", title=title, axis=alt.Axis(labelAngle=0)), _row(y, values)
+    told = base.mark_text(limit=56, fontSize=11, dy=36).encode(*place, text=words, tooltip=_tip(frame, [words, y, x]))
+    parts = [base.mark_image(width=44, height=44).encode(*place, url=picture), told] if picture in frame else [told]
+    return _named(alt.layer(*parts).properties(width="container", height=40 + 86 * len(values)), choose, "")
+
+
 def schema(caption: str, **parts: str) -> HTML:
     """Return a network as a row of blocks, from pictures to head; each of `parts` is kept, trained or new.
 

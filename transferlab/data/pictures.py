@@ -1,0 +1,38 @@
+"""Pictures of image sets for pages, which are drawn while a page is made, where the sets are at hand. No torch here."""
+
+import base64
+import io
+from collections.abc import Iterable
+from contextlib import suppress
+
+from PIL import Image, ImageOps
+
+from ..errors import UserError
+from ..specs.catalog import pinned
+from .readers import open_set
+
+
+def address(picture: Image.Image) -> str:
+    """Return a picture as a URL that holds it: WebP."""
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def pictures(name: str, rows: Iterable[int], size: int) -> dict[int, str]:
+    """Return images of a set's stored training split, cut to squares of `size` px, as URLs; none where it is not here.
+
+    Parameters
+    ----------
+    name : str
+        As `readers.open_set` takes it.
+    rows : iterable of int
+        In the order in which the split is stored.
+    size : int
+        As they are decoded for training: the short side resized with a box filter, then the middle.
+    """
+    with suppress(UserError):
+        items = open_set(name).without({*pinned(name).get("skipped", ())}).splits["train"]
+        cut = {row: ImageOps.fit(items[row].image(), (size, size), Image.Resampling.BOX) for row in {*rows}}
+        return {row: address(picture) for row, picture in cut.items()}
+    return {}
