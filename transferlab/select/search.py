@@ -78,7 +78,7 @@ class NearestByAngle(Nearest):
     """The nearest by one minus the cosine, of descriptors of length 1, float32."""
 
     def __init__(self, target: torch.Tensor, k: int) -> None:
-        super().__init__(target, k, target.element_size() * target.shape[1])
+        super().__init__(target, k, 4 * max(target.shape))
 
     def distances(self, descriptors: torch.Tensor) -> Iterator[torch.Tensor]:
         """As `Nearest.distances`."""
