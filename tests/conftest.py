@@ -32,7 +32,7 @@ FOLDERS = ("data", "cache", "store", "weights")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process begins with the book, which it builds, the other with long files; what looks at it comes last."""
+    """One process begins with the book, which it builds, the others with long files; what looks at it comes last."""
     order = {name: at for at, name in enumerate((*LONG, "", *SPREAD))}
     builds = next((item for item in items if item.path.stem == "test_book"), None)
     items.sort(key=lambda item: -1 if item is builds else order.get(item.path.stem, len(LONG)))

@@ -50,8 +50,8 @@ def visit(book, browser):  # noqa: F811
     """Open a page of the book from disk with the network cut."""
     pages = []
 
-    def opened(name: str):
-        page = offline_page(browser)
+    def opened(name: str, **look):
+        page = offline_page(browser, **look)
         pages.append(page)
         page.goto((book / f"{name}.html").as_uri())
         if page.locator(".tl-chart").count():
@@ -134,7 +134,8 @@ def test_page_from_disk_without_a_network(visit, name):
     can_be_read(page, name)
     page.set_viewport_size({"width": 360, "height": 900})
     page.emulate_media(color_scheme="dark")
-    page.wait_for_timeout(200)  # charts are drawn again for another width
+    narrow = "all => all.every(p => p.querySelector('svg').getBoundingClientRect().width <= p.clientWidth + 1)"
+    page.wait_for_function(f"({narrow})([...document.querySelectorAll('.tl-chart')])")  # they are drawn again
     can_be_read(page, name)
     assert page.trouble == []
 
@@ -194,7 +195,7 @@ def moves(page) -> None:
 def test_the_sentence_says_what_the_records_say(visit):
     """Choose one state by hand, and compute what it must say from the published records."""
     study = chapters.chapter("images_per_class").published("cpu")
-    page = visit("notebooks/images_per_class")
+    page = visit("notebooks/images_per_class", width=360, scheme="dark")
     explorer = explorers(page).first
     explorer.locator("select[name=target]").select_option(label="Flowers-102")
     r = study.records
@@ -208,6 +209,7 @@ def test_the_sentence_says_what_the_records_say(visit):
     assert f"accuracy (Flowers-102) {accuracy.mean():.0f}%, the gain over scratch {gain.mean():.0f}%" in sentence
     assert f"{(accuracy - source).mean():+.1f} points" in interval
     assert f"n = {len(whole)} repetitions" in interval
+    can_be_read(page, "notebooks/images_per_class")
 
 
 def answers_first(page) -> None:

@@ -298,16 +298,23 @@ def test_more_images_than_there_are(tmp_path):
         Lab(tmp_path, workers=1).run([replace(fine_tune(), source=source)])
 
 
-def test_torch_and_torchvision_that_are_not_a_pair(tmp_path):
-    """What a CPU-only torch beside PyPI's torchvision says at import, in one line, where a network of its is asked."""
-    asked = Trial(TARGET, Scratch(QUICK), BACKBONE, 0)
-    code = f"""
+BROKEN = """
 import importlib.abc, sys
 class Broken(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name == "torchvision":
             raise RuntimeError("operator torchvision::nms does not exist")
 sys.meta_path.insert(0, Broken())
+"""
+NO_PAIR = (
+    "torch and torchvision (=RuntimeError: operator torchvision::nms does not exist): are not a pair; pip uninstall"
+)
+
+
+def test_torch_and_torchvision_that_are_not_a_pair(tmp_path):
+    """What a CPU-only torch beside PyPI's torchvision says at import: our own networks need none of it."""
+    asked = Trial(TARGET, Scratch(QUICK), BACKBONE, 0)
+    code = f"""{BROKEN}
 import transferlab.methods
 from transferlab.lab import Lab
 from transferlab.specs import Spec
@@ -317,9 +324,16 @@ lab.run([Spec.from_dict({replace(asked, backbone=ResNet()).to_dict()!r})])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "ok\n"
-    said = done.stderr.splitlines()[-1]
-    assert "torch and torchvision (=operator torchvision::nms does not exist): are not a pair; pip uninstall" in said
-    assert said.startswith("transferlab.errors.RefusedError")
+    assert done.stderr.splitlines()[-1].startswith(f"transferlab.errors.RefusedError: {NO_PAIR}")
+
+
+def test_a_command_says_it_in_one_line():
+    code = f"{BROKEN}\nsys.argv = 'transferlab data pin torchvision:Flowers102'.split()\n"
+    code += "from transferlab.cli import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (said,) = done.stderr.splitlines()
+    assert said.startswith(f"transferlab: {NO_PAIR}")
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(12, "12 s"), (600, "10 min"), (7200, "2.0 h")])

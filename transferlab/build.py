@@ -150,12 +150,12 @@ def execute_pages(say: Callable[[str], None]) -> dict[str, Path]:
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _quiet) as pool:
         toys = pool.submit(chapters.train_toys, [Path(n).name for n in jobs if n.startswith("notebooks/")])
         futures = {name: pool.submit(execute, *jobs[name][:3]) for name in others_first}
-        toys.result()
         for name, future in futures.items():
             seconds = future.result()
             write_atomically(jobs[name][3], jobs[name][4])
             values = " ".join(f"{k}={v}" for k, v in jobs[name][2].items())
             say(f"executed {name}{' with ' * bool(values)}{values} ({seconds:.0f} s)")
+        toys.result()
     return done
 
 

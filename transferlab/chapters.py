@@ -2,8 +2,9 @@
 
 A chapter is ``notebooks/NAME.md`` (MyST, read by jupytext). Four of its code cells carry tags that the package asks:
 ``parameters`` (papermill's); ``design``, which defines ``design(scale, seeds)`` and returns pairs of what tells an arm
-from others, by name, and a trial; ``rule``, which defines ``RULES``, how its claims are judged; and ``short``, which
-defines ``short(study)`` and returns the box at the top of its page.
+from others, by name, and a trial, and may define ``tried(scale)``, settings that came into question before it;
+``rule``, which defines ``RULES``, how its claims are judged; and ``short``, which defines ``short(study)`` and returns
+the box at the top of its page.
 """
 
 import ast
@@ -276,7 +277,8 @@ class Chapter:
 
     def again(self, lab: Lab, trials: list[Trial], scale: str) -> str:
         """Return how to make the chapter's records again, and what they cost, as Markdown."""
-        found = {t: r for t in lab.closure(trials) if (r := lab.record(t))}
+        shown = [*trials, *(trial for _, trial in self.tried(scale))]
+        found = {t: r for t in lab.closure(shown) if (r := lab.record(t))}
         spent = sum(r["seconds"] for r in found.values())
         pretraining = sum(r["metrics"].get("source_seconds", 0.0) for r in found.values())
         sources = len(_sources(trials))
@@ -337,8 +339,8 @@ def chapter(name: str) -> Chapter:
 
 
 def train_toys(names: Iterable[str]) -> None:
-    """Put on record what chapters show at smoke: one process imports torch for all of them, their pages need not."""
-    Lab(workers=1).run(trial for name in names for trial in chapter(name).design("smoke", [0]))
+    """Put a repetition of chapters at smoke on record, of which their pages show a part: these need no torch then."""
+    Lab(workers=1, quiet=True).run(trial for name in names for trial in chapter(name).design("smoke", [0]))
 
 
 @dataclass(frozen=True)

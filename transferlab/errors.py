@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from importlib import import_module
+from types import ModuleType
 
 
 class UserError(ValueError):
@@ -19,6 +21,22 @@ class RefusedError(UserError):
 def line(e: BaseException) -> str:
     """Return what an exception says, with its kind, in a line."""
     return " ".join(f"{type(e).__name__}: {e}".split())[:200]
+
+
+def torchvision(part: str) -> ModuleType:
+    """Return a part of torchvision, imported where it is needed: that takes as long as importing torch.
+
+    Raises
+    ------
+    UserError
+        If torch and torchvision do not fit together.
+    """
+    try:
+        return import_module(f"torchvision.{part}")
+    except RuntimeError as e:
+        pair = "pip uninstall -y torch torchvision, then install the matching pair from one source"
+        check("torchvision::" not in str(e), "torch and torchvision", line(e), f"are not a pair; {pair}")
+        raise
 
 
 def few(names: Sequence[str], shown: int = 3) -> str:

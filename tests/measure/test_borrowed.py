@@ -8,7 +8,7 @@ import torch
 from small_world import context, give, run, small_world  # noqa: F401  (a fixture for the whole module)
 
 from transferlab.data.augment import normalise
-from transferlab.data.images import load, target_sample
+from transferlab.data.images import load, source_sample, target_sample
 from transferlab.errors import UserError
 from transferlab.measure import Borrowed
 from transferlab.methods import FineTune, JointFineTune
@@ -35,7 +35,7 @@ def test_by_hand(tmp_path):
     found = run(tmp_path, ASKED, net)
     mine, others = (load(its, 24) for its in (TARGET.images, SOURCE.images))
     ours, theirs = (its.splits["train"].pixels for its in (mine, others))
-    rows = target_sample(TARGET, "train", 1).rows[:4].tolist()
+    rows = target_sample(TARGET, "train", 1).rows[[0, 6, 12, 19]].tolist()
     arrays = context(tmp_path).arrays(JOINT.tables(ASKED)[0])
     table = arrays["indices"]
     assert found["asking"] == rows
@@ -69,18 +69,30 @@ def test_by_hand(tmp_path):
     assert found["deep_ratio"] == pytest.approx(mean_of(near, turned) / mean_of(random, turned), abs=1e-3)
 
 
+def test_of_a_part_of_the_pool_the_nearest_are_borrowed(tmp_path):
+    part = Subset(per_class=2)
+    asked = replace(ASKED, method=replace(JOINT, pool_subset=part))
+    found = run(tmp_path, asked, build(BACKBONE, 24, 6, 3))
+    inside = source_sample(Target(SOURCE.images, 24, part), 1).rows.tolist()
+    arrays = context(tmp_path).arrays(JOINT.tables(asked)[0])
+    for row, near, distances in zip(found["asking"], found["borrowed"], found["borrowed_distances"], strict=True):
+        wanted = [i for i, n in enumerate(arrays["indices"][row].tolist()) if n in inside][: len(near)]
+        assert near == arrays["indices"][row][wanted].tolist()
+        assert distances == pytest.approx(arrays["distances"][row][wanted].tolist(), rel=1e-3)
+    assert 1 <= len(near) <= 3
+
+
 @pytest.mark.parametrize(
     "one",
     [
         replace(ASKED, measures=(), method=FineTune(RECIPE)),
         replace(ASKED, measures=(), method=replace(JOINT, selected=None)),
         replace(ASKED, measures=(), method=replace(JOINT, selected=replace(SELECTED, random=True))),
-        replace(ASKED, measures=(), method=replace(JOINT, pool_subset=Subset(per_class=2))),
         replace(ASKED, measures=(), method=replace(JOINT, pool=("synthetic:source", "synthetic:1"))),
         replace(ASKED, measures=(), source=None),
     ],
-    ids=["nothing", "all", "random", "part", "two pools", "from scratch"],
+    ids=["nothing", "all", "random", "two pools", "from scratch"],
 )
-def test_it_asks_for_a_selection_of_one_whole_pool(one):
-    with pytest.raises(UserError, match=r"measure \(=borrowed\): asks for a source, and for a selection of one whole"):
+def test_it_asks_for_a_selection_of_one_pool(one):
+    with pytest.raises(UserError, match=r"measure \(=borrowed\): asks for a source, and for a selection of one pool"):
         replace(one, measures=(Borrowed(),))

@@ -137,3 +137,10 @@ def test_a_step_is_one_of_torchs_own_optimiser(momentum, nesterov):
         trainer.backward = lambda *_: ([torch.zeros(())], None)  # the gradients are those from above
         trainer.step(None, step)
         assert all(map(torch.equal, net.parameters(), theirs.parameters()))
+
+
+def test_what_is_restored_lies_where_the_parameters_do():
+    """Checkpoints are read on the CPU; here the device is one without numbers."""
+    trainer = SingleTrainer(run_of(Net().to("meta")))
+    trainer.restore(trainer.state() | {"velocity": [torch.zeros(p.shape) for p in trainer.velocity]})
+    assert {v.device.type for v in trainer.velocity.values()} == {"meta"}

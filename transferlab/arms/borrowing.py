@@ -9,8 +9,8 @@ from ..methods.joint import Selected
 from ..scales import DECIDE, Scale
 from ..scales import scale as scale_of
 from ..specs import (
+    WHOLE,
     Backbone,
-    DeepFeatures,
     FirstConvolutions,
     Gabor,
     OneOf,
@@ -24,7 +24,7 @@ from ..specs import (
 )
 
 LONGER = 4  # times the steps, of the second length
-RATES = OneOf(0.01, 0.04, 0.16, seeds=DECIDE)
+RATES = OneOf(0.0025, 0.01, 0.04, 0.16, 0.64, seeds=DECIDE)
 WEIGHTS = OneOf(1.0, 0.25, 0.0625, 4.0, seeds=DECIDE, later=True)  # of the source's loss; the paper's is 1
 HEADS = OneOf(3.0, 1.0, 10.0, 30.0, seeds=DECIDE, later=True)  # plain training is searched as widely
 PLAIN, ALL, RANDOM, SELECTED = "plain", "all", "random", "selected"
@@ -73,6 +73,11 @@ class Borrowing:
         return POOLS.get(self.scale.name, self.scale.source)
 
     @property
+    def pool_subset(self) -> Subset:
+        """How much of it: so that plain training's steps pass over all of it once."""
+        return WHOLE if self.scale.name in POOLS else Subset(per_class=125)
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """Image sets that borrow."""
         return TARGETS.get(self.scale.name, ("flowers102", "caltech101", "scene15", "pacs/photo"))
@@ -92,11 +97,6 @@ class Borrowing:
         """The descriptor that it is compared with; filters fit into small images."""
         few = {"scales": 2, "orientations": 3} if self.scale.name == "smoke" else {}
         return Gabor(lowest=0.1 if self.setting.size < 128 else 0.05, bins=self.bins, **few)
-
-    @property
-    def deep(self) -> DeepFeatures:
-        """What both are compared with: what the head of the same network reads."""
-        return DeepFeatures(self.descriptor.network)
 
     @property
     def bins(self) -> int:
@@ -122,9 +122,10 @@ class Borrowing:
     def select(self, k: int | None = None, descriptor: Selection | None = None, **given: Any) -> Selected:
         """Return the choice of look-alikes, by default `k` and `descriptor` of this scale.
 
-        All share a table in which an image can gain four times K0 twice.
+        All share a table in which an image can gain four times K0 twice, of a quarter of the pool.
         """
-        return Selected(descriptor or self.descriptor, k or self.k, nearest=9 * self.k, **given)
+        rows = 9 * self.k * (1 if self.pool_subset == WHOLE else 4)
+        return Selected(descriptor or self.descriptor, k or self.k, nearest=rows, **given)
 
     def joint(self, how: str = SELECTED, times: int = 1, **given: Any) -> JointFineTune:
         """Training with borrowed images; rate, then the weight of the source's loss, searched.
@@ -140,7 +141,7 @@ class Borrowing:
         """
         choose("how", how, (ALL, RANDOM, SELECTED))
         which = None if how == ALL else self.select(random=how == RANDOM or None)
-        given = {"selected": which, "source_weight": self.searched(WEIGHTS)} | given
+        given = {"selected": which, "source_weight": self.searched(WEIGHTS), "pool_subset": self.pool_subset} | given
         return JointFineTune(self.recipe(times), self.pool, **given)
 
 

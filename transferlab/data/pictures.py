@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from PIL import Image, ImageOps
 
-from ..errors import UserError
+from ..errors import UserError, check
 from ..specs.catalog import pinned
 from .readers import open_set
 
@@ -20,7 +20,7 @@ def address(picture: Image.Image) -> str:
 
 
 def pictures(name: str, rows: Iterable[int], size: int) -> dict[int, str]:
-    """Return images of a set's stored training split, cut to squares of `size` px, as URLs; none where it is not here.
+    """Return images of a set's stored training split, squares of `size` px, as URLs; none where it is not at hand.
 
     Parameters
     ----------
@@ -29,10 +29,12 @@ def pictures(name: str, rows: Iterable[int], size: int) -> dict[int, str]:
     rows : iterable of int
         In the order in which the split is stored.
     size : int
-        As they are decoded for training: the short side resized with a box filter, then the middle.
+        Of what is cut from the middle.
     """
     with suppress(UserError):
-        items = open_set(name).without({*pinned(name).get("skipped", ())}).splits["train"]
+        about = pinned(name)
+        items = open_set(name).without({*about.get("skipped", ())}).splits["train"]
+        check(len(items) == about["splits"]["train"], "data set", name, "is another one than that of the records")
         cut = {row: ImageOps.fit(items[row].image(), (size, size), Image.Resampling.BOX) for row in {*rows}}
         return {row: address(picture) for row, picture in cut.items()}
     return {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ..errors import UserError, check, choose, line
+from ..errors import UserError, check, choose, line, torchvision
 from ..paths import data_root, writable
 from .readers import Item, Opened, _checked, split_off_test
 
@@ -38,10 +38,8 @@ def open_torchvision(name: str) -> Opened:
 
 def _make(name: str, arguments: dict, root: Path):
     """Return torchvision's set from the files that are there, else from those that it downloads."""
-    from torchvision import datasets
-
     title, wants = f"torchvision:{name}", SETS[name]["wants"]
-    construct = partial(getattr(datasets, name), root, **arguments)
+    construct = partial(getattr(torchvision("datasets"), name), root, **arguments)
     try:
         dataset = construct()
         first = _files(dataset, SETS[name].get("file", ""))[:1]

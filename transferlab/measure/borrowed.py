@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from ..errors import check
 from ..seeds import stream
-from ..specs import WHOLE, Measure, Trial
+from ..specs import Measure, Trial
 from ..specs.serial import positive
 
 SHOWN = 6  # neighbours of an image
@@ -25,7 +25,7 @@ class Borrowed(Measure, kind="borrowed", version=1):
     Parameters
     ----------
     images : int
-        Of the target, the first of its sample.
+        Of the target, spread evenly over its sample, which is in the order of the classes.
     """
 
     images: int = 10
@@ -39,16 +39,16 @@ class Borrowed(Measure, kind="borrowed", version=1):
         positive("images", self.images)
 
     def fits(self, trial: Trial) -> None:
-        about, reads = trial.method.columns(), trial.method.reads(trial)
-        whole = about.get("selected") and not about.get("selected_random") and [r.subset for r in reads] == [WHOLE]
-        check(whole and trial.source, "measure", self.kind, "asks for a source, and for a selection of one whole pool")
+        about = trial.method.columns()
+        one = about.get("selected") and not about.get("selected_random") and len(trial.method.reads(trial)) == 1
+        check(one and trial.source, "measure", self.kind, "asks for a source, and for a selection of one pool")
 
     def measure(self, trial: Trial, net: Any, context: Any) -> dict[str, Any]:
         import numpy as np
         import torch
         from torch.nn import functional as F
 
-        from ..data.images import Sample, load
+        from ..data.images import Sample, load, source_sample
         from ..nets.build import head_of
         from ..train.read import inputs_of
 
@@ -56,11 +56,14 @@ class Borrowed(Measure, kind="borrowed", version=1):
         start, k = context.network(trial), trial.method.selected.k
         sets = [load(its.images, its.size) for its in (trial.target, pool)]
         ours, theirs = (images.splits["train"].pixels for images in sets)
-        asking = context.sample(trial.target, "train", trial.seed).rows[: self.images].cpu()
-        near, distances = (context.arrays(made)[name][asking.long(), :k] for name in ("indices", "distances"))
-        near = near.long()
+        rows, own = source_sample(pool, trial.seed).rows, context.sample(trial.target, "train", trial.seed).rows.cpu()
+        asking = own[torch.linspace(0, len(own) - 1, min(self.images, len(own))).long()].long()
+        near, distances = (context.arrays(made)[name][asking] for name in ("indices", "distances"))
+        inside = torch.isin(near, rows)
+        first = (~inside).long().argsort(dim=1, stable=True)[:, : min(k, int(inside.sum(1).min()))]
+        near, distances = near.gather(1, first).long(), distances.gather(1, first)
         generator = torch.Generator().manual_seed(stream(trial.seed, "random images"))
-        far = torch.randint(len(theirs), near.shape, generator=generator)
+        far = rows[torch.randint(len(rows), near.shape, generator=generator)]
 
         def classes(images: Any, rows: torch.Tensor) -> list:
             return np.array(images.classes)[images.splits["train"].labels[rows.numpy()]].tolist()

@@ -190,11 +190,8 @@ class JointFineTune(Method, kind="joint-fine-tune", version=1):
         from ..train.run import Run, Stream
 
         sample, order = target_sample(trial.target, "train", trial.seed), stream(trial.seed, "target order")
-        parts, tables, chosen = (
-            [source_sample(s, trial.seed) for s in self.reads(trial)],
-            self.tables(trial),
-            self.selected,
-        )
+        parts, chosen = [source_sample(s, trial.seed) for s in self.reads(trial)], self.selected
+        tables = self.tables(trial)
         net, rates = self._network(trial, context, sample.classes, names_of(parts))
         if context.blank:
             return Run(net, (Stream(sample, order),), self.recipe, order, rates)
@@ -218,9 +215,8 @@ class JointFineTune(Method, kind="joint-fine-tune", version=1):
         second = replace(pool.sample, rows=rows, labels=labels, classes=len(kept)).to(context.device)
         second = Stream(second, stream(trial.seed, "pool order"), table[every] if chosen else None)
         objective = TwoHeads(self.source_weight, kept.to(context.device), self.batch_norm == "apart")
-        return Run(
-            net, (Stream(sample.to(context.device), order), second), self.recipe, order, rates, objective, known=known
-        )
+        streams = Stream(sample.to(context.device), order), second
+        return Run(net, streams, self.recipe, order, rates, objective, known=known)
 
     def _network(self, trial: Trial, context: Any, classes: int, names: tuple) -> tuple[Any, dict]:
         """Return the network with both heads, and the multiples of their learning rate."""

@@ -1,13 +1,12 @@
 """Networks from their specs: fresh, with a new head, or with weights from a file or from torchvision."""
 
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from torch import nn
 
-from ..errors import UserError, check, choose
+from ..errors import UserError, check, choose, torchvision
 from ..paths import file_fingerprint, weights_file
 from ..specs import AlexNet, Backbone, ResNet, Weights
 from .alexnet import AlexNetModule
@@ -38,29 +37,13 @@ def build(backbone: Backbone, size: int, classes: int, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         if isinstance(backbone, AlexNet):
             return AlexNetModule(backbone, size, classes)
-        models = torchvision_models()
+        models = torchvision("models")
         name = choose("backbone", backbone.name, models.list_models(models))
         net = models.get_model(name, weights=None, num_classes=classes)
         if isinstance(backbone, ResNet) and backbone.stem == "small":
             net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
             nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     return name_head(net)
-
-
-def torchvision_models() -> Any:
-    """Return torchvision's models, imported when they are needed: that takes as long as importing torch.
-
-    Raises
-    ------
-    UserError
-        If torch and torchvision do not fit together.
-    """
-    try:
-        from torchvision import models
-    except RuntimeError as e:
-        pair = "pip uninstall -y torch torchvision, then install the matching pair from one source"
-        raise UserError(f"torch and torchvision (={str(e).splitlines()[0]}): are not a pair; {pair}") from e
-    return models
 
 
 def name_head(net: nn.Module) -> nn.Module:
@@ -127,9 +110,9 @@ def pretrained(weights: Weights, backbone: Backbone, size: int) -> nn.Module:
     """
     if weights.name.startswith("torchvision:"):
         check(not isinstance(backbone, AlexNet), "weights", weights.name, "belong to torchvision's own networks")
-        known = [w.name for w in torchvision_models().get_model_weights(backbone.name)]
+        known = [w.name for w in torchvision("models").get_model_weights(backbone.name)]
         name = choose("weights", weights.name.removeprefix("torchvision:"), known)
-        return name_head(torchvision_models().get_model(backbone.name, weights=name))
+        return name_head(torchvision("models").get_model(backbone.name, weights=name))
     path = weights_file(weights.name)
     found = file_fingerprint(path)
     check(found == weights.fingerprint, f"{weights.name} fingerprint", found, f"the trials name {weights.fingerprint}")

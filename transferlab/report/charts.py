@@ -63,10 +63,8 @@ def lines(
     base = _chosen(frame, choose)
     values = sorted(frame[x].unique()) if not order else list(order)
     end = max((values[0], values[-1]), key=lambda at: _apart(frame.loc[frame[x] == at, y]))
-    last, room = (
-        end == values[-1],
-        ends * 0.033 * frame[by].astype(str).str.len().max(),
-    )  # for names, as a share of the axis
+    last = end == values[-1]
+    room = ends * 0.033 * frame[by].astype(str).str.len().max()  # for names, as a share of the axis
     if order:
         places = [*values, ""] if ends and last else ["", *values] if ends else values
         axis = alt.Axis(labelAngle=0, grid=False, values=values)
@@ -127,17 +125,12 @@ def dots(
     place, length = _row(y, values, apart=0.45 if by != y else None), _along(x, title, scale)
     ink = {"color": _tone(by, tones), "opacity": alt.condition(front, alt.value(1), alt.value(0.25))}
     if by != y:  # side by side in a row
-        ink["yOffset"] = alt.YOffset(
-            f"{by}:N", sort=list(tones), scale=alt.Scale(domain=list(dict.fromkeys(frame[by])))
-        )
-    parts = [
-        base.mark_circle(size=110).encode(place, length, tooltip=_tip(frame, [y, by, x, "low", "high", "seeds"]), **ink)
-    ]
-    if "low" in frame:
-        parts.insert(
-            0, base.mark_rule(strokeWidth=2.5).encode(place, alt.X("low:Q", title=title), alt.X2("high:Q"), **ink)
-        )
-    parts = [*_level(level, alt.X("level:Q", title=title)), *parts]
+        order = alt.Scale(domain=list(dict.fromkeys(frame[by])))
+        ink["yOffset"] = alt.YOffset(f"{by}:N", sort=list(tones), scale=order)
+    tip, ends = _tip(frame, [y, by, x, "low", "high", "seeds"]), (alt.X("low:Q", title=title), alt.X2("high:Q"))
+    parts = _level(level, alt.X("level:Q", title=title))
+    parts += [base.mark_rule(strokeWidth=2.5).encode(place, *ends, **ink)] if "low" in frame else []
+    parts.append(base.mark_circle(size=110).encode(place, length, tooltip=tip, **ink))
     chart = alt.layer(*parts).properties(width="container", height=40 + row * len(values))
     return _named(chart, choose, name)
 
@@ -223,7 +216,8 @@ def tiles(
     """Return a row of words for each value of `y`, under pictures where the column `picture` has their addresses."""
     base, values = _chosen(frame, choose), list(dict.fromkeys(frame[y]))
     place = alt.X(f"{x}:O", title=title, axis=alt.Axis(labelAngle=0)), _row(y, values)
-    told = base.mark_text(limit=56, fontSize=11, dy=36).encode(*place, text=words, tooltip=_tip(frame, [words, y, x]))
+    look = {"limit": 56, "dy": 36} if picture in frame else {"limit": 90}
+    told = base.mark_text(fontSize=11, **look).encode(*place, text=words, tooltip=_tip(frame, [words, y, x]))
     parts = [base.mark_image(width=44, height=44).encode(*place, url=picture), told] if picture in frame else [told]
     return _named(alt.layer(*parts).properties(width="container", height=40 + 86 * len(values)), choose, "")
 
@@ -265,9 +259,8 @@ def _within(frame: pd.DataFrame, value: str, scale: alt.Scale) -> tuple[pd.DataF
 
     What has no interval, of one seed, shows none.
     """
-    frame = frame.assign(
-        **{c: frame[c].replace([-math.inf, math.inf], math.nan) for c in ("low", "high") if c in frame}
-    )
+    known = {c: frame[c].replace([-math.inf, math.inf], math.nan) for c in ("low", "high") if c in frame}
+    frame = frame.assign(**known)
     if value != "accuracy":
         return frame, scale
     frame = frame.assign(**{c: frame[c].clip(0, 100) for c in ("low", "high") if c in frame})

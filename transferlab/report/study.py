@@ -190,9 +190,9 @@ class Study:
         )
 
     def tried(self) -> pd.DataFrame:
-        """Return the records of the settings that were tried before one was chosen, beside their factors."""
-        factors, trials = zip(*self.chapter.tried(self.scale), strict=True)
-        table, about = self.lab.run(trials), pd.DataFrame(factors)
+        """Return what is on record of the settings that were tried before one was chosen, beside their factors."""
+        known = [(f, t) for f, t in self.chapter.tried(self.scale) if not self.lab.missing([t])]
+        table, about = self.lab.table(t for _, t in known), pd.DataFrame([f for f, _ in known])
         return self._percent(about.join(table.drop(columns=table.columns.intersection(about.columns))))
 
     # ------------------------------------------------------------------------------------------ verdicts

@@ -245,9 +245,8 @@ class Directions:
             for images in batches(self.net, sample):
                 self.net(images)
                 found = F.normalize(read.pop().float().flatten(1), dim=1)
-                check(
-                    bool(found.isfinite().all()), "network", type(self.net).__name__, "responds with no finite number"
-                )
+                finite = bool(found.isfinite().all())
+                check(finite, "network", type(self.net).__name__, "responds with no finite number")
                 yield found
 
     def nearest(self, target: torch.Tensor, k: int) -> Nearest:

@@ -192,7 +192,7 @@ class Neighbours(Artefact, kind="neighbours", version=1):
     selection : Gabor, FirstConvolutions or DeepFeatures
     pool, target : ImageSet or str
         Two sets, both read as they are stored at `size` px. The pool is its stored training split, the target's whole
-        training split makes the bins.
+        training split makes the bins of histograms.
     size : int
     k : int
         Nearest images that are kept of each target image; the paper's code keeps 5,000.

@@ -130,7 +130,8 @@ class SingleTrainer(Trainer):
     def restore(self, state: dict[str, Any]) -> None:
         """As `Trainer.restore`."""
         super().restore(state)
-        self.velocity = dict(zip(self.velocity, state["velocity"], strict=True))
+        kept = zip(self.velocity, state["velocity"], strict=True)  # checkpoints are read on the CPU
+        self.velocity = {p: v if v is None else v.to(p.device) for p, v in kept}
         for group, peak in zip(self.groups, state["peaks"], strict=True):
             group["peak"] = peak
 
