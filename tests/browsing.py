@@ -74,7 +74,7 @@ def drawn(page) -> None:
     page.wait_for_function("!document.querySelector('.tl-chart:not([data-drawn])')")
 
 
-def axe_findings(page, within: str = "body") -> list[str]:
+def axe_findings(page, within: str = "body", contrast: bool = True) -> list[str]:
     """Return what axe finds serious or worse within a part of a page: the rule, and where it is broken.
 
     Code, whose colours are the theme's, is left out: contrasts take most of the time.
@@ -84,6 +84,7 @@ def axe_findings(page, within: str = "body") -> list[str]:
     if not page.evaluate("!!window.axe"):
         page.evaluate(AXE_SCRIPT)
     options = {"resultTypes": ["violations"], "preload": False}  # it would ask for the style sheets once more
+    options["rules"] = {"color-contrast": {"enabled": contrast}}
     run = "([where, options]) => axe.run(where, options).then((found) => found.violations)"
     found = page.evaluate(run, [{"include": [[within]], "exclude": [[".highlight span"]]}, options])
     serious = [v for v in found if v["impact"] in ("serious", "critical")]

@@ -373,13 +373,12 @@ def status(subject: Chapter, scale: str, published: Published | None = None) -> 
     published = published or Published()
     records = published.read(scale, subject.name)
     try:
-        trials, seeds = subject.shown(scale), {t.seed for t in subject.design(scale)}
+        trials, designed = subject.shown(scale), subject.design(scale)
     except UserError as e:  # a data set that nobody pinned here
         return Status(subject.name, scale, "unavailable", [], 0, 0, len(records), str(e))
     lab = Lab(run="never", published=records)
     wanted = {t.key for t in lab.closure(trials)}
-    missing, stale = len(lab.missing(trials)), len(records.keys() - wanted)
-    seeds = [seed for seed in lab.seeds(trials) if seed in seeds]
+    missing, stale, seeds = len(lab.missing(trials)), len(records.keys() - wanted), lab.seeds(designed)
     state = "stale" if stale else "published" if not missing else "partly published" if records else "missing"
     command = subject.command(scale) if missing or stale else ""
     return Status(subject.name, scale, state, seeds, len(records.keys() & wanted), missing, stale, command)

@@ -8,7 +8,7 @@ from ..seeds import stream
 from ..specs import Measure, Trial
 from ..specs.serial import positive
 
-SHOWN = 6  # neighbours of an image
+SHOWN = 5  # neighbours of an image
 
 
 @dataclass(frozen=True)

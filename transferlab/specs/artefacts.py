@@ -125,6 +125,11 @@ class Trained(Artefact, kind="trained"):
         return f"network of {self.trial.label}"
 
     @property
+    def backbone(self) -> Any:
+        """Its architecture."""
+        return self.trial.backbone
+
+    @property
     def training(self) -> Artefact:
         return self.trial.training
 
@@ -173,8 +178,7 @@ class Features(Artefact, kind="features", version=1):
 
     def cost(self) -> float:
         images = pinned(self.images.name).get("splits", {}).get(self.split, 1000)
-        backbone = getattr(self.network, "backbone", None) or self.network.trial.backbone
-        return images * backbone.multiply_adds(self.size) / PACE * FORWARD_SHARE
+        return images * self.network.backbone.multiply_adds(self.size) / PACE * FORWARD_SHARE
 
     def evaluate(self, context: Any) -> dict[str, Any]:
         """Return float32 tensors (images, units) by tap; none if they are too many to be kept."""

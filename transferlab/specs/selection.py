@@ -114,8 +114,7 @@ class FirstConvolutions(_Binned, Spec, kind="first-convolutions", version=1):
     @property
     def channels(self) -> int:
         """Number of kernels, AlexNet's if it is not known."""
-        backbone = getattr(self.network, "backbone", None) or self.network.trial.backbone
-        return sum(getattr(backbone, "channels", (96, 256))[:2])
+        return sum(getattr(self.network.backbone, "channels", (96, 256))[:2])
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,7 @@ class DeepFeatures(Spec, kind="deep-features", version=1):
 
     def cost(self, ours: int, theirs: int, size: int) -> float:
         """Seconds to compare so many images of a target and of a pool."""
-        backbone = getattr(self.network, "backbone", None) or self.network.trial.backbone
-        return (ours + theirs) * backbone.multiply_adds(size) / PACE * FORWARD_SHARE
+        return (ours + theirs) * self.network.backbone.multiply_adds(size) / PACE * FORWARD_SHARE
 
 
 Selection = Gabor | FirstConvolutions | DeepFeatures
