@@ -216,10 +216,10 @@ def tiles(
     """Return a row of words for each value of `y`, under pictures where the column `picture` has their addresses."""
     base, values = _chosen(frame, choose), list(dict.fromkeys(frame[y]))
     place = alt.X(f"{x}:O", title=title, axis=alt.Axis(labelAngle=0)), _row(y, values)
-    look = {"limit": 56, "dy": 36} if picture in frame else {"limit": 90}
+    look, row = ({"limit": 56, "dy": 36}, 86) if picture in frame else ({"limit": 90}, 34)
     told = base.mark_text(fontSize=11, **look).encode(*place, text=words, tooltip=_tip(frame, [words, y, x]))
     parts = [base.mark_image(width=44, height=44).encode(*place, url=picture), told] if picture in frame else [told]
-    return _named(alt.layer(*parts).properties(width="container", height=40 + 86 * len(values)), choose, "")
+    return _named(alt.layer(*parts).properties(width="container", height=40 + row * len(values)), choose, "")
 
 
 def schema(caption: str, **parts: str) -> HTML:
