@@ -24,7 +24,7 @@ from ..specs import (
 )
 
 LONGER = 4  # times the steps, of the second length
-RATES = OneOf(0.000625, 0.0025, 0.01, 0.04, 0.16, 0.64, seeds=DECIDE)
+RATES = OneOf(0.0025, 0.01, 0.04, 0.16, 0.64, seeds=DECIDE)
 WEIGHTS = OneOf(1.0, 0.25, 0.0625, 4.0, seeds=DECIDE, later=True)  # of the source's loss; the paper's is 1
 HEADS = OneOf(3.0, 1.0, 10.0, 30.0, seeds=DECIDE, later=True)  # plain training is searched as widely
 PLAIN, ALL, RANDOM, SELECTED = "plain", "all", "random", "selected"
