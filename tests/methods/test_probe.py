@@ -12,7 +12,9 @@ from torch import nn
 from transferlab.data.images import target_sample
 from transferlab.errors import UserError
 from transferlab.measure.metrics import scores
+from transferlab.measure.representation import pca
 from transferlab.methods import Probe
+from transferlab.methods.probe import votes
 from transferlab.nets.build import build
 from transferlab.run.context import Context
 from transferlab.specs import AlexNet, Features, Recipe, Source, Subset, Target, Trial
@@ -146,4 +148,128 @@ def test_maps_are_read_on_a_grid(tmp_path):
     weights, biases = ridge(x["train"], part["train"].labels, 4, STRENGTHS)
     logits = (x["validation"].to(weights) @ weights + biases[:, None]).unbind()
     assert with_grid["validation_accuracies"] == [scores(one, part["validation"].labels)["accuracy"] for one in logits]
-    assert {made.grid for made in finer.needs() if isinstance(made, Features)} == {2}
+    assert {made.maps for made in finer.needs() if isinstance(made, Features)} == {"pool5"}
+
+
+# ------------------------------------------------------------------------------ what is done with features before
+
+
+def features(tap: str = "fc7", **how) -> dict:
+    part = {split: target_sample(trial().target, split, 0) for split in ("train", "validation", "test")}
+    return {split: read(network(), sample, [tap], **how)[tap] for split, sample in part.items()}
+
+
+def labels(split: str) -> torch.Tensor:
+    return target_sample(trial().target, split, 0).labels
+
+
+def with_fields(**fields) -> Trial:
+    return replace(trial(), method=replace(trial().method, **fields))
+
+
+def expected_of(x: dict) -> list[float]:
+    """Validation accuracies of ridge regression on features."""
+    weights, biases = ridge(x["train"], labels("train"), 4, STRENGTHS)
+    logits = [x["validation"].double() @ w + b for w, b in zip(weights, biases, strict=True)]
+    return [scores(one, labels("validation"))["accuracy"] for one in logits]
+
+
+def test_features_are_scaled_to_length_one(probe):
+    x = {s: v / v.norm(dim=1, keepdim=True) for s, v in features().items()}
+    assert probe(with_fields(normalise=True))["validation_accuracies"] == expected_of(x)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.999999])
+def test_a_share_of_the_variance_is_that_of_scikit_learn(share):
+    from sklearn.decomposition import PCA
+
+    x = features()["train"].double()
+    model = PCA(share, svd_solver="full").fit(x.numpy())
+    assert pca(x, share)[1].shape[1] == model.n_components_
+
+
+@pytest.mark.parametrize("whiten", [None, True])
+def test_components_are_those_of_scikit_learn(whiten, probe):
+    from sklearn.decomposition import PCA
+
+    x = {s: v.double().numpy() for s, v in features().items()}
+    model = PCA(5, whiten=bool(whiten), svd_solver="full").fit(x["train"])
+    x = {s: torch.tensor(model.transform(v)) for s, v in x.items()}
+    assert probe(with_fields(components=5, whiten=whiten))["validation_accuracies"] == expected_of(x)
+
+
+def test_all_components_change_nothing_of_ridge_regression(probe):
+    found = probe(with_fields(components="all"))
+    plain = probe(trial())
+    assert found["validation_accuracies"] == plain["validation_accuracies"]
+    assert found["log_loss"] == pytest.approx(plain["log_loss"], abs=1e-4)
+
+
+def test_whitened_features_are_scaled_to_length_one_again(probe):
+    x = {s: v / v.norm(dim=1, keepdim=True) for s, v in features().items()}
+    mean, basis = pca(x["train"], 5, True)
+    x = {s: (v.double() - mean) @ basis for s, v in x.items()}
+    x = {s: v / v.norm(dim=1, keepdim=True) for s, v in x.items()}
+    found = probe(with_fields(normalise=True, components=5, whiten=True))
+    assert found["validation_accuracies"] == expected_of(x)
+
+
+def test_maps_are_pooled_by_their_maxima(probe):
+    x = features("pool5", grid=2, pool="max")
+    asked = replace(trial("pool5"), method=replace(trial("pool5").method, grid=2, pool="max"))
+    assert probe(asked)["validation_accuracies"] == expected_of(x)
+
+
+def test_pairs_vote_as_those_of_scikit_learn():
+    """Given the same classifiers."""
+    from sklearn.utils.multiclass import _ovr_decision_function
+
+    margins = torch.randn(200, 6, generator=torch.Generator().manual_seed(0)).double()
+    margins[:20] = margins[:20].round()  # some are equal, some are 0
+    theirs = _ovr_decision_function((margins > 0).numpy(), margins.numpy(), 4)
+    ours = votes(list(margins.split(1, 1)), 4)
+    np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-12)
+
+
+def test_pairs_of_classes_are_told_apart_by_a_classifier_each(probe):
+    x, train = features(), labels("train")
+    margins = []
+    for a, b in ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)):
+        of = (train == a) | (train == b)
+        weights, biases = squared_hinge(x["train"][of], (train[of] == b).long(), 2, (1.0,))
+        margin = x["validation"] @ weights[0] + biases[0]
+        margins.append(margin[:, 1:] - margin[:, :1])
+    won = torch.stack(
+        [
+            torch.where(m[:, 0] > 0, b, a)
+            for m, (a, b) in zip(margins, ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)), strict=True)
+        ],
+        1,
+    )
+    counts = torch.nn.functional.one_hot(won, 4).sum(1)
+    found = probe(with_fields(pairs=True, solver="squared-hinge", strengths=(1.0,)))["validation_accuracy"]
+    right = counts[torch.arange(len(counts)), labels("validation")]
+    most = counts.max(1).values
+    sure = (right == most) & ((counts == most[:, None]).sum(1) == 1)
+    assert sure.double().mean() - 1e-5 <= found <= (right == most).double().mean() + 1e-5
+    assert found > 0.3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pool": "sum"}, r"pool \(=sum\): must be max, or left out for the mean"),
+        ({"whiten": True}, r"whiten \(=True\): asks for a number of components"),
+        ({"components": 400}, r"components \(=400\): must be all, or 1 to 16 \(24 images, 16 features\)"),
+        ({"components": "most"}, r"components \(=most\): must be all, or 1 to"),
+    ],
+)
+def test_bad_fields_are_named(fields, message, probe):
+    with pytest.raises(UserError, match=message):
+        probe(with_fields(**fields))
+
+
+def test_pairs_take_few_classes(monkeypatch, probe):
+    monkeypatch.setattr("transferlab.methods.probe.MOST_PAIRED", 3)
+    with pytest.raises(UserError, match=r"pairs \(=True\): takes 3 classes at most, not 4"):
+        probe(with_fields(pairs=True))

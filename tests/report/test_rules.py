@@ -12,9 +12,9 @@ from scipy import stats
 from verdicts import Numbers
 
 from transferlab.errors import UserError
-from transferlab.report import contrasts, rules
+from transferlab.report import cards, contrasts, rules
 from transferlab.report.fingerprint import fingerprint
-from transferlab.report.rules import Finding, Part, Rule, Verdict, above, below, decide, equal, find, judge
+from transferlab.report.rules import Finding, Part, Rule, Verdict, above, below, decide, equal, find, judge, order
 from transferlab.report.stats import effect
 
 SEEDS = 8
@@ -510,3 +510,31 @@ def test_a_hash_does_not_change_with_a_docstring_inside():
         RULE.replace('    return study.arm(arm="b") / 2', text) for text in (inside, inside.replace("Half.", "A half."))
     ]
     assert len({fingerprint("G1", [DESIGN, cell], ARMS) for cell in cells}) == 1
+
+
+# ------------------------------------------------------------------------------------------ orders over families
+
+
+def ordered(ys, side: str = "above", more=None) -> Verdict:
+    """The verdict on the order of families 1, 2 ... , with a second part of numbers by seed if there are some."""
+    of = lambda study: pd.DataFrame({"x": range(len(ys)), "y": ys})  # noqa: E731
+    parts = {"families": order(of, side)} | ({"part": above(lambda study: study.read("part"))} if more else {})
+    return judge(Rule("F7", parts, "rank correlation", "2026-01-31"), Study({"part": more} if more else {}))
+
+
+def test_an_order_is_decided_by_its_exact_p():
+    rising = ordered([1, 2, 3, 4, 5, 6])
+    assert (rising.word, rising.parts[0].effect.n, rising.parts[0].targets) == (rules.HOLDS, 6, {})
+    assert rising.p == pytest.approx(2 / math.factorial(6))
+    assert ordered([6, 5, 4, 3, 2, 1]).word == rules.FAILS
+    assert ordered([6, 5, 4, 3, 2, 1], "below").word == rules.HOLDS
+    almost = ordered([2, 1, 4, 3, 6, 5])  # .83: two of a hundred orders and more
+    assert (almost.word, almost.need) == (rules.UNDECIDED, "needs more families of targets")
+    assert "families" in cards.VerdictCard(almost)._repr_html_()
+
+
+def test_an_order_stands_beside_parts_with_numbers_by_seed():
+    both = ordered([1, 2, 3, 4, 5, 6], more=around(1.0, -0.5))
+    assert [f.counts for f in both.parts] == ["holds", "open"]
+    assert "repetitions" in both.need
+    assert ordered([1, 2, 3, 4, 5, 6], more=around(1.0, 0.5)).word == rules.HOLDS

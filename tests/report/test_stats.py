@@ -22,6 +22,7 @@ from transferlab.report.stats import (
     holm,
     seeds_needed,
     sign_flip,
+    trend,
 )
 
 EIGHT = [1.2, 0.4, 2.1, -0.3, 0.9, 1.7, 0.2, 1.1]
@@ -237,3 +238,40 @@ def test_groups_are_summarised_one_by_one():
 )
 def test_what_something_brings_in_words(values, words):
     assert brings(effect(values)) == words
+
+
+# ----------------------------------------------------------------------------------------------- orders over families
+
+
+def table(x, y) -> pd.DataFrame:
+    return pd.DataFrame({"x": x, "y": y}, index=[f"family {i}" for i in range(len(x))])
+
+
+@pytest.mark.parametrize(
+    "y", [[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1], [2, 1, 3, 4, 6, 5], [1, 1, 2, 2, 3, 3], [3, 1, 2, 6, 5, 4]]
+)
+def test_a_trend_is_spearmans_with_its_exact_p(y):
+    x = [0.1, 0.2, 0.5, 0.7, 1.0, 3.0]
+    found = trend(table(x, y))
+    statistic = lambda order: stats.spearmanr(x, order).statistic  # noqa: E731
+    seen = statistic(y)
+    p = np.mean([abs(statistic(order)) >= abs(seen) - 1e-9 for order in itertools.permutations(y)])
+    assert found.mean == pytest.approx(seen)
+    assert found.p == found.p_sign == pytest.approx(p)
+    assert (found.n, found.low <= found.mean <= found.high) == (6, True)
+
+
+def test_the_interval_of_a_trend_is_bonett_and_wrights():
+    found = trend(table(range(12), [2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11]))
+    half = 1.959964 * np.sqrt((1 + found.mean**2 / 2) / 9)
+    assert found.low == pytest.approx(np.tanh(np.arctanh(found.mean) - half), abs=1e-5)
+    assert found.high == pytest.approx(np.tanh(np.arctanh(found.mean) + half), abs=1e-5)
+    assert 0 < found.p < 0.001  # of random orders: twelve are too many to count all
+
+
+def test_a_trend_needs_three_families_and_is_none_of_ties():
+    with pytest.raises(UserError, match=r"families \(=2\): must be three or more for a rank correlation"):
+        trend(table([1, 2], [1, 2]))
+    found = trend(table([1, 2, 3, 4], [5, 5, 5, 5]))
+    assert (found.mean, found.p) == (0, 1)
+    assert trend(table([1, 2, 3], [1, 2, 3])).low == -1

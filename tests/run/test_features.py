@@ -112,17 +112,29 @@ def test_the_same_results_as_without(tmp_path, load, monkeypatch):
     assert not files(tmp_path / "not")
 
 
-def test_features_of_other_images_and_pools(root, load):
-    """Of the source's own images, and maxima instead of means."""
+def test_features_of_other_images_are_maps_where_those_are_asked(root, load):
+    """Of the source's own images."""
     sources = ImageSet("synthetic:source")
-    means, maxima = (
-        Context(CPU, Store(root)).arrays(Features(trial().start, sources, 24, "validation", 2, pool))["conv2"]
-        for pool in (None, "max")
-    )
-    assert means.shape == maxima.shape == (len(load_images(sources, 24).splits["validation"].labels), 4 * 2 * 2)
-    assert (maxima >= means).all()
-    assert (maxima > means).any()
+    of = lambda maps: Context(CPU, Store(root)).arrays(Features(trial().start, sources, 24, "validation", maps))  # noqa: E731
+    means, maps = of(None), of("conv2")
+    assert list(maps) == ["conv2"]
+    assert maps["conv2"].shape == (len(load_images(sources, 24).splits["validation"].labels), 4, 12, 12)
+    assert torch.allclose(maps["conv2"].mean((2, 3)), means["conv2"], atol=1e-6)
     assert len(files(root)) == 2
+
+
+def test_maps_are_read_once_and_pooled_as_they_are_asked_for(root, load):
+    asked = trial("conv2")
+    sample = Context(CPU, Store(root)).sample(asked.target, "test", 0)
+    maps = read_directly(load.net, sample, ["conv2"], None)["conv2"]
+    load.loads = 0
+    means, maxima, whole = (
+        Context(CPU, Store(root)).features(asked, sample, "conv2", *how) for how in ((2,), (2, "max"), (None,))
+    )
+    assert torch.allclose(whole, maps, atol=1e-6)
+    assert torch.allclose(means, torch.nn.functional.adaptive_avg_pool2d(maps, 2).flatten(1), atol=1e-6)
+    assert torch.equal(maxima, torch.nn.functional.adaptive_max_pool2d(whole, 2).flatten(1))
+    assert load.loads == 1
 
 
 def test_seeds_share_the_features_of_weights(root):

@@ -15,7 +15,7 @@ from transferlab.nets.heads import add_head
 from transferlab.nets.taps import kept_inputs
 from transferlab.specs.networks import AlexNet, ResNet, Torchvision
 from transferlab.train import read as module
-from transferlab.train.read import inputs_of, pooled, predict, read
+from transferlab.train.read import inputs_of, pooled, predict, read, without_network
 
 SMALL = AlexNet((8, 8, 8, 8, 8), (16, 12))
 
@@ -199,3 +199,17 @@ def test_images_may_stay_on_the_host():
         assert predict(net, asked).device.type == "cuda"
         torch.testing.assert_close(predict(net, asked).cpu(), expected, rtol=1e-2, atol=1e-2)
         assert read(net, asked, ["conv2"])["conv2"].device.type == "cuda"
+
+
+def test_images_without_a_network():
+    sample = noise(5)
+    pixels, colours = (without_network(sample, what) for what in ("pixels", "colours"))
+    assert pixels.shape == (5, 3 * 16 * 16)
+    assert torch.equal(pixels[0].view(3, 16, 16), sample.pixels[sample.rows[0]].permute(2, 0, 1) / 255)
+    counts = torch.zeros(5, 64)
+    for row, image in enumerate(sample.pixels[sample.rows]):
+        for red, green, blue in image.flatten(0, 1).tolist():
+            counts[row, red // 64 * 16 + green // 64 * 4 + blue // 64] += 1
+    torch.testing.assert_close(colours, counts / 256)
+    with pytest.raises(UserError, match=r"what \(=colour\): must be one of pixels, colours; did you mean colours\?"):
+        without_network(sample, "colour")

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import check
+from ..train.solvers import exact
+
 ROWS = 1000  # images that are compared with all others at once
 
 
@@ -23,6 +26,39 @@ def cka(x: Tensor, y: Tensor) -> float:
     """
     x, y = (z.double() - z.double().mean(0) for z in (x, y))
     return ((y.T @ x).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())).item()
+
+
+def pca(x: Tensor, components: float | str, whiten: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the mean of features and their principal directions: ``(x - mean) @ directions`` are the components.
+
+    Parameters
+    ----------
+    x : Tensor, shape (N, D)
+    components : int, float or "all"
+        How many, the largest variances first; below 1 so many that they hold more than this share of the variance.
+    whiten : bool
+        Directions are scaled so that each component has variance 1 over these rows (N - 1 in the denominator).
+
+    Returns
+    -------
+    mean, directions : Tensor of float64, shapes (D,) and (D, components)
+
+    Raises
+    ------
+    UserError
+        If there are fewer directions: N - 1 or D, whichever is less.
+    """
+    x = exact(x)
+    mean, most = x.mean(0), min(len(x) - 1, x.shape[1])
+    known = components == "all" or (not isinstance(components, str) and 0 < components <= most)
+    check(known, "components", components, f"must be all, or 1 to {most} ({len(x)} images, {x.shape[1]} features)")
+    _, sizes, directions = torch.linalg.svd(x - mean, full_matrices=False)
+    count = most if components == "all" else components
+    if count < 1:
+        held = sizes.square().cumsum(0) / sizes.square().sum()
+        count = min(most, int((held <= components).sum()) + 1)
+    scale = (len(x) - 1) ** 0.5 / sizes[:count].clamp_min(1e-9 * sizes[0]) if whiten else 1.0
+    return mean, directions[:count].T * scale
 
 
 def silhouette(x: Tensor, labels: Tensor) -> float:

@@ -362,10 +362,11 @@ def _row(row: dict, links: dict[str, str]) -> str:
     lines = "".join(
         f'<span class="tl-line">{names_of[f.name]}{drawing(f)} {escape(bracketed(f))}</span>' for f in v.parts
     )
+    of = "families" if any(f.order for f in v.parts) else "repetitions"
     why = f'<span class="tl-why">{escape(v.why)}.{same}</span>' if v.why or same else ""
     return (
         f'{first}{why}</td><td>{chip(v)}<span class="tl-why">{where}</span></td>'
-        f'<td>{lines}<span class="tl-why">{sure}n = {int(row["n"])} repetitions</span></td></tr>'
+        f'<td>{lines}<span class="tl-why">{sure}n = {int(row["n"])} {of}</span></td></tr>'
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ..errors import UserError, check, choose
-from .stats import CONFIDENCE, MANY, Effect, effect, equivalence, holm, seeds_needed
+from .stats import CONFIDENCE, MANY, Effect, effect, equivalence, holm, seeds_needed, trend
 
 SIDES = ("above", "below", "equal")
 HOLDS, FAILS, IN_PART, NOTHING = "holds here", "does not hold here", "in part", "no effect here"
@@ -39,6 +39,9 @@ class Part:
         In its place: what counts as no difference.
     unit : str
         Of the effect, where it is not the rule's.
+    order : bool
+        Whether the effect is a rank correlation over families of targets: `of` returns a table with a row each, their
+        means over seeds in the columns ``x`` and ``y``.
     """
 
     of: Estimator
@@ -47,10 +50,18 @@ class Part:
     paper: float | None = None
     margin: float | None = None
     unit: str = ""
+    order: bool = False
 
     def __post_init__(self) -> None:
         choose("side", self.side, SIDES)
         check(self.margin is None or self.margin > 0, "margin", self.margin, "must be above 0")
+
+    def estimate(self, study: Any) -> Effect:
+        """Return what a study's records say: on the seeds that all its arms have, or over families."""
+        values = self.of(study)
+        if self.order:
+            return trend(values)
+        return effect(values.dropna() if study.uneven else values)
 
     def within(self, unit: str) -> float:
         """Return the margin for a unit."""
@@ -71,6 +82,11 @@ def below(of: Estimator, bar: float = 0.0, **more: float) -> Part:
 def equal(of: Estimator, margin: float) -> Part:
     """Return the part that an effect is none, to within a margin."""
     return Part(of, "equal", 0.0, margin=margin)
+
+
+def order(of: Estimator, side: str) -> Part:
+    """Return the part that a rank correlation over families of targets is above, or below, none."""
+    return Part(of, side, unit="rank correlation", order=True)
 
 
 @dataclass(frozen=True)
@@ -140,6 +156,7 @@ class Finding:
     families: Effect | None = None
     left_out: Sequence[str] = ()
     p_holm: float | None = None
+    order: bool = False
 
     @property
     def only_here(self) -> bool:
@@ -176,6 +193,9 @@ def beyond(found: Effect, side: str, bar: float) -> str:
 def state_of(found: Effect, part: Part, margin: float) -> tuple[str, float | None]:
     """Return the state of a part, and the p of the test that decided it."""
     inside = -margin < found.low - part.bar and found.high - part.bar < margin
+    if part.order:
+        right = (found.mean > 0) == (part.side == "above")
+        return "open" if found.p >= 1 - CONFIDENCE else "holds" if right else "fails", found.p
     centred = replace(found, mean=found.mean - part.bar)
     if part.side == "equal":
         if inside:
@@ -191,9 +211,10 @@ def state_of(found: Effect, part: Part, margin: float) -> tuple[str, float | Non
 def find(name: str, part: Part, study: Any, unit: str) -> Finding:
     """Return what came out of a part, in all and on each target."""
     unit = part.unit or unit
-    values, margin = part.of(study), part.within(unit)
-    found = effect(values.dropna() if study.uneven else values)  # on the seeds that all its arms have
+    found, margin = part.estimate(study), part.within(unit)
     state, p = state_of(found, part, margin)
+    if part.order:
+        return Finding(name, part.side, part.bar, margin, unit, found, state, p, {}, order=True)
     by_target, left_out = {}, []
     for target in study.targets if len(study.targets) > 1 else ():
         try:
@@ -275,6 +296,8 @@ class Verdict:
         n = self.needed
         if n is None:
             return ""
+        if all(f.order for f in self.parts if f.counts == "open"):
+            return "needs more families of targets"
         if n <= min(f.effect.n for f in self.parts):
             return "too near its bar to tell"  # known well enough, and on both sides of it
         return f"needs about {n} repetitions" if n <= MANY else f"needs more than {MANY} repetitions"

@@ -6,16 +6,19 @@ Of scipy only `scipy.special` is imported: `scipy.stats` would take longer than 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr, stdtrit
+from scipy.special import ndtri, stdtr, stdtrit
 
 from ..errors import check
+from .contrasts import DIGITS
 
 CONFIDENCE = 0.95
 EXACT_SIGN_FLIPS = 16  # up to so many seeds all sign patterns are counted
 RANDOM_SIGN_FLIPS, ROUNDING = 20_000, 1e-12  # sums that are equal but for the last bits count as equal
+EXACT_ORDERS, NEARLY = 8, 1 - 1e-9  # rows of which all orders are counted; a correlation with an interval
 MANY = 100  # seeds beyond which it is not said how many would do
 
 
@@ -89,6 +92,41 @@ def brings(effect: Effect) -> str:
     """Return what something brings or costs, in words: ``brings 1.2 points (not clearly)``."""
     unclear = " (not clearly)" if effect.low < 0 < effect.high else ""
     return f"{'brings' if effect.mean > 0 else 'costs'} {abs(effect.mean):.1f} points{unclear}"
+
+
+def trend(table: pd.DataFrame) -> Effect:
+    """Return Spearman's rank correlation of two columns, one row a family of targets, with its exact permutation p.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns ``x`` and ``y``: means over seeds.
+
+    Returns
+    -------
+    Effect
+        ``n`` counts families. The interval is that of Bonett and Wright (2000); `p` and `p_sign`, of all orders of one
+        column (of random ones beyond eight rows), are what decides.
+
+    Raises
+    ------
+    UserError
+        If there are fewer than three families.
+    """
+    check(len(table) > 2, "families", len(table), "must be three or more for a rank correlation")
+    x, y = (r - r.mean() for r in (table[c].round(DIGITS).rank().to_numpy() for c in ("x", "y")))
+    n, size = len(x), math.sqrt((x @ x) * (y @ y)) or 1.0
+    if n <= EXACT_ORDERS:
+        orders = np.array(list(permutations(y)))
+    else:
+        orders = np.random.default_rng(0).permuted(np.tile(y, (RANDOM_SIGN_FLIPS, 1)), axis=1)
+        orders[0] = y  # what was seen counts, so p is never 0
+    rho = float(x @ y) / size
+    p = float((np.abs(orders @ x) >= abs(x @ y) - ROUNDING * size).mean())
+    half = float(ndtri((1 + CONFIDENCE) / 2)) * math.sqrt((1 + rho**2 / 2) / (n - 3)) if n > 3 else math.inf
+    middle = math.atanh(max(-NEARLY, min(NEARLY, rho)))
+    low, high = min(rho, math.tanh(middle - half)), max(rho, math.tanh(middle + half))
+    return Effect(rho, low, high, p, p, n, math.nan)
 
 
 def _tail(distance: float, deviation: float, n: int) -> float:

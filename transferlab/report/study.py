@@ -260,7 +260,7 @@ class Study:
             at = {}
             for rate, view in rates.items():
                 try:
-                    at[rate] = [effect(p.of(view)) for p in self.chapter.rule(verdict.claim).parts.values()]
+                    at[rate] = [p.estimate(view) for p in self.chapter.rule(verdict.claim).parts.values()]
                 except UserError:  # not every arm has been run at this rate
                     continue
             at = at if len({tuple(e.mean for e in found) for found in at.values()}) > 1 else {}  # nothing has a rate
@@ -327,7 +327,7 @@ class Study:
         for verdict in self.verdicts:
             for name, part in self.chapter.rule(verdict.claim).parts.items():
                 try:
-                    here, there = effect(part.of(toy)).mean, effect(part.of(self)).mean
+                    here, there = part.estimate(toy).mean, part.estimate(self).mean
                 except UserError:
                     continue
                 turned = (here - part.bar) * (there - part.bar) < 0

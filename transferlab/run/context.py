@@ -24,7 +24,7 @@ from ..paths import write_atomically
 from ..seeds import stream
 from ..specs import Artefact, Backbone, Duplicates, Features, Neighbours, Pretrained, Target, Trained, Trial
 from ..store import Store
-from ..train.read import BATCH, read
+from ..train.read import BATCH, PIXELS, pooled, read, without_network
 from ..train.run import Run, Stream
 
 CURVE_POINTS = 16
@@ -125,7 +125,9 @@ class Context:
 
     # --------------------------------------------------------------------------------------------------------- features
 
-    def features(self, trial: Trial, sample: Sample, tap: str, grid: int = 1) -> torch.Tensor:
+    def features(
+        self, trial: Trial, sample: Sample, tap: str, grid: int | None = 1, pool: str | None = None
+    ) -> torch.Tensor:
         """Return a sample's activations at a layer of the network that the trial starts from.
 
         Each image of a stored split goes through a network once, for all layers, trials, seeds and processes that share
@@ -137,12 +139,15 @@ class Context:
         sample : Sample
             Of the trial's target.
         tap : str
-        grid : int
-            Maps are averaged over grid x grid parts.
+            Or what an image is without a network, of `PIXELS`.
+        grid : int, optional
+            Maps are averaged over grid x grid parts; ``None`` leaves them as they are.
+        pool : {"max"}, optional
+            The largest value of each part instead.
 
         Returns
         -------
-        Tensor of float32, shape (n, units)
+        Tensor of float32, shape (n, units), or (n, channels, height, width)
             On the device.
 
         Raises
@@ -150,21 +155,25 @@ class Context:
         UserError
             If the network has no such tap.
         """
-        made = Features(trial.start, sample.images, sample.size, sample.split, grid)
-        found = self.arrays(made)
+        if tap in PIXELS:
+            return without_network(sample, tap).to(self.device)
+        maps = None if grid == 1 and not pool else tap
+        found = self.arrays(Features(trial.start, sample.images, sample.size, sample.split, maps))
         if tap not in found:  # they were too many, or there is no such layer, as `read` will say
-            return read(self.load(trial.start, trial.target.size), sample, [tap], grid)[tap]
-        return found[tap][sample.rows.cpu()].to(self.device)
+            return read(self.load(trial.start, trial.target.size), sample, [tap], grid, pool or "mean")[tap]
+        value = found[tap][sample.rows.cpu()].to(self.device)
+        return pooled(value, grid, pool or "mean") if maps else value
 
     def read(self, made: Features) -> dict[str, torch.Tensor]:
         """Return what a network makes of a stored split at all layers; nothing if that is too much to be kept."""
         net, pixels = self.load(made.network, made.size), load(made.images, made.size).splits[made.split].pixels
+        wanted = [made.maps] if made.maps else list(taps(net))
         found: dict[str, torch.Tensor] = {}
         for rows in torch.arange(len(pixels)).split(BATCH):
             part = Sample(pixels, rows, rows, 1).to(self.device)
-            for tap, value in read(net, part, list(taps(net)), made.grid, made.pool or "mean").items():
+            for tap, value in read(net, part, wanted, None if made.maps else 1).items():
                 if tap not in found:
-                    found[tap] = torch.empty(len(pixels), value.shape[1])
+                    found[tap] = torch.empty(len(pixels), *value.shape[1:])
                 found[tap][rows] = value.cpu()
             if sum(value.nbytes for value in found.values()) > LIMIT:
                 return {}

@@ -156,18 +156,15 @@ class Features(Artefact, kind="features", version=1):
     size : int
     split : str
         As it is stored.
-    grid : int
-        Maps are averaged over grid x grid parts.
-    pool : {"max"}, optional
-        Their maxima instead.
+    maps : str, optional
+        The maps of this layer alone, as they are; without it maps are averaged over their positions.
     """
 
     network: Pretrained | Trained
     images: ImageSet
     size: int
     split: str
-    grid: int = 1
-    pool: str | None = None
+    maps: str | None = None
 
     @property
     def label(self) -> str:
@@ -181,5 +178,5 @@ class Features(Artefact, kind="features", version=1):
         return images * self.network.backbone.multiply_adds(self.size) / PACE * FORWARD_SHARE
 
     def evaluate(self, context: Any) -> dict[str, Any]:
-        """Return float32 tensors (images, units) by tap; none if they are too many to be kept."""
+        """Return float32 tensors (images, units), or of maps, by tap; none if they are too many to be kept."""
         return context.read(self)

@@ -120,11 +120,13 @@ class Trial(Artefact, kind="trial"):
     def needs(self) -> tuple[Artefact, ...]:
         return self.method.needs(self)
 
-    def features(self, grid: int = 1) -> tuple[Features, ...]:
-        """Return what the network that the trial starts from makes of the target's images; nothing without one."""
+    def features(self, maps: str | None = None) -> tuple[Features, ...]:
+        """Return what the network that the trial starts from makes of the target's images, at all layers, or the maps
+        of one; nothing without a network.
+        """
         images, size = self.target.images, self.target.size
         splits = dict.fromkeys(stored_split(images, split) for split in ("train", "validation", "test"))
-        return tuple(Features(self.start, images, size, split, grid) for split in splits) if self.start else ()
+        return tuple(Features(self.start, images, size, split, maps) for split in splits) if self.start else ()
 
     def cost(self) -> float:
         return self.choices[0][0].cost() if self.options else self.method.cost(self)

@@ -13,6 +13,7 @@ from ..nets.taps import Reader, kept_inputs
 from ..specs.serial import positive
 
 BATCH = 250
+PIXELS = ("pixels", "colours")
 
 
 def batches(net: nn.Module, sample: Sample) -> Iterator[torch.Tensor]:
@@ -78,6 +79,23 @@ def read(net: nn.Module, sample: Sample, taps: Sequence[str], grid: int | None =
             for tap, value in reader.read.items():
                 parts[tap].append(pooled(value.float(), grid, pool))
     return {tap: torch.cat(values) for tap, values in parts.items()}
+
+
+def without_network(sample: Sample, what: str) -> torch.Tensor:
+    """Return what images are without any network, as float32 (N, units): ``pixels``, thumbnails of 16 x 16 colours, or
+    ``colours``, the share of the image in each of 4 x 4 x 4 bins of red, green and blue.
+    """
+    choose("what", what, PIXELS)
+    found, places = [], torch.tensor([16, 4, 1])
+    for rows in sample.rows.to(sample.pixels.device).split(BATCH):
+        images = sample.pixels[rows].cpu()
+        if what == "pixels":
+            found.append(F.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float() / 255, 16).flatten(1))
+        else:
+            bins = ((images >> 6).long() * places).sum(3).flatten(1)
+            share = torch.full(bins.shape, 1 / bins.shape[1])
+            found.append(torch.zeros(len(bins), 64).scatter_add_(1, bins, share))
+    return torch.cat(found)
 
 
 @torch.no_grad()

@@ -1,0 +1,98 @@
+"""Arms of the chapters on factors of transferability (Azizpour et al.), at every scale."""
+
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from ..errors import choose
+from ..scales import scale as scale_of
+from ..specs import Backbone, Source, Target, Torchvision, Weights
+
+PHOTO, ART, CARTOON, SKETCH = (f"pacs/{domain}" for domain in ("photo", "art_painting", "cartoon", "sketch"))
+DOMAINS = (PHOTO, ART, CARTOON, SKETCH)  # one task, ever farther from photographs
+TARGETS = ("caltech101", "cifar100", "scene15", "flowers102", *DOMAINS, "mnist")
+TOY = {"synthetic:0": 0, "synthetic:0.3": 1, "synthetic:0.6": 2, "synthetic:1": 3}
+DISTANCE = {"caltech101": 0, "cifar100": 1, "scene15": 2, "flowers102": 3, "PACS": 4, "mnist": 5} | TOY
+DISTANCE |= {f"torchvision:{name}": i for i, name in enumerate(("Caltech101", "SUN397", "OxfordIIITPet", "Flowers102"))}
+FEW = 4  # seeds of a network that is trained here
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network, and where it is read.
+
+    Attributes
+    ----------
+    backbone : Backbone
+    source : Source or Weights
+    size : int
+        Side of the images that it is given, in pixels.
+    taps : tuple of str
+        Layers that are read, from the first to the one that its head reads.
+    maps : str
+        The last layer with maps, which can be pooled.
+    """
+
+    backbone: Backbone
+    source: Source | Weights
+    size: int
+    taps: tuple[str, ...]
+    maps: str
+
+    @property
+    def last(self) -> str:
+        """The layer that is read unless another one is asked for."""
+        return self.taps[-1]
+
+    def seeds(self, seeds: list[int]) -> list[int]:
+        """Return the seeds that it has, of those asked for."""
+        return seeds if isinstance(self.source, Weights) else [seed for seed in seeds if seed < FEW]
+
+    def target(self, name: str, scale: str, **subset: object) -> Target:
+        """Return a target at this network's size, or a part of it as the fields of `Subset` say."""
+        return Target(name, self.size, replace(scale_of(scale).target_subset, **subset))
+
+
+def networks(scale: str) -> dict[str, Network]:
+    """Return the networks that are read at a scale, by name: at most two that saw ImageNet, and our own."""
+    s = scale_of(scale)
+    source = Weights("torchvision:IMAGENET1K_V1") if scale == "paper" else s.source_of()
+    if s.reference:
+        source = replace(source, recipe=s.reference)
+    convolutions = ("features.2", "features.5", "features.12") if scale == "paper" else ("conv1", "pool2", "pool5")
+    own = Network(s.backbone, source, s.size, (*convolutions, "fc6", "fc7"), convolutions[-1])
+    if scale in ("smoke", "paper"):
+        return {"our AlexNet" if scale == "smoke" else "AlexNet": own}
+    given = {
+        "SqueezeNet": ("squeezenet1_0", ("features.2", "features.5", "features.7", "features.10", "features.12")),
+        "MobileNetV2": ("mobilenet_v2", ("features.3", "features.6", "features.10", "features.13", "features.18")),
+    }
+    theirs = {
+        name: Network(Torchvision(file), Weights(f"file:{file}.safetensors"), 128, taps, taps[-1])
+        for name, (file, taps) in given.items()
+    }
+    return theirs | {"our AlexNet": own}
+
+
+def targets(scale: str) -> tuple[str, ...]:
+    """Return the tasks, from the one that is most like the source's to the one that is least."""
+    if scale == "paper":
+        return scale_of(scale).targets
+    return tuple(TOY) if scale == "smoke" else TARGETS
+
+
+def family(target: str) -> str:
+    """Return the family of a target: PACS for each of its domains."""
+    return target.partition("/")[0].replace("pacs", "PACS")
+
+
+def families(names: list[str]) -> list[str]:
+    """Return the families of targets, nearest first: the paper's categories, then drawings and digits."""
+    return sorted({*map(family, names)}, key=lambda name: DISTANCE[choose("family", name, DISTANCE)])
+
+
+def over_families(values: pd.Series) -> pd.DataFrame:
+    """Return numbers by target as means over families, in the column ``y`` beside how far each is, ``x``."""
+    means = values.groupby([family(target) for target in values.index]).mean()
+    order = families(list(means.index))
+    return pd.DataFrame({"x": [DISTANCE[name] for name in order], "y": means[order]})
