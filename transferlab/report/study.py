@@ -59,7 +59,8 @@ class Study:
         ``seed``, ``target``, the design's factors, then what was measured; accuracies in percent.
     factors : list of str
     targets : list of str
-        Those that carry most arms, the source's own images left out: means are over these.
+        Those that carry most arms, the source's own images left out: means are over these. Arms with a factor ``aside``
+        do not count.
     """
 
     def __init__(self, chapter: Chapter, scale: str, seeds: Sequence[int], lab: Lab, **options: Any) -> None:
@@ -81,6 +82,7 @@ class Study:
 
     def _carrying_most(self) -> list[str]:
         others = self.records[self.records["target"] != self.s.source]
+        others = others[others["aside"].isna()] if "aside" in others else others  # what only some targets can have
         by_target = others.astype(object).fillna("").groupby("target", sort=False)[self.factors]
         arms = by_target.apply(lambda rows: len(rows.drop_duplicates()))
         return list(arms.index[arms == arms.max()]) if len(arms) else [self.s.source]
