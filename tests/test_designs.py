@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from transferlab import chapters, scales
+from transferlab.arms.factors import networks
 from transferlab.arms.growing import growing
 from transferlab.data.subsets import relabel
 from transferlab.data.tree import source_tree
@@ -53,9 +54,10 @@ def test_coarse_labels_are_those_of_the_chapter_on_classes():
 
 
 BORROWING = ("does_borrowing_help", "what_to_borrow")
+READING = ("which_layer", "how_far_is_a_task", "finding_alike")  # frozen networks, some of them given
 
 
-@pytest.mark.parametrize("name", [name for name in chapters.chapters() if name not in BORROWING])
+@pytest.mark.parametrize("name", [name for name in chapters.chapters() if name not in (*BORROWING, *READING)])
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
 def test_designs_are_paired_and_fair(name, scale):
     """Every seed has the same trials, and every arm that trains searches the same rates in the same number of steps."""
@@ -95,6 +97,23 @@ def test_borrowing_is_compared_with_a_baseline_that_is_searched_as_widely(name, 
     assert lengths == {4 * main[0][1].recipe.steps}
     assert len({replace(t.recipe, steps=1) for _, t in arms}) == 1
     assert all(t.seed < 4 for factors, t in arms if factors["part"] not in ("main", "rounds"))
+
+
+@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
+def test_every_network_is_read_alike_on_every_target(name, scale):
+    """Given networks by every seed, those that are trained here by four; the first four seeds have the same trials."""
+    arms = chapters.chapter(name).arms(scale, range(6))
+    of = {network: [(f, t) for f, t in arms if f["network"] == network] for network in networks(scale)}
+    assert sum(map(len, of.values())) == len(arms)
+    for network, its in of.items():
+        by_seed = {s: {t.at_seed(0).key for _, t in its if t.seed == s} for s in {t.seed for _, t in its}}
+        assert set(by_seed) == set(networks(scale)[network].seeds(list(range(6))))
+        assert by_seed[0] == by_seed[1] == by_seed[2] == by_seed[3]
+        assert all(by_seed[0] >= keys for keys in by_seed.values())
+        assert {t.root.canonical for _, t in its if t.root} == {networks(scale)[network].source.canonical}
+    main = {(f["arm"], t.target.images.name) for f, t in arms if f["part"] == "main"}
+    assert len(main) == len({arm for arm, _ in main}) * len({target for _, target in main})
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])

@@ -10,7 +10,7 @@ from ..specs import Backbone, Source, Target, Torchvision, Weights
 
 PHOTO, ART, CARTOON, SKETCH = (f"pacs/{domain}" for domain in ("photo", "art_painting", "cartoon", "sketch"))
 DOMAINS = (PHOTO, ART, CARTOON, SKETCH)  # one task, ever farther from photographs
-TARGETS = ("caltech101", "cifar100", "scene15", "flowers102", *DOMAINS, "mnist")
+ORDERED = ("caltech101", "cifar100", "scene15", "flowers102", *DOMAINS, "mnist")
 TOY = {"synthetic:0": 0, "synthetic:0.3": 1, "synthetic:0.6": 2, "synthetic:1": 3}
 DISTANCE = {"caltech101": 0, "cifar100": 1, "scene15": 2, "flowers102": 3, "PACS": 4, "mnist": 5} | TOY
 DISTANCE |= {f"torchvision:{name}": i for i, name in enumerate(("Caltech101", "SUN397", "OxfordIIITPet", "Flowers102"))}
@@ -78,7 +78,7 @@ def targets(scale: str) -> tuple[str, ...]:
     """Return the tasks, from the one that is most like the source's to the one that is least."""
     if scale == "paper":
         return scale_of(scale).targets
-    return tuple(TOY) if scale == "smoke" else TARGETS
+    return tuple(TOY) if scale == "smoke" else ORDERED
 
 
 def family(target: str) -> str:

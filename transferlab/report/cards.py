@@ -63,8 +63,8 @@ def p_value(p: float | None) -> str:
 
 
 def digits(unit: str) -> int:
-    """Return how many decimals are printed of an effect: one, but two of a correlation."""
-    return 2 if "correlation" in unit else 1
+    """Return how many decimals are printed of an effect: one, but two of a correlation or of Kendall's W."""
+    return 2 if "correlation" in unit or unit == "W" else 1
 
 
 def interval(effect: Effect, unit: str = "points") -> str:

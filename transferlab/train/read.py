@@ -20,11 +20,10 @@ def batches(net: nn.Module, sample: Sample) -> Iterator[torch.Tensor]:
     """Yield a sample's images as a network takes them, on its device, not augmented, and make the network ready."""
     net.to(memory_format=torch.channels_last).eval()
     device = next(net.parameters()).device
-    fits = (
-        BATCH if device.type == "cuda" else max(8, BATCH * 32**2 // sample.pixels.shape[1] ** 2)
-    )  # into a core's cache
+    # what a core's cache holds of large images; on a CPU that is twice as fast
+    count = BATCH if device.type == "cuda" else max(8, min(BATCH, BATCH * 32**2 // sample.pixels.shape[1] ** 2))
     # the pixels may be too many for the network's device
-    for rows in sample.rows.to(sample.pixels.device).split(min(BATCH, fits)):
+    for rows in sample.rows.to(sample.pixels.device).split(count):
         images = sample.pixels[rows].to(device)
         yield normalise(luma(images) if sample.grey else images)
 
