@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from flat_images import colour, encoded, paint, write
 from parquet_sets import IMAGE, row, rows, write_parquet, write_set
@@ -376,3 +377,67 @@ def test_a_folder_with_val_and_test_but_no_train(tmp_path):
         (tmp_path / "set" / split / "a").mkdir(parents=True)
     with pytest.raises(UserError, match=r"has test and validation but no train folder"):
         open_set(f"folder:{tmp_path / 'set'}")
+
+
+# --------------------------------------------------------------------------------------------------- detection sets
+
+OBJECTS = pa.struct(
+    [
+        ("bbox", pa.list_(pa.list_(pa.float32(), 4))),
+        ("category", pa.list_(pa.int64())),
+        ("difficult", pa.list_(pa.bool_())),
+    ]
+)
+
+
+def write_objects(folder, *boxes, split="train") -> None:
+    """One 8 x 6 picture, its left half red and its right half blue, with boxes: (box, class, whether it is difficult)."""
+    pixels = np.zeros((6, 8, 3), np.uint8)
+    pixels[:, :4, 0] = pixels[:, 4:, 2] = 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    box, category, difficult = zip(*boxes, strict=True)
+    shown = {"bbox": list(box), "category": list(category), "difficult": list(difficult)}
+    table = pa.Table.from_pylist(
+        [{"image": {"bytes": file.getvalue(), "path": "a.png"}, "objects": shown}],
+        pa.schema(
+            {"image": IMAGE, "objects": OBJECTS},
+            metadata={
+                "huggingface": json.dumps(
+                    {"info": {"features": {"objects": {"category": {"feature": {"names": ["red", "blue"]}}}}}}
+                )
+            },
+        ),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+
+
+LEFT, RIGHT = [0.0, 0.0, 4.4, 5.8], [4.0, 1.0, 8.0, 4.0]
+
+
+def test_objects_of_a_detection_set_are_images(bugs):
+    write_objects(bugs, (RIGHT, 1, False), (LEFT, 0, False), (LEFT, 1, True))
+    items = open_set("bugs").splits["train"]
+    assert [(i.path, i.label) for i in items] == [("a.png#1", 0), ("a.png#0", 1)]  # the difficult one is left out
+    red, blue = (np.asarray(i.image()) for i in items)
+    assert red.shape == (6, 4, 3)
+    assert blue.shape == (3, 4, 3)
+    assert (red == [255, 0, 0]).all()
+    assert (blue == [0, 0, 255]).all()
+
+
+def test_the_fingerprint_is_also_of_boxes(bugs):
+    found = set()
+    for right in (RIGHT, [4.0, 1.0, 8.0, 5.0]):
+        write_objects(bugs, (right, 1, False), (LEFT, 0, False))
+        found.add(open_set("bugs").fingerprint())
+    assert len(found) == 2
+
+
+def test_bad_objects_are_named(bugs):
+    write_objects(bugs, (RIGHT, 2, False), (LEFT, 0, False))
+    assert refused("bugs") == "label (=2): train-00000-of-00001.parquet row 0: must be 0 to 1"
+    write_objects(bugs, ([4.0, 1.0, 4.2, 5.0], 1, False), (LEFT, 0, False))
+    with pytest.raises(UserError, match=r"box \(=\(4.0, 1.0, 4.19.*\)\): must hold a pixel"):
+        open_set("bugs").splits["train"][1].image()

@@ -10,10 +10,11 @@ from ..specs import Backbone, Source, Target, Torchvision, Weights
 
 PHOTO, ART, CARTOON, SKETCH = (f"pacs/{domain}" for domain in ("photo", "art_painting", "cartoon", "sketch"))
 DOMAINS = (PHOTO, ART, CARTOON, SKETCH)  # one task, ever farther from photographs
-ORDERED = ("caltech101", "cifar100", "scene15", "flowers102", *DOMAINS, "mnist")
+ORDERED = ("caltech101", "cifar100", "scene15", "flowers102", *DOMAINS, "mnist", "bccd")
 TOY = {"synthetic:0": 0, "synthetic:0.3": 1, "synthetic:0.6": 2, "synthetic:1": 3}
-DISTANCE = {"caltech101": 0, "cifar100": 1, "scene15": 2, "flowers102": 3, "PACS": 4, "mnist": 5} | TOY
+DISTANCE = {"caltech101": 0, "cifar100": 1, "scene15": 2, "flowers102": 3, "PACS": 4, "mnist": 5, "bccd": 6} | TOY
 DISTANCE |= {f"torchvision:{name}": i for i, name in enumerate(("Caltech101", "SUN397", "OxfordIIITPet", "Flowers102"))}
+EVEN = {"bccd": 140}  # images of each class, where classes differ in size
 FEW = 4  # seeds of a network that is trained here
 
 
@@ -50,7 +51,8 @@ class Network:
 
     def target(self, name: str, scale: str, **subset: object) -> Target:
         """Return a target at this network's size, or a part of it as the fields of `Subset` say."""
-        return Target(name, self.size, replace(scale_of(scale).target_subset, **subset))
+        even = {"per_class": EVEN[name]} if name in EVEN else {}
+        return Target(name, self.size, replace(scale_of(scale).target_subset, **even | subset))
 
 
 def networks(scale: str) -> dict[str, Network]:
@@ -87,7 +89,7 @@ def family(target: str) -> str:
 
 
 def families(names: list[str]) -> list[str]:
-    """Return the families of targets, nearest first: the paper's categories, then drawings and digits."""
+    """Return the families of targets, nearest first: the paper's categories, then drawings, digits and cells."""
     return sorted({*map(family, names)}, key=lambda name: DISTANCE[choose("family", name, DISTANCE)])
 
 

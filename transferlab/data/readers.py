@@ -26,11 +26,14 @@ BAD = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what P
 
 
 class Item(NamedTuple):
-    """One labelled image: its name within the set, its label, and how to get its file's bytes or its picture."""
+    """One labelled image: its name within the set, its label, how to get its file's bytes or its picture, and which box
+    of it, in pixels: left, top, right, bottom.
+    """
 
     path: str
     label: int
     load: Callable[[], bytes | Image.Image]
+    box: tuple[float, ...] = ()
 
     def image(self) -> Image.Image:
         """Return the picture, upright and in RGB.
@@ -45,7 +48,10 @@ class Item(NamedTuple):
             picture = Image.open(io.BytesIO(loaded)) if isinstance(loaded, bytes) else loaded
             if picture.mode.startswith("I"):  # 16 bits a pixel
                 picture = picture.convert("I").point(lambda v: v / 256).convert("L")
-            return ImageOps.exif_transpose(picture).convert("RGB")
+            picture = ImageOps.exif_transpose(picture).convert("RGB")
+            picture = picture.crop(tuple(map(round, self.box))) if self.box else picture
+            check(min(picture.size) > 0, "box", self.box, "must hold a pixel")
+            return picture
         except BAD as e:
             raise UserError(f"image (={self.path}): cannot be read ({line(e)})") from e
 
@@ -54,7 +60,7 @@ class Item(NamedTuple):
         loaded = self.load()
         if not isinstance(loaded, bytes):
             loaded = f"{loaded.mode}{loaded.size}".encode() + loaded.tobytes()
-        return hashlib.sha256(loaded).hexdigest()
+        return hashlib.sha256(loaded + repr(self.box).encode() * bool(self.box)).hexdigest()
 
 
 class Opened(NamedTuple):
@@ -125,7 +131,9 @@ def open_parquet(folder: Path, name: str) -> Opened:
     """Open a folder of ``SPLIT-*.parquet`` files in the Hugging Face image convention.
 
     Each file has a struct column ``image`` (``bytes``, ``path``) and an integer column ``label``; class names stand in
-    the schema's metadata. A file ``wordnet.json`` beside them, if there is one, is the class tree.
+    the schema's metadata. Of a detection set, which has ``objects`` (lists of ``bbox``, ``category`` and
+    ``difficult``) in place of labels, every object's box is an image; those that are marked difficult are left out. A
+    file ``wordnet.json`` beside them, if there is one, is the class tree.
     """
     files = [(split, path) for split in SPLITS for path in sorted(folder.glob(f"{split}-*.parquet"))]
     rule = f"no Parquet files under {folder}; set TRANSFERLAB_DATA to the folder of image sets"
@@ -133,39 +141,54 @@ def open_parquet(folder: Path, name: str) -> Opened:
     classes: tuple[str, ...] = ()
     splits: dict[str, list[Item]] = {}
     for split, path in files:
-        names, rows = _parquet(path)
+        names, contents, rows = _parquet(path)
         classes = classes or names
         check(names == classes, "Parquet file", path, "names other classes than the files before it")
-        contents, images, labels = (rows[name] for name in ("image.bytes", "image.path", "label"))
-        for row, (image, label) in enumerate(zip(images.to_pylist(), labels.to_pylist(), strict=True)):
-            known = label is not None and 0 <= label < len(classes)
-            check(known, "label", label, f"{path.name} row {row}: must be 0 to {len(classes) - 1}")
-            item = Item(image or f"{path.stem}/{row}", label, lambda c=contents, r=row: c[r].as_py() or b"")
-            splits.setdefault(split, []).append(item)
+        for row, (image, shown) in enumerate(rows):
+            for number, (label, box) in enumerate(shown):
+                known = label is not None and 0 <= label < len(classes)
+                check(known, "label", label, f"{path.name} row {row}: must be 0 to {len(classes) - 1}")
+                called = (image or f"{path.stem}/{row}") + f"#{number}" * bool(box)
+                item = Item(called, label, lambda c=contents, r=row: c[r].as_py() or b"", box)
+                splits.setdefault(split, []).append(item)
     tree = folder / "wordnet.json"
     return _checked(name, classes, splits, wordnet_tree(tree) if tree.is_file() else None)
 
 
 def _parquet(path: Path):
-    """Return the class names of a Parquet file, and a table of ``image.bytes``, ``image.path`` and ``label``."""
+    """Return of a Parquet file the class names, the images' bytes, and for each row its name and what it shows: labels,
+    each with a box, which is empty where the label is that of the whole image.
+    """
     from pyarrow import parquet, types
 
     try:
-        rows = parquet.ParquetFile(path).read(["image", "label"])
+        file = parquet.ParquetFile(path)
+        about = "objects" if {"objects", "label"} & {*file.schema_arrow.names} == {"objects"} else "label"
+        rows = file.read(["image", about])
     except (OSError, ValueError) as e:
         raise UserError(f"Parquet file (={path}): cannot be read ({str(e).splitlines()[0]})") from e
-    missing = [c for c in ("image", "label") if c not in rows.column_names]
+    missing = [c for c in ("image", about) if c not in rows.column_names]
     check(not missing, "Parquet file", path, f"has no column {' and none '.join(missing)}")
-    image, label = rows.schema.field("image").type, rows.schema.field("label").type
+    image, label = (rows.schema.field(name).type for name in ("image", about))
     proper = types.is_struct(image) and min(map(image.get_field_index, ("bytes", "path"))) >= 0
-    rule = f"image (={image}) must be a struct of bytes and path, label (={label}) a whole number"
-    check(proper and types.is_integer(label), "Parquet file", path, rule)
+    rule = f"image (={image}) must be a struct of bytes and path, {about} (={label}) "
+    if about == "label":
+        check(proper and types.is_integer(label), "Parquet file", path, rule + "a whole number")
+    else:
+        known = types.is_struct(label) and min(map(label.get_field_index, ("bbox", "category", "difficult"))) >= 0
+        check(proper and known, "Parquet file", path, rule + "one of bbox, category and difficult")
     try:
-        features = json.loads(rows.schema.metadata[b"huggingface"])["info"]["features"]
-        return tuple(features["label"]["names"]), rows.flatten()
+        features = json.loads(rows.schema.metadata[b"huggingface"])["info"]["features"][about]
+        names = tuple((features["category"]["feature"] if about == "objects" else features)["names"])
     except (KeyError, TypeError, ValueError) as e:
-        wanted = "huggingface, features, label, names"
+        wanted = f"huggingface, features, {about}, names"
         raise UserError(f"Parquet file (={path}): names no classes in its metadata ({wanted})") from e
+    shown = ([(label, ())] for label in rows[about].to_pylist())
+    if about == "objects":
+        each = (zip(o["category"], o["bbox"], o["difficult"], strict=True) for o in rows[about].to_pylist())
+        shown = ([(of, tuple(box)) for of, box, hard in objects if not hard] for objects in each)
+    rows = rows.flatten()
+    return names, rows["image.bytes"], zip(rows["image.path"].to_pylist(), shown, strict=True)
 
 
 def wordnet_tree(path: Path) -> ClassTree:

@@ -69,4 +69,7 @@ class KNN(Method, kind="knn", version=1):
             for name, hit in (("", hits[:, 0]), ("_among", hits.any(1))):
                 found[f"{before}accuracy{name}"] = round(hit.double().mean().item(), 5)
                 found[f"{before}right{name}"] = torch.bincount(asked.labels[hit], minlength=asked.classes).tolist()
+            counts = torch.bincount(asked.labels, minlength=asked.classes)
+            share = torch.tensor(found[f"{before}right"]).double() / counts.cpu()
+            found[f"{before}mean_class_accuracy"] = round(share[counts.cpu() > 0].mean().item(), 5)
         return found
