@@ -391,7 +391,7 @@ OBJECTS = pa.struct(
 
 
 def write_objects(folder, *boxes, split="train") -> None:
-    """One 8 x 6 picture, its left half red and its right half blue, with boxes: (box, class, whether it is difficult)."""
+    """One 8 x 6 picture, its left half red and its right half blue, and boxes: (box, class, difficult or not)."""
     pixels = np.zeros((6, 8, 3), np.uint8)
     pixels[:, :4, 0] = pixels[:, 4:, 2] = 255
     file = io.BytesIO()

@@ -33,6 +33,7 @@ from transferlab.specs import (
     AlexNet,
     Artefact,
     Gabor,
+    ImageSet,
     Measure,
     Method,
     OneOf,
@@ -56,15 +57,20 @@ BY_TYPE = {
     "Recipe": [RECIPE],
     "bool": [True],
     "int": [2],
+    "float | str": [2, 0.5, "all"],
     "float": [0.5],
     "str": ["fc7"],  # a layer, where the docstring names no choices
     "tuple[int, ...]": [(), (10, 6), (6,), (5, 6)],
     "tuple[float, ...]": [(0.5, 2.0)],
     "tuple[transferlab.specs.data.ImageSet, ...]": ["synthetic:0.2"],
+    "ImageSet": [ImageSet("synthetic:0.2")],
     "Subset": [Subset(per_class=3)],
     "Selected": [Selected(Gabor(2, 2, lowest=0.2, bins=8), 2, 300)],
 }
-MADE_BY_HAND = ("recipe", "strength", "tap", "pool", "more_neighbours", "oversample", "entropy")  # by test_joint, say
+MADE_BY_HAND = (  # by test_joint, say
+    *("recipe", "strength", "tap", "pool", "whiten", "reference"),
+    *("more_neighbours", "oversample", "entropy"),
+)
 for package in (methods, measure):
     for module in walk_packages(package.__path__, f"{package.__name__}."):
         import_module(module.name)
@@ -319,10 +325,12 @@ def test_a_wrong_layer_is_named(method, tmp_path):
     known = taps(network())
     layers = [f.name for f in fields(method) if getattr(method, f.name) in known]
     for name in layers:
-        asked = trial(replace(method, **{name: f"{getattr(method, name)}7"}))
+        layer = getattr(method, name)
+        asked = trial(replace(method, **{name: f"{layer}7"}))
         put_source(tmp_path, asked)
         found = status(tmp_path, asked)
-        assert re.match(r"refused: (refused: )?layer \(=fc77\): must be one of .*did you mean fc7\?", found), found
+        rule = rf"refused: (refused: )?layer \(={layer}7\): must be one of .*did you mean {layer}\?"
+        assert re.match(rule, found), found
 
 
 @pytest.mark.parametrize("method", [one for one in each(Method) if one.values[0].starts is not False])

@@ -32,8 +32,10 @@ from transferlab.methods import (
     Grow,
     JointFineTune,
     Probe,
+    Retrieval,
     Scratch,
     SourceTask,
+    TaskDistance,
 )
 from transferlab.methods.joint import Hardness, Selected
 from transferlab.nets.build import build
@@ -94,6 +96,7 @@ METHODS: dict[str, Callable[[Case], Method]] = {
     "probe": lambda case: Probe(case.tap),
     "knn": lambda case: KNN(case.tap),
     "concepts": lambda case: Concepts(case.tap),
+    "task-distance": lambda case: TaskDistance(case.tap, "synthetic:source", pixels=12, task2vec=True),
     "fine-tune": lambda case: FineTune(recipe(case)),
     "widened": lambda case: Grow(replace(recipe(case), lr=recipe(case).lr / 10), "widen", (6,)),
     "deepened": lambda case: Grow(
@@ -106,6 +109,10 @@ METHODS: dict[str, Callable[[Case], Method]] = {
     "joint": lambda case: JointFineTune(recipe(case), "synthetic:source", BORROWED, pool_subset=Subset(classes=6)),
     "joint, apart": lambda case: JointFineTune(recipe(case), "synthetic:0.2", source_weight=2.0, batch_norm="apart"),
 }
+DISTANCES = (
+    *("frechet", "mmd", "emd_similarity", "task2vec_distance"),
+    *("leep", "nce", "logme", "h_score", "regularised_h_score", "transrate"),
+)
 BORROWED = Selected(Gabor(2, 2, lowest=0.2, bins=8), 2, 300, 2)
 REGULARISERS = {"l2-sp": L2SP, "distillation": Distillation, "co-tuning": CoTuning}
 MEASURES = {
@@ -186,6 +193,8 @@ def results(backbone: str, method: str) -> list[float]:
         measured = run(Path(root), asked, net)
     if method == "concepts":
         return [measured["accuracy"], *(v for group in measured["groups"] for v in group[1:])]
+    if method == "task-distance":
+        return [measured[name] for name in DISTANCES]
     if method == "knn":
         return [measured["accuracy"], measured["accuracy_among"], *map(float, measured["right_among"])]
     if method == "probe":
@@ -213,12 +222,20 @@ def ratios() -> list[float]:
     return [found["colour_ratio"], found["deep_ratio"]]
 
 
+def retrieved() -> list[float]:
+    """How well parts of images find others, and how far those are."""
+    method = Retrieval(components=4, whiten=True, levels=2)
+    with tempfile.TemporaryDirectory() as root:
+        found = run(Path(root), replace(trial("alexnet", "probe"), method=method), pretrained("alexnet")[0])
+    return [found["map"], found["validation_map"], *chain.from_iterable(found["answered_distances"])]
+
+
 def features(backbone: str) -> list[float]:
     """What a frozen network makes of a split, at some layers."""
     asked = trial(backbone, "probe")
     with tempfile.TemporaryDirectory() as root:
         run(Path(root), asked, pretrained(backbone)[0])
-        found = context(Path(root)).arrays(replace(asked.features()[0], grid=2, pool="max"))
+        found = context(Path(root)).arrays(asked.features()[0])
     return [v for value in list(found.values())[::3] for v in size_of(value)]
 
 
@@ -263,6 +280,7 @@ CASES = {
     },
     **{f"alexnet {m}": (type(MEASURES[m]), functools.partial(measured, m)) for m in MEASURES},
     "alexnet borrowed": (Borrowed, ratios),
+    "alexnet retrieval": (Retrieval, retrieved),
     "alexnet hardness": (Hardness, hardness),
     "gabor": (Gabor, functools.partial(described, BORROWED.selection)),
     "first convolutions": (
@@ -434,7 +452,7 @@ def test_the_text_of_what_growth_and_chains_and_artefacts_are():
     features = Features(made, FIRST.target.images, 24, "train").canonical
     images = FIRST.target.images.canonical
     assert features == (
-        f'{{"grid":1,"images":{images},"kind":"features","network":{made.canonical},"size":24,"split":"train","version":1}}'
+        f'{{"images":{images},"kind":"features","network":{made.canonical},"size":24,"split":"train","version":1}}'
     )
 
 

@@ -19,8 +19,8 @@ def address(picture: Image.Image) -> str:
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def pictures(name: str, rows: Iterable[int], size: int) -> dict[int, str]:
-    """Return images of a set's stored training split, squares of `size` px, as URLs; none where it is not at hand.
+def pictures(name: str, rows: Iterable[int], size: int, split: str = "train") -> dict[int, str]:
+    """Return images of a set's stored split, squares of `size` px, as URLs; none where it is not at hand.
 
     Parameters
     ----------
@@ -30,11 +30,12 @@ def pictures(name: str, rows: Iterable[int], size: int) -> dict[int, str]:
         In the order in which the split is stored.
     size : int
         Of what is cut from the middle.
+    split : {"train", "validation", "test"}
     """
     with suppress(UserError):
         about = pinned(name)
-        items = open_set(name).without({*about.get("skipped", ())}).splits["train"]
-        check(len(items) == about["splits"]["train"], "data set", name, "is another one than that of the records")
+        items = open_set(name).without({*about.get("skipped", ())}).splits[split]
+        check(len(items) == about["splits"][split], "data set", name, "is another one than that of the records")
         cut = {row: ImageOps.fit(items[row].image(), (size, size), Image.Resampling.BOX) for row in {*rows}}
         return {row: address(picture) for row, picture in cut.items()}
     return {}

@@ -44,7 +44,7 @@ def ridge(x: Tensor, labels: Tensor, classes: int, strengths: Floats) -> Linear:
     """Solve one-vs-all ridge regression on one-hot labels for every penalty at once, in closed form.
 
     One eigendecomposition of the features' covariance serves all penalties (Hastie, Tibshirani and Friedman 2009, sec.
-    3.4.1). Where there are fewer images than half the features, the images' Gram matrix is decomposed instead (op.
+    3.4.1). Where there are fewer images than features, the images' Gram matrix is decomposed instead (op.
     cit., sec. 18.3.5), which is cheaper by the cube of their ratio.
 
     Parameters
@@ -61,7 +61,7 @@ def ridge(x: Tensor, labels: Tensor, classes: int, strengths: Floats) -> Linear:
     biases : Tensor of float64, shape (S, classes)
     """
     x, y = exact(x), exact(nn.functional.one_hot(labels, classes))
-    x_mean, y_mean, wide = x.mean(0), y.mean(0), 2 * len(x) < x.shape[1]
+    x_mean, y_mean, wide = x.mean(0), y.mean(0), len(x) < x.shape[1]
     x, y = x - x_mean, y - y_mean
     values, vectors = torch.linalg.eigh((x @ x.T if wide else x.T @ x) / len(x))
     penalties = values.new_tensor(strengths)[:, None] * (values.sum() / x.shape[1]).clamp_min(1e-12)
