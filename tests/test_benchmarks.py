@@ -17,7 +17,7 @@ from transferlab.train import fit
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(p for p in FOLDER.glob("*.py") if p.stem not in ("common", "report"))
-CONTESTS = ("fit", "neighbours", "probe", "study")  # those that start a process for each contestant
+CONTESTS = ("fit", "layers", "neighbours", "probe", "study")  # those that start a process for each contestant
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_every_benchmark_runs(tmp_path, script, drawn, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     out = tmp_path / "out.json"
     words = ["--quick", "--device", "cpu", "--out", str(out)]
-    words += ["--cores", "1"] if script.stem == "probe" else []  # peers would start processes
+    words += ["--cores", "1"] if script.stem in ("layers", "probe") else []  # peers would start processes
     if script.stem in CONTESTS:
         told = here(script, words, monkeypatch)
     else:
