@@ -1,10 +1,12 @@
 """Arms of the chapters on factors of transferability (Azizpour et al.), at every scale."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
-from ..errors import choose
+from ..errors import check, choose
+from ..methods import Probe
 from ..scales import scale as scale_of
 from ..specs import Backbone, Source, Target, Torchvision, Weights
 
@@ -15,6 +17,9 @@ TOY = {"synthetic:0": 0, "synthetic:0.3": 1, "synthetic:0.6": 2, "synthetic:1": 
 DISTANCE = {"caltech101": 0, "cifar100": 1, "scene15": 2, "flowers102": 3, "PACS": 4, "mnist": 5, "bccd": 6} | TOY
 DISTANCE |= {f"torchvision:{name}": i for i, name in enumerate(("Caltech101", "SUN397", "OxfordIIITPet", "Flowers102"))}
 EVEN = {"bccd": 140}  # images of each class, where classes differ in size
+DRAWN = {"flowers102": 8}  # four in five, of a set with validation images of its own: seeds of given networks differ so
+LAYERS, FLAT = 5, 0.5  # of a network; points within which layers, or dimensions, are equally good
+CLASS_MEAN, VALIDATED = "mean_class_accuracy", "validation_mean_class_accuracy"  # classes may differ in size
 FEW = 4  # seeds of a network that is trained here
 
 
@@ -51,7 +56,8 @@ class Network:
 
     def target(self, name: str, scale: str, **subset: object) -> Target:
         """Return a target at this network's size, or a part of it as the fields of `Subset` say."""
-        even = {"per_class": EVEN[name]} if name in EVEN else {}
+        few = EVEN | (DRAWN if isinstance(self.source, Weights) else {})
+        even = {"per_class": few[name]} if name in few else {}
         return Target(name, self.size, replace(scale_of(scale).target_subset, **even | subset))
 
 
@@ -76,6 +82,12 @@ def networks(scale: str) -> dict[str, Network]:
     return theirs | {"our AlexNet": own}
 
 
+def judged(scale: str) -> list[str]:
+    """Return the networks that have all seeds: those that were given, or our own where none was."""
+    of = networks(scale)
+    return [name for name, network in of.items() if isinstance(network.source, Weights)] or list(of)
+
+
 def targets(scale: str) -> tuple[str, ...]:
     """Return the tasks, from the one that is most like the source's to the one that is least."""
     if scale == "paper":
@@ -98,3 +110,73 @@ def over_families(values: pd.Series) -> pd.DataFrame:
     means = values.groupby([family(target) for target in values.index]).mean()
     order = families(list(means.index))
     return pd.DataFrame({"x": [DISTANCE[name] for name in order], "y": means[order]})
+
+
+# ------------------------------------------------------------------------------------ how features are read, and where
+
+
+def dimensions(scale: str) -> tuple[int, ...]:
+    """Return how many principal components are kept."""
+    return (4, 32) if scale == "smoke" else (16, 32, 64, 128, 256)
+
+
+def readings(network: Network, scale: str) -> dict[str, tuple[dict[str, Any], Probe]]:
+    """Return the standard setting, every other layer and fewer dimensions: by its name an arm's factors and method."""
+    standard = Probe(network.last, normalise=True)
+    found = {"standard": ({"part": "main", "layer": LAYERS, "dims": "full"}, standard)}
+    for layer, tap in enumerate(network.taps[:-1], 1):
+        found[f"layer {layer}"] = {"part": "layer", "layer": layer}, replace(standard, tap=tap)
+    for dims in dimensions(scale):
+        found[f"{dims} dimensions"] = {"part": "dims", "dims": str(dims)}, replace(standard, components=dims)
+    return found
+
+
+def accuracies(study: Any, column: str, value: str = CLASS_MEAN) -> pd.DataFrame:
+    """Return accuracies of the judged networks on a study's targets.
+
+    Parameters
+    ----------
+    study : Study
+    column : {"layer", "dims"}
+    value : str
+
+    Returns
+    -------
+    DataFrame
+        A row for each network, target and seed; a column for each layer, or number of dimensions, in their order.
+    """
+    wanted = study.records["network"].isin(judged(study.scale)) & study.records["target"].isin(study.targets)
+    rows = study.records[wanted & study.records[column].notna()]
+    check(len(rows) > 0, "records", column, f"there is none on {', '.join(study.targets)}")
+    table = rows.pivot(index=["network", "target", "seed"], columns=column, values=value)
+    check(not table.isna().any(axis=None), "records", column, "an arm lacks a seed and target")
+    return table if column == "layer" else table[[*map(str, dimensions(study.scale)), "full"]]
+
+
+def last_of_best(table: pd.DataFrame) -> pd.Series:
+    """Return for each row the last column within half a point of the best: flat choices are no choices."""
+    return table.ge(table.max(axis=1) - FLAT, axis=0).apply(lambda row: row[row].index[-1], axis=1)
+
+
+def best(study: Any, column: str, but: tuple[str, ...] = ()) -> pd.Series:
+    """Return the layer, or number of dimensions, that validation images choose, by network and target.
+
+    Those of a study's first four seeds decide.
+    """
+    table = accuracies(study, column, VALIDATED).drop(columns=list(but))
+    first = table[table.index.get_level_values("seed").isin(study.seeds[:FEW])]
+    return last_of_best(first.groupby(["network", "target"]).mean())
+
+
+def depths(study: Any) -> pd.Series:
+    """Return the best layer of every target as a number, from 1; means over networks."""
+    return best(study, "layer").astype(float).groupby("target").mean()
+
+
+def fewer(study: Any) -> pd.DataFrame:
+    """Return points that fewer dimensions bring, as many as `best` chooses: a row a seed, a column a target; means over
+    networks.
+    """
+    test, chosen = accuracies(study, "dims"), best(study, "dims", ("full",))
+    found = {at: row[chosen[at[:2]]] - row["full"] for at, row in test.iterrows()}
+    return pd.Series(found).groupby(level=[2, 1]).mean().unstack()

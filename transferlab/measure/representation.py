@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import check
+from ..specs.serial import components_of
 from ..train.solvers import exact
 
 ROWS = 1000  # images that are compared with all others at once
@@ -50,14 +51,16 @@ def pca(x: Tensor, components: float | str, whiten: bool = False) -> tuple[Tenso
     """
     x = exact(x)
     mean, most = x.mean(0), min(len(x) - 1, x.shape[1])
-    known = components == "all" or (not isinstance(components, str) and 0 < components <= most)
-    check(known, "components", components, f"must be all, or 1 to {most} ({len(x)} images, {x.shape[1]} features)")
+    some = components_of(components)
+    check(some <= most, "components", components, f"must be at most {most} ({len(x)} images, {x.shape[1]} features)")
     _, sizes, directions = torch.linalg.svd(x - mean, full_matrices=False)
-    count = most if components == "all" else components
+    count = some or most
     if count < 1:
-        held = sizes.square().cumsum(0) / sizes.square().sum()
+        held = sizes.square().cumsum(0) / sizes.square().sum().clamp_min(torch.finfo(x.dtype).tiny)
         count = min(most, int((held <= components).sum()) + 1)
-    scale = (len(x) - 1) ** 0.5 / sizes[:count].clamp_min(1e-9 * sizes[0]) if whiten else 1.0
+    if whiten:  # what never varies has no variance to be made 1
+        count = min(count, max(1, int((sizes > torch.finfo(x.dtype).eps * max(x.shape) * sizes[0]).sum())))
+    scale = (len(x) - 1) ** 0.5 / sizes[:count].clamp_min(torch.finfo(x.dtype).tiny) if whiten else 1.0
     return mean, directions[:count].T * scale
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import check, choose
 from ..specs import Artefact, Method, Trial
-from ..specs.serial import flags
+from ..specs.serial import components_of, flags, positive
 
 SECONDS = 1.0  # of one core, roughly
 MOST_PAIRED = 10  # classes of which every pair gets a classifier
@@ -33,7 +33,7 @@ class Probe(Method, kind="probe", version=1):
         An image's features are scaled to length 1.
     components : int, float or "all", optional
         So many principal components of the training images' features are kept; below 1 so many that they hold more
-        than this share of the variance.
+        than this share of the variance. Penalties stay relative to the mean variance of all features.
     whiten : bool, optional
         Components get variance 1, and an image's are scaled to length 1 again where `normalise` is set.
     pairs : bool, optional
@@ -57,6 +57,9 @@ class Probe(Method, kind="probe", version=1):
         if self.grid == 1:
             object.__setattr__(self, "grid", None)
         flags(self, "normalise", "whiten", "pairs")
+        if self.grid is not None:
+            positive("grid", self.grid)
+        components_of(self.components)
         check(self.pool in (None, "max"), "pool", self.pool, "must be max, or left out for the mean")
         check(self.components or not self.whiten, "whiten", self.whiten, "asks for a number of components")
 
@@ -79,42 +82,47 @@ class Probe(Method, kind="probe", version=1):
 
         part = {s: context.sample(trial.target, s, trial.seed) for s in ("train", "validation", "test")}
         read = {s: context.features(trial, sample, self.tap, self.grid or 1, self.pool) for s, sample in part.items()}
-        x = self._prepared(read)
-        each = self._fitted(x["train"], part["train"].labels, part["train"].classes)
+        x, scale = self._prepared(read)
+        strengths = tuple(scale * strength for strength in self.strengths)
+        each = self._fitted(x["train"], part["train"].labels, part["train"].classes, strengths)
         tried = [scores(logits(x["validation"]), part["validation"].labels) for logits in each]
         best = max(range(len(tried)), key=lambda i: tried[i]["accuracy"])
         found = scores(each[best](x["test"]), part["test"].labels)
         found |= {f"validation_{name}": value for name, value in tried[best].items()}
         return found | {"strength": self.strengths[best], "validation_accuracies": [t["accuracy"] for t in tried]}
 
-    def _prepared(self, x: dict[str, Any]) -> dict[str, Any]:
-        """Return features by split as the classifier takes them; only training images say how."""
+    def _prepared(self, x: dict[str, Any]) -> tuple[dict[str, Any], float]:
+        """Return features by split as the classifier takes them, and what penalties are multiplied by so that they mean
+        what they do without components; only training images say how.
+        """
         from torch.nn.functional import normalize
 
         from ..measure.representation import pca
 
         if self.normalise:
             x = {s: normalize(value) for s, value in x.items()}
-        if self.components:
-            mean, basis = pca(x["train"], self.components, bool(self.whiten))
-            x = {s: (value.to(basis) - mean) @ basis for s, value in x.items()}
-            if self.normalise and self.whiten:
-                x = {s: normalize(value) for s, value in x.items()}
-        return x
+        if not self.components:
+            return x, 1.0
+        mean, basis = pca(x["train"], self.components, bool(self.whiten))
+        before = x["train"].to(basis).var(0, correction=0).mean()
+        x = {s: (value.to(basis) - mean) @ basis for s, value in x.items()}
+        if self.whiten:  # variances are no longer those of the features
+            return {s: normalize(value) for s, value in x.items()} if self.normalise else x, 1.0
+        return x, (before / x["train"].var(0, correction=0).mean().clamp_min(1e-12)).item()
 
-    def _fitted(self, x: Any, labels: Any, classes: int) -> list[Any]:
+    def _fitted(self, x: Any, labels: Any, classes: int, strengths: tuple[float, ...]) -> list[Any]:
         """Return a function from features to logits for every penalty."""
         from ..train.solvers import logistic, ridge, squared_hinge
 
         solve = {"logistic": logistic, "squared-hinge": squared_hinge}.get(self.solver, ridge)
         if not self.pairs:
-            linear = zip(*solve(x, labels, classes, self.strengths), strict=True)
+            linear = zip(*solve(x, labels, classes, strengths), strict=True)
             return [lambda x, w=w, b=b: x.to(w) @ w + b for w, b in linear]
         check(classes <= MOST_PAIRED, "pairs", self.pairs, f"takes {MOST_PAIRED} classes at most, not {classes}")
         margins = []
         for pair in combinations(range(classes), 2):
             of = (labels == pair[0]) | (labels == pair[1])
-            w, b = solve(x[of], (labels[of] == pair[1]).long(), 2, self.strengths)
+            w, b = solve(x[of], (labels[of] == pair[1]).long(), 2, strengths)
             margins.append((w.diff(dim=-1), b.diff(dim=-1)))
         return [lambda x, i=i: votes([x.to(w) @ w[i] + b[i] for w, b in margins], classes) for i in range(len(w))]
 

@@ -7,7 +7,7 @@ from ..errors import check
 from ..measure.borrowed import SHOWN
 from ..seeds import stream
 from ..specs import Artefact, ImageSet, Method, Target, Trial
-from ..specs.serial import each, flags, positive
+from ..specs.serial import components_of, each, flags, positive
 
 DRAWN, SHARE, LEARNED = 1000, 0.8, 4000  # images, and share of a split, that a seed draws; parts that PCA learns from
 ROOM, ASKING = 1 << 26, 3  # distances in memory; queries that are put on record with `SHOWN` answers each
@@ -48,6 +48,7 @@ class Retrieval(Method, kind="retrieval", version=1):
     def __post_init__(self) -> None:
         positive("levels", self.levels)
         flags(self, "whiten")
+        components_of(self.components)
         check(self.components or not self.whiten, "whiten", self.whiten, "asks for a number of components")
         check(self.pool in (None, "max"), "pool", self.pool, "must be max, or left out for the mean")
 
@@ -163,7 +164,7 @@ def scores(asked: Any, among: Any, away: Any, before: str = "") -> dict[str, Any
     check(len(some) > 0, "queries", asked.images.name, f"none has another image of its class in {among.images.name}")
     precision, order = average_precision(away.masked_fill(own, float("inf"))[some], right[some])
     means = {"map": precision, "accuracy": right[some].gather(1, order[:, :1]).double()}
-    means["chance"] = right[some].sum(1) / count
+    means["chance"] = right[some].sum(1) / (~own[some]).sum(1)
     found = {f"{before}{name}": round(value.mean().item(), 5) for name, value in means.items()}
     found[f"{before}n"] = len(some)
     if before:

@@ -215,12 +215,15 @@ class VerdictCard:
         The parts at each single learning rate, on the seeds that searched.
     lengths : mapping of str to sequence of Effect
         The parts at each length of training.
+    trained : bool
+        Whether anything is trained by steps, so that it has rates and lengths.
     """
 
     verdict: Verdict
     beside: Sequence[Verdict] = ()
     rates: Mapping[float, Sequence[Effect]] = field(default_factory=dict)
     lengths: Mapping[str, Sequence[Effect]] = field(default_factory=dict)
+    trained: bool = True
 
     def _repr_html_(self) -> str:
         v, c = self.verdict, claim(self.verdict.claim)
@@ -257,10 +260,8 @@ class VerdictCard:
             for f in v.parts
             if f.targets
         ]
-        for words, told in (
-            ("At each learning rate, on validation images", self.rates),
-            ("At each length of training", self.lengths),
-        ):
+        at = {"At each learning rate, on validation images": self.rates, "At each length of training": self.lengths}
+        for words, told in at.items() if self.trained else ():
             words += ", part by part" if told and len(v.parts) > 1 else ""
             each = [
                 f"{at:g}: {_listed(found, v)}" if isinstance(at, float) else f"{at}: {_listed(found, v)}"
@@ -299,7 +300,8 @@ def forest(findings: Sequence[Finding]) -> str:
     for f in findings:
         axis = span([g for g in findings if g.unit == f.unit])
         corrected = f" ({p_value(f.p_holm)} corrected)" if f.p_holm is not None and len(findings) > 1 else ""
-        flip = f", sign flip {p_value(f.effect.p_sign)}" if f.bar == 0 and f.state in ("holds", "fails") else ""
+        flipped = f.bar == 0 and f.state in ("holds", "fails") and not f.order
+        flip = f", sign flip {p_value(f.effect.p_sign)}" if flipped else ""
         decided = f.p if f.side != "equal" or f.state == "holds" else None  # none for an equivalence that failed
         p = f"p {p_value(decided)}{corrected}{flip}" if decided is not None else ""
         data = {
@@ -362,7 +364,7 @@ def _row(row: dict, links: dict[str, str]) -> str:
     lines = "".join(
         f'<span class="tl-line">{names_of[f.name]}{drawing(f)} {escape(bracketed(f))}</span>' for f in v.parts
     )
-    of = "families" if any(f.order for f in v.parts) else "repetitions"
+    of = "families" if all(f.order for f in v.parts) else "repetitions"
     why = f'<span class="tl-why">{escape(v.why)}.{same}</span>' if v.why or same else ""
     return (
         f'{first}{why}</td><td>{chip(v)}<span class="tl-why">{where}</span></td>'

@@ -93,6 +93,11 @@ def claim(name: str) -> Claim:
     return claims()[choose("claim", name, claims())]
 
 
+def fewest(v: Verdict) -> int:
+    """Return how many repetitions stand behind a verdict; families, if all its parts are orders over these."""
+    return min([f.effect.n for f in v.parts if not f.order] or [f.effect.n for f in v.parts])
+
+
 def scorecard(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     """Return one row for every claim and scale at which it was judged; a claim that was not has one row, not tested.
 
@@ -109,9 +114,7 @@ def scorecard(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     rows = []
     for v in verdicts:
         about = {c: getattr(v, c) for c in ("scale", "unit", "p", "why", "chapter", "same_as")}
-        rows.append(
-            about | {"claim": claim(v.claim).id, "verdict": v.word, "n": min(f.effect.n for f in v.parts), "found": v}
-        )
+        rows.append(about | {"claim": claim(v.claim).id, "verdict": v.word, "n": fewest(v), "found": v})
     card = pd.DataFrame([(c.id, c.paper, c.kind) for c in claims().values()], columns=["claim", "paper", "kind"])
     told = pd.DataFrame(rows, columns=[c for c in COLUMNS if c not in ("paper", "kind", "p_holm")])
     card = card.merge(told, how="left", on="claim").assign(p_holm=None)[list(COLUMNS)]

@@ -180,7 +180,8 @@ class Finding:
     @property
     def needed(self) -> int:
         """Seeds at which the half-width would be half the margin."""
-        return seeds_needed(self.effect.deviation, self.margin / 2) if self.effect.n > 1 else MANY + 1
+        known = self.effect.n > 1 and not self.order  # no number of seeds brings more families
+        return seeds_needed(self.effect.deviation, self.margin / 2) if known else MANY + 1
 
 
 def beyond(found: Effect, side: str, bar: float) -> str:
@@ -272,9 +273,10 @@ class Verdict:
     @property
     def small(self) -> bool:
         """Whether it holds by differences that are all within their margins."""
-        told = [f for f in self.parts if f.side != "equal"]
+        told = [f for f in self.parts if f.side != "equal" and not f.order]
         inside = (abs(end - f.bar) < f.margin for f in told for end in (f.effect.low, f.effect.high))
-        return self.word == HOLDS and bool(told) and all(f.bar == 0 for f in told) and all(inside)
+        differences = bool(told) and not any(f.order for f in self.parts)
+        return self.word == HOLDS and differences and all(f.bar == 0 for f in told) and all(inside)
 
     @property
     def p(self) -> float | None:
@@ -296,7 +298,7 @@ class Verdict:
         n = self.needed
         if n is None:
             return ""
-        if all(f.order for f in self.parts if f.counts == "open"):
+        if any(f.order for f in self.parts if f.counts == "open"):
             return "needs more families of targets"
         if n <= min(f.effect.n for f in self.parts):
             return "too near its bar to tell"  # known well enough, and on both sides of it

@@ -18,7 +18,7 @@ from .contrasts import DIGITS
 CONFIDENCE = 0.95
 EXACT_SIGN_FLIPS = 16  # up to so many seeds all sign patterns are counted
 RANDOM_SIGN_FLIPS, ROUNDING = 20_000, 1e-12  # sums that are equal but for the last bits count as equal
-EXACT_ORDERS, NEARLY = 8, 1 - 1e-9  # rows of which all orders are counted; a correlation with an interval
+EXACT_ORDERS, NEARLY = 8, 0.99  # rows of which all orders are counted; the largest correlation with an interval
 MANY = 100  # seeds beyond which it is not said how many would do
 
 

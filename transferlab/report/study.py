@@ -240,7 +240,9 @@ class Study:
             view.__dict__.pop(found, None)
         view.arms_made, view.trials, view.seeds = arms, [t for _, t in arms], seeds
         table = self.lab.table(view.trials)
-        table["accuracy"] = table["validation_accuracy"].fillna(table["accuracy"])
+        for name in ("accuracy", "mean_class_accuracy"):
+            if f"validation_{name}" in table:
+                table[name] = table[f"validation_{name}"].fillna(table[name] if name in table else float("nan"))
         view.records, view.asked = self._joined(table, [f for f, _ in arms]), {}
         return view
 
@@ -258,6 +260,7 @@ class Study:
     def cards(self) -> None:
         """Show every verdict in full."""
         others, rates = self.chapter.verdicts(but=self.scale), self.at_rates()
+        trained = any(trial.recipe for trial in self.trials)
         for verdict in self.verdicts:
             at = {}
             for rate, view in rates.items():
@@ -266,7 +269,7 @@ class Study:
                 except UserError:  # not every arm has been run at this rate
                     continue
             at = at if len({tuple(e.mean for e in found) for found in at.values()}) > 1 else {}  # nothing has a rate
-            display(VerdictCard(verdict, [o for o in others if o.claim == verdict.claim], at))
+            display(VerdictCard(verdict, [o for o in others if o.claim == verdict.claim], at, trained=trained))
 
     def reach(self, limits: str) -> str:
         """Return on what the chapter stands: network, pixels, targets, repetitions; and what was not run."""

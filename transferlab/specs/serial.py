@@ -112,6 +112,22 @@ class OneOf(Spec, kind="one-of"):
         flags(self, "later")
 
 
+def components_of(value: float | str | None) -> float:
+    """Return a number of principal components: 0 for ``all`` and for ``None``, below 1 for a share of the variance.
+
+    Raises
+    ------
+    UserError
+        If it is none of these.
+    """
+    if value in (None, "all"):
+        return 0
+    whole = isinstance(value, int) and value > 0
+    fits = whole or (isinstance(value, float) and 0 < value < 1)
+    check(fits, "components", value, "must be all, a whole number above 0, or a share of the variance below 1")
+    return value
+
+
 def _for_each_choice(check_fields: Callable[[Any], None]) -> Callable[[Any], None]:
     """Return what checks the fields of a spec with each choice of what is searched in it."""
 
