@@ -167,9 +167,9 @@ def with_fields(**fields) -> Trial:
     return replace(trial(), method=replace(trial().method, **fields))
 
 
-def expected_of(x: dict) -> list[float]:
-    """Validation accuracies of ridge regression on features."""
-    weights, biases = ridge(x["train"], labels("train"), 4, STRENGTHS)
+def expected_of(x: dict, times: float = 1.0) -> list[float]:
+    """Validation accuracies of ridge regression on features, with so many times the penalties."""
+    weights, biases = ridge(x["train"], labels("train"), 4, tuple(times * s for s in STRENGTHS))
     logits = [x["validation"].double() @ w + b for w, b in zip(weights, biases, strict=True)]
     return [scores(one, labels("validation"))["accuracy"] for one in logits]
 
@@ -194,8 +194,19 @@ def test_components_are_those_of_scikit_learn(whiten, probe):
 
     x = {s: v.double().numpy() for s, v in features().items()}
     model = PCA(5, whiten=bool(whiten), svd_solver="full").fit(x["train"])
+    before = x["train"].var(0).mean()
     x = {s: torch.tensor(model.transform(v)) for s, v in x.items()}
-    assert probe(with_fields(components=5, whiten=whiten))["validation_accuracies"] == expected_of(x)
+    times = 1.0 if whiten else before / x["train"].var(0, correction=0).mean().item()
+    assert probe(with_fields(components=5, whiten=whiten))["validation_accuracies"] == expected_of(x, times)
+
+
+def test_what_never_varies_is_not_whitened():
+    x = torch.randn(20, 6, generator=torch.Generator().manual_seed(0)).double()
+    x[:, 4:] = 1.0
+    mean, basis = pca(x, "all", True)
+    assert basis.shape == (6, 4)
+    assert torch.allclose(((x - mean) @ basis).var(0), torch.ones(4, dtype=x.dtype))
+    assert pca(torch.ones(5, 3), "all", True)[1].isfinite().all()
 
 
 def test_all_components_change_nothing_of_ridge_regression(probe):
@@ -260,8 +271,11 @@ def test_pairs_of_classes_are_told_apart_by_a_classifier_each(probe):
     [
         ({"pool": "sum"}, r"pool \(=sum\): must be max, or left out for the mean"),
         ({"whiten": True}, r"whiten \(=True\): asks for a number of components"),
-        ({"components": 400}, r"components \(=400\): must be all, or 1 to 16 \(24 images, 16 features\)"),
-        ({"components": "most"}, r"components \(=most\): must be all, or 1 to"),
+        ({"components": 400}, r"components \(=400\): must be at most 16 \(24 images, 16 features\)"),
+        ({"components": "most"}, r"components \(=most\): must be all, a whole number above 0, or a share"),
+        ({"components": 2.5}, r"components \(=2.5\): must be all, a whole number above 0, or a share"),
+        ({"components": 0}, r"components \(=0\): must be all, a whole number above 0, or a share"),
+        ({"grid": 0}, r"grid \(=0\): must be a whole number"),
     ],
 )
 def test_bad_fields_are_named(fields, message, probe):

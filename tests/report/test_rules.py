@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from verdicts import Numbers
 
+from transferlab.arms import factors
 from transferlab.errors import UserError
 from transferlab.report import cards, contrasts, rules
 from transferlab.report.fingerprint import fingerprint
@@ -538,3 +539,35 @@ def test_an_order_stands_beside_parts_with_numbers_by_seed():
     assert [f.counts for f in both.parts] == ["holds", "open"]
     assert "repetitions" in both.need
     assert ordered([1, 2, 3, 4, 5, 6], more=around(1.0, 0.5)).word == rules.HOLDS
+
+
+def test_an_order_is_never_small_and_no_number_of_seeds_decides_it():
+    assert not ordered([1, 2, 3, 4, 5, 6]).small
+    assert ordered([2, 1, 4, 3, 6, 5], more=around(1.0, 0.5)).need == "needs more families of targets"
+    assert ordered([2, 1, 4, 3, 6, 5]).needed == rules.MANY + 1
+    assert "sign flip" not in cards.VerdictCard(ordered([1, 2, 3, 4, 5, 6]))._repr_html_()
+
+
+def test_what_trains_nothing_has_no_rates_to_show():
+    held = ordered([1, 2, 3, 4, 5, 6])
+    assert "learning rate" in cards.VerdictCard(held)._repr_html_()
+    assert "learning rate" not in cards.VerdictCard(held, trained=False)._repr_html_()
+
+
+def test_the_hash_covers_what_is_imported_of_the_arms(monkeypatch):
+    """And what that uses; nothing that is not imported."""
+    design = "from transferlab.arms.factors import over_families\n\ndef design(scale, seeds): ..."
+    rule = 'RULES = [Rule("F7", {"a": order(lambda s: over_families(s), "below")})]'
+    cells, arms = [design, rule], [({"arm": "a"}, "mnist")]
+    whole, library = inspect.getsource(factors), inspect.getsource(contrasts)
+    before = fingerprint("F7", cells, arms)
+
+    def after(old: str, new: str) -> str:
+        assert whole.count(old) == 1
+        changed = {factors: whole.replace(old, new), contrasts: library}
+        with monkeypatch.context() as patch:
+            patch.setattr(inspect, "getsource", changed.get)
+            return fingerprint("F7", cells, arms)
+
+    assert after('"mnist": 5, "bccd": 6}', '"mnist": 6, "bccd": 5}') != before  # of the order, which it uses
+    assert after("FEW = 4", "FEW = 3") == before
