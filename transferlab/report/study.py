@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import cached_property
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -372,8 +371,9 @@ class Study:
         self, draw: Callable[..., Any], controls: Mapping[str, Control], say: Callable[..., Any], *figure: Any
     ) -> Explorer:
         """Return an `Explorer`: `say` gives a sentence and an `Effect`, or a second sentence, for each choice."""
-        rows = [dict(zip(controls, v, strict=True)) for v in product(*(c.options.values() for c in controls.values()))]
-        told = [(row, *say(**row)) for row in rows]
-        words = lambda found: f"Difference: {interval(found)}." if isinstance(found, Effect) else found  # noqa: E731
-        states = pd.DataFrame([row | {"sentence": text, "interval": words(found)} for row, text, found in told])
-        return Explorer(draw, controls, states, *figure)
+
+        def told(**choice: Any) -> tuple[str, str]:
+            text, found = say(**choice)
+            return text, f"Difference: {interval(found)}." if isinstance(found, Effect) else found
+
+        return Explorer(draw, controls, told, *figure)
