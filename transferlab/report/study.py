@@ -360,7 +360,7 @@ class Study:
                 "arm",
                 {"accuracy": theme.TRANSFER},
                 level=view.arm(**floor).mean() if floor else None,
-                title=theme.names(target),
+                name=theme.names(target),
                 **look,
             )
             for target, view in self.views.items()
