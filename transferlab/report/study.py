@@ -26,17 +26,7 @@ if TYPE_CHECKING:
     from ..chapters import Chapter
 
 MEAN = "mean of targets"
-PERCENT = (
-    "accuracy",
-    "validation_accuracy",
-    "train_accuracy",
-    "pool_share",
-    "hard_fraction",
-    "mean_class",
-    "validation_mean_class",
-    "knn_accuracy",
-    "source_accuracy",
-)
+SHARES = ("pool_share", "hard_fraction")  # in percent on pages, as every accuracy is
 
 
 class Study:
@@ -75,7 +65,7 @@ class Study:
 
     @staticmethod
     def _percent(table: pd.DataFrame) -> pd.DataFrame:
-        for column in [c for c in table if c.startswith(PERCENT)]:
+        for column in [c for c in table if "accuracy" in c or c in SHARES]:
             table[column] = 100 * table[column].astype(float)
         return table
 
