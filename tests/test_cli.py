@@ -30,7 +30,7 @@ def transferlab(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
             "run images_per_class --scale cpuu",
             "scale (=cpuu): must be one of smoke, cpu, gpu, paper; did you mean cpu?",
         ),
-        ("run images_per_class -p seed=8", "parameter (=seed): images_per_class has no such parameter"),
+        ("run images_per_class -p seed=8", "parameter of images_per_class (=seed): must be one of scale, seeds, run"),
         ("run images_per_class -p seeds=", "seeds (=): must be a number of seeds (8), a block (0-3) or a list (0,2,5)"),
         ("run images_per_class -p live=2", "live (=2): must be bool"),
         ("run images_per_class --seeds 3-1", "seeds (=3-1): must be a number of seeds"),

@@ -267,9 +267,10 @@ def test_ctrl_c_and_going_on(tmp_path, workers):
     ("arguments", "message"),
     [
         ({"run": "sometimes"}, r"run \(=sometimes\): must be one of missing, never"),
-        ({"workers": 0}, r"workers \(=0\): must be 1 or more"),
+        ({"workers": 0}, r"workers \(=0\): must be above 0"),
         ({"device": "gpu"}, r"device \(=gpu\): must be one of auto, cpu, cuda, mps; did you mean cpu\?"),
-        ({"threads": 0}, r"threads \(=0\): must be 1 or more"),
+        ({"threads": 0}, r"threads \(=0\): must be above 0"),
+        ({"pack": 0}, r"pack \(=0\): must be above 0"),
     ],
 )
 def test_bad_arguments(arguments, message):

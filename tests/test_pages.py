@@ -60,12 +60,17 @@ def draw(target: str, images: float) -> alt.Chart:
     return both.add_params(*params).properties(width="container", height=180)
 
 
+def say(target: str, images: float) -> tuple[str, str]:
+    row = STATES[(STATES["target"] == target) & (STATES["images"] == images)].iloc[0]
+    return row["sentence"], row["interval"]
+
+
 def explorer(name: str, **start) -> str:
     controls = {
         "target": Control("Target", TARGETS, start=start.get("target")),
         "images": Control("Images", IMAGES, slider=True, start=start.get("images")),
     }
-    return Explorer(draw, controls, STATES, f"What {name} shows.", RECORDS, name).html()
+    return Explorer(draw, controls, say, f"What {name} shows.", RECORDS, name).html()
 
 
 def figure(name: str, **options) -> str:
@@ -125,8 +130,8 @@ def state(page, name: str) -> tuple[str, str, str, str, str]:
 
 
 def expected(target: str, images: str) -> tuple[str, str, str, str, str]:
-    row = STATES[(STATES["target"] == TARGETS[target]) & (STATES["images"] == IMAGES[images])].iloc[0]
-    return target, images, row["sentence"], row["interval"], f"{TARGETS[target]} {IMAGES[images]:.0f}"
+    values = TARGETS[target], IMAGES[images]
+    return target, images, *say(*values), f"{values[0]} {values[1]:.0f}"
 
 
 # --------------------------------------------------------------------------------------------------------- controls

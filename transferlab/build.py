@@ -51,7 +51,8 @@ def digest(paths: list[Path]) -> str:
 def code_digest() -> str:
     """Return a hash over everything that all executed pages depend on."""
     root = project()
-    files = [p for p in (root / "transferlab").rglob("*") if p.suffix in (".py", ".json", ".toml", ".txt", ".csv")]
+    kinds = (".py", ".json", ".toml", ".txt", ".csv", ".jinja")
+    files = [p for p in (root / "transferlab").rglob("*") if p.suffix in kinds]
     return digest([*files, *(root / "results").rglob("*.jsonl")])
 
 

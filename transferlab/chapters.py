@@ -7,18 +7,16 @@ from others, by name, and a trial, and may define ``tried(scale)``, settings tha
 the box at the top of its page.
 """
 
-import ast
-import json
 import re
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import scales
-from .errors import UserError, check, choose, suggest
+from .errors import UserError, check, choose
 from .lab import Lab
 from .paths import project
 from .report.cards import Short
@@ -31,34 +29,33 @@ from .specs import Pretrained, Source, Trial
 from .specs.serial import canonical
 from .store import Published
 
+if TYPE_CHECKING:
+    from papermill.models import Parameter
+
 PUBLISHED_SCALES = ("cpu", "gpu", "paper")
+READERS = {  # of a parameter's text, by the word for a type in annotations; the first that can read it does
+    "int": int,
+    "float": float,
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "Optional": lambda text: {"none": None, "null": None, "": None}[text.lower()],
+    "str": str,
+}
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter of a notebook: its name, what it is by default, and the types it takes."""
+def value_of(parameter: "Parameter", text: str) -> Any:
+    """Return the value that `text` means for a parameter of a notebook, as papermill describes it.
 
-    name: str
-    default: Any
-    types: tuple[type, ...]
-
-    def parse(self, text: str) -> Any:
-        """Return the value that `text` means.
-
-        Raises
-        ------
-        UserError
-            If it is none of the parameter's types.
-        """
-        plain = {"true": True, "false": False, "none": None, "null": None, "": None}.get(text.lower(), text)
-        for kind in self.types:
-            if type(plain) is kind or kind is str:
-                return text if kind is str else plain
-            with suppress(ValueError):
-                if kind in (int, float):
-                    return kind(text)
-        wanted = " or ".join("none" if k is type(None) else k.__name__ for k in self.types)
-        raise UserError(f"{self.name} (={text}): must be {wanted}; by default {self.default!r}")
+    Raises
+    ------
+    UserError
+        If it is none of the parameter's types.
+    """
+    types = [word for word in READERS if re.search(rf"\b{word}\b", parameter.inferred_type_name)]
+    for word in types:
+        with suppress(ValueError, KeyError):
+            return READERS[word](text)
+    wanted = " or ".join(types).replace("Optional", "none")
+    raise UserError(f"{parameter.name} (={text}): must be {wanted}; by default {parameter.default}")
 
 
 class Chapter:
@@ -71,7 +68,6 @@ class Chapter:
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.stem
-        self._fingerprints: dict[str, dict[str, str]] = {}
         self._arms: dict[tuple, list] = {}
         self._studies: dict[tuple, Study | None] = {}
 
@@ -106,17 +102,12 @@ class Chapter:
         return cells[0]
 
     @cached_property
-    def parameters(self) -> dict[str, Parameter]:
-        """The parameters by name, from the tagged cell: ``name: type = default``."""
-        found = {}
-        for node in ast.parse(self.cell("parameters")).body:
-            if not isinstance(node, ast.AnnAssign | ast.Assign):
-                continue
-            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            default = ast.literal_eval(node.value)
-            types = _types(node.annotation) if isinstance(node, ast.AnnAssign) else (type(default),)
-            found[target.id] = Parameter(target.id, default, types)
-        return found
+    def parameters(self) -> dict[str, "Parameter"]:
+        """The parameters by name, as papermill describes them."""
+        from papermill.translators import PythonTranslator
+
+        found = PythonTranslator.inspect({"source": self.cell("parameters")})
+        return {parameter.name: parameter for parameter in found}
 
     def values(self, given: Iterable[str]) -> dict[str, Any]:
         """Return the values that ``name=value`` texts mean, checked by name and type.
@@ -130,10 +121,8 @@ class Chapter:
         for text in given:
             name, equals, value = text.partition("=")
             check(bool(equals), "parameter", text, "must be name=value")
-            if name not in self.parameters:
-                known = ", ".join(self.parameters) + suggest(name, self.parameters)
-                raise UserError(f"parameter (={name}): {self.name} has no such parameter; it has {known}")
-            found[name] = self.parameters[name].parse(value)
+            choose(f"parameter of {self.name}", name, self.parameters)
+            found[name] = value_of(self.parameters[name], value)
         return found
 
     @cached_property
@@ -191,13 +180,12 @@ class Chapter:
         """Return the rule of a claim."""
         return self.rules[choose("claim", claim, self.rules)]
 
+    @cache  # noqa: B019 (of few values, which are kept anyway)
     def fingerprints(self, scale: str) -> dict[str, str]:
         """Return the hash of each claim's rule at a scale."""
-        if scale not in self._fingerprints:
-            cells = self.cell("design"), self.cell("rule")
-            arms = [(factors, trial.target.label) for factors, trial in self.arms(scale, [0])]
-            self._fingerprints[scale] = {claim: fingerprint(claim, cells, arms) for claim in self.rules}
-        return self._fingerprints[scale]
+        cells = self.cell("design"), self.cell("rule")
+        arms = [(factors, trial.target.label) for factors, trial in self.arms(scale, [0])]
+        return {claim: fingerprint(claim, cells, arms) for claim in self.rules}
 
     def study(
         self,
@@ -218,13 +206,11 @@ class Chapter:
     def judge(self, study: Study) -> list[Verdict]:
         """Return the verdicts on the chapter's claims that a study's records support."""
         hashes, found = self.fingerprints(study.scale), []
-        records = (study.lab.known.get(key, {}) for key in study.records["key"])
-        told = {
-            (seed, canonical(r.get("provenance", {}).get("rules", {})))
-            for seed, r in zip(study.records["seed"], records, strict=True)
-        }
+        records = [study.lab.known.get(key, {}) for key in study.records["key"]]
+        known = [record.get("provenance", {}).get("rules", {}) for record in records]  # when it was run
+        by_seed = list(zip(study.records["seed"], known, strict=True))
         for claim, rule in self.rules.items():
-            seen = sorted({int(seed) for seed, rules in told if json.loads(rules).get(claim) != hashes[claim]})
+            seen = sorted({int(seed) for seed, rules in by_seed if rules.get(claim) != hashes[claim]})
             try:
                 found.append(judge(rule, study, rule=hashes[claim], seen=seen))
             except UserError:
@@ -298,13 +284,6 @@ class Chapter:
 def _sources(trials: Iterable[Trial]) -> set[Pretrained]:
     """Return the networks that are pretrained for trials."""
     return {Pretrained(t.root, t.backbone, t.seed).training for t in trials if isinstance(t.root, Source)}
-
-
-def _types(annotation: ast.expr) -> tuple[type, ...]:
-    """Return the types that an annotation names: ``int``, or in quotes (for papermill) ``"Union[int, str]"``."""
-    text = annotation.value if isinstance(annotation, ast.Constant) else ast.unparse(annotation)
-    known = {"int": int, "float": float, "bool": bool, "str": str, "Optional": type(None)}
-    return tuple(kind for word, kind in known.items() if re.search(rf"\b{word}\b", text))
 
 
 def contents() -> str:

@@ -4,12 +4,11 @@ Trials that are on record, in the store or published, are read; the others are r
 only then.
 """
 
-import gc
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from .run.executors import KILLED, Here, cluster_executor, cluster_slots, local_
 from .run.progress import Progress, duration
 from .run.queue import Asked, Job, Queue
 from .specs import Artefact, Trial
-from .specs.serial import combinations, filled
+from .specs.serial import above_zero, combinations, filled
 from .store import OK, REFUSED, Published, Record, Store, settled
 
 WORTH_A_POOL = 20.0  # seconds of work below which one process does it all
@@ -118,11 +117,9 @@ class Lab:
         self.mode = choose("run", run, ("missing", "never"))
         self.store = store if isinstance(store, Store) else Store(store)
         choose("device", device.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
-        check(workers is None or workers > 0, "workers", workers, "must be 1 or more")
-        check(threads > 0, "threads", threads, "must be 1 or more")
-        check(pack is None or pack > 0, "pack", pack, "must be 1 or more")
         self.device, self.workers, self.threads, self.quiet = device, workers, threads, quiet
         self.client, self.pack = client, pack
+        above_zero(self, "workers", "threads", "pack")
         self.known: dict[str, Record] = {}
         self.chosen: dict[Trial, list[Asked]] = {}  # what stands behind trials whose search is complete
         self.tried: dict[str, str] = {}  # what came of trials that were run
@@ -208,10 +205,9 @@ class Lab:
 
     def plan(self, trials: Iterable[Trial]) -> Plan:
         """Count what `run` would do, without doing it."""
-        with _uncollected():
-            behind = self._all_behind(trials)
-            missing = self._missing(behind)
-            first = [job for job in Queue(missing, self.store.lacks).jobs.values() if job.trial is None]
+        behind = self._all_behind(trials)
+        missing = self._missing(behind)
+        first = [job for job in Queue(missing, self.store.lacks).jobs.values() if job.trial is None]
         seconds = sum(t.cost() for t, _ in missing) + sum(job.training.cost() for job in first)
         known = {t.key for t, _ in behind if not t.open} - {t.key for t, _ in missing}
         return Plan(len(known), [job for job in first if job.training.trains], [t for t, _ in missing], seconds)
@@ -358,18 +354,6 @@ class Lab:
             return cluster_executor(self.client)
         devices, _ = run_layer()
         return Here() if workers == 1 else local_pool(workers, devices.begin, devices.gpus(self.device))
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector from going again and again through many values that all stay."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _starts(trial: Trial) -> Iterator[Artefact]:

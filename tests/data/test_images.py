@@ -152,14 +152,14 @@ def test_half_a_cache_is_made_again(bugs, openings):
     load(wanted, SIZE)
     images._decoded.cache_clear()
     folder = cache_root() / "decoded" / f"{wanted.fingerprint}-{SIZE}"
-    (folder / "classes.json").unlink()  # it comes last
+    (folder / "about.json").unlink()  # it comes last
     (folder / "test.npy").unlink()
     openings.clear()
     assert len(load(wanted, SIZE).splits["test"].labels) == 3
     assert openings == ["bugs"]
 
 
-@pytest.mark.parametrize("name", ["train.npy", "train-labels.npy", "train.json", "classes.json"])
+@pytest.mark.parametrize("name", ["train.npy", "about.json"])
 @pytest.mark.parametrize("share", [0, 0.9])
 def test_a_damaged_cache_is_made_again(bugs, openings, name, share):
     wanted = pinned_set(bugs, train=2)

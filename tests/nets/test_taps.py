@@ -8,7 +8,7 @@ from transferlab.errors import UserError
 from transferlab.nets.build import build, head_of, new_head
 from transferlab.nets.grow import deepen, widen, widen_twice
 from transferlab.nets.heads import add_head
-from transferlab.nets.taps import Reader, batch_norm, freeze, kept_inputs, tap_module, taps, train_mode
+from transferlab.nets.taps import batch_norm, freeze, kept_inputs, reading, tap_module, taps, train_mode
 from transferlab.specs.networks import AlexNet, ResNet, Torchvision
 
 SMALL = AlexNet((4, 6, 8, 8, 5), (12, 10))
@@ -77,14 +77,14 @@ def test_every_tap_can_be_read(backbone, size, shapes):
     assert set(shapes) <= set(known)
     if "features.0" not in shapes:
         assert set(shapes) == set(known)
-    with torch.no_grad(), Reader(net, tuple(known)) as reader:
+    with torch.no_grad(), reading(net, known) as found:
         logits = net(images(2, size))
     if "softmax" in known:
-        assert torch.allclose(reader.read["softmax"], logits.softmax(1))
-    assert list(reader.read) == [t for t in known if t in reader.read]  # in order
-    assert reader.read.keys() == known.keys()
-    assert {tap: tuple(reader.read[tap].shape[1:]) for tap in shapes} == shapes
-    last = reader.read["fc8" if "fc8" in known else "head"].flatten(1)
+        assert torch.allclose(found["softmax"], logits.softmax(1))
+    assert list(found) == [t for t in known if t in found]  # in order
+    assert found.keys() == known.keys()
+    assert {tap: tuple(found[tap].shape[1:]) for tap in shapes} == shapes
+    last = found["fc8" if "fc8" in known else "head"].flatten(1)
     assert torch.equal(last if "squeezenet" not in getattr(backbone, "name", "") else last.relu(), logits)
 
 
@@ -98,42 +98,42 @@ def test_taps_in_order():
 @pytest.mark.parametrize("name", ["alexnet", "vgg11"])
 def test_torchvisions_own_alexnet_and_vgg_have_fc6_and_fc7(name):
     net = build(Torchvision(name), 64, 7, 0).eval()
-    with torch.no_grad(), Reader(net, ("fc6", "fc7", "head")) as reader:
+    with torch.no_grad(), reading(net, ("fc6", "fc7", "head")) as found:
         logits = net(images(2, 64))
-    assert reader.read["fc6"].shape == reader.read["fc7"].shape == (2, 4096)
-    assert reader.read["fc6"].min() == reader.read["fc7"].min() == 0
-    assert torch.equal(reader.read["head"], logits)
+    assert found["fc6"].shape == found["fc7"].shape == (2, 4096)
+    assert found["fc6"].min() == found["fc7"].min() == 0
+    assert torch.equal(found["head"], logits)
 
 
 def test_before_and_after_relu():
     net = build(SMALL, 32, 7, 0).eval()
     wanted = [f"conv{i}{part}" for i in range(1, 6) for part in ("_pre", "")]
-    with torch.no_grad(), Reader(net, (*wanted, "fc6", "fc7", "fc8")) as reader:
+    with torch.no_grad(), reading(net, (*wanted, "fc6", "fc7", "fc8")) as found:
         net(images(4, 32))
     for i in range(1, 6):
-        before, after = reader.read[f"conv{i}_pre"], reader.read[f"conv{i}"]
+        before, after = found[f"conv{i}_pre"], found[f"conv{i}"]
         assert before.min() < 0
         assert after.min() == 0
         assert torch.equal(before.relu(), after)
-    assert reader.read["fc6"].min() >= 0
-    assert reader.read["fc7"].min() >= 0
-    assert reader.read["fc8"].min() < 0
+    assert found["fc6"].min() >= 0
+    assert found["fc7"].min() >= 0
+    assert found["fc8"].min() < 0
 
 
 def test_reading_changes_nothing_and_leaves_nothing_behind():
     net = build(SMALL, 32, 7, 0).eval()
     before = net(images(2, 32))
-    with Reader(net, ("conv1_pre", "fc7")) as reader:
+    with reading(net, ("conv1_pre", "fc7")) as found:
         assert torch.equal(net(images(2, 32)), before)
-    reader.read.clear()
+    found.clear()
     net(images(2, 32))
-    assert reader.read == {}
+    assert found == {}
     assert not any(m._forward_hooks for m in net.modules())
 
 
 def test_hooks_go_also_after_an_error():
     net = build(SMALL, 32, 7, 0).eval()
-    with pytest.raises(RuntimeError), Reader(net, ("conv1",)):
+    with pytest.raises(RuntimeError), reading(net, ("conv1",)):
         net(torch.zeros(1, 5, 32, 32))
     assert not any(m._forward_hooks for m in net.modules())
 
@@ -327,11 +327,11 @@ def test_the_representation_is_what_the_head_reads(name, grow):
     net = grow(build(Torchvision(name) if name else SMALL, 64, 7, 0)).eval()
     add_head(net, "source_head", 3, 1)
     last = "fc8" if name is None else "head"
-    with torch.no_grad(), Reader(net, ("representation", "source_head", last)) as reader:
+    with torch.no_grad(), reading(net, ("representation", "source_head", last)) as found:
         net(images(2, 64))
         _, _, head = head_of(net)
-        assert torch.equal(head(reader.read["representation"]), reader.read[last])
-        assert torch.equal(net.second_heads["source_head"](reader.read["representation"]), reader.read["source_head"])
+        assert torch.equal(head(found["representation"]), found[last])
+        assert torch.equal(net.second_heads["source_head"](found["representation"]), found["source_head"])
         assert tap_module(net, "representation") is head
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
@@ -339,9 +339,9 @@ def test_the_representation_is_what_the_head_reads(name, grow):
 def test_the_representation_of_alexnet_is_fc7_until_it_grows():
     net = build(SMALL, 32, 7, 0).eval()
     for grown, same in ((net, True), (widen_twice(net, (3, 7)).eval(), True), (deepen(net, 5).eval(), False)):
-        with torch.no_grad(), Reader(grown, ("fc7", "representation")) as reader:
+        with torch.no_grad(), reading(grown, ("fc7", "representation")) as found:
             grown(images(2, 32))
-        assert torch.equal(reader.read["fc7"], reader.read["representation"]) == same
+        assert torch.equal(found["fc7"], found["representation"]) == same
 
 
 def test_there_is_no_source_head_unless_one_was_added():
@@ -352,10 +352,10 @@ def test_there_is_no_source_head_unless_one_was_added():
 def test_without_batchnorm_taps_stand_before_and_after_relu():
     net = build(AlexNet((4, 6, 8, 8, 5), (12, 10), "none"), 32, 7, 0).eval()
     assert list(taps(net)) == list(taps(build(SMALL, 32, 7, 0)))
-    with torch.no_grad(), Reader(net, ("conv2_pre", "conv2")) as reader:
+    with torch.no_grad(), reading(net, ("conv2_pre", "conv2")) as found:
         net(images(2, 32))
-    assert reader.read["conv2_pre"].min() < 0
-    assert torch.equal(reader.read["conv2_pre"].relu(), reader.read["conv2"])
+    assert found["conv2_pre"].min() < 0
+    assert torch.equal(found["conv2_pre"].relu(), found["conv2"])
     freeze(net, "conv2_pre")
     frozen = {n for n, p in net.named_parameters() if not p.requires_grad}
     assert frozen == {f"conv{i}.conv.{k}" for i in (1, 2) for k in ("weight", "bias")}

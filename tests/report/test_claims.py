@@ -8,7 +8,7 @@ import pytest
 from verdicts import several, verdict
 
 from transferlab.errors import UserError
-from transferlab.report.claims import COLUMNS, as_objects, claim, claims, counted, papers, scorecard
+from transferlab.report.claims import TOLD, as_objects, claim, claims, counted, papers, scorecard
 from transferlab.report.stats import effect, holm
 
 COUNTS = {
@@ -67,7 +67,7 @@ def test_unknown_claim(name, suggestion):
 
 def test_nothing_was_tested():
     card = scorecard([])
-    assert list(card.columns) == [*COLUMNS, "first"]
+    assert list(card.columns) == ["claim", "paper", "kind", *TOLD[1:], "first"]
     assert list(card["claim"]) == list(claims())
     assert set(card["verdict"]) == {"not tested"}
     assert card.drop(columns=["claim", "paper", "kind", "verdict", "first"]).isna().all(axis=None)

@@ -19,11 +19,14 @@ def draw(kind: str) -> alt.Chart:
     )
 
 
+def say(kind: str) -> tuple[str, str]:
+    return {"a": ("One.", "[0, 1]"), "b": ("Two.", "[1, 2]")}[kind]
+
+
 def test_explorer_follows_its_widgets(capsys):
     drawn = []
-    states = pd.DataFrame({"kind": ["a", "b"], "sentence": ["One.", "Two."], "interval": ["[0, 1]", "[1, 2]"]})
     explorer = Explorer(
-        lambda kind: (drawn.append(kind), draw(kind))[1], {"kind": KIND}, states, "Caption.", DATA, "figure"
+        lambda kind: (drawn.append(kind), draw(kind))[1], {"kind": KIND}, say, "Caption.", DATA, "figure"
     )
     box, finding, chart = explorer.panel().children
     assert finding.value == "<p>One.<br>[0, 1]</p>"
@@ -44,8 +47,7 @@ def test_widgets_start_where_they_are_told():
 
 
 def test_an_explorer_of_two_charts_shows_both():
-    states = pd.DataFrame({"kind": ["a", "b"], "sentence": ["One.", "Two."], "interval": ["[0, 1]", "[1, 2]"]})
-    explorer = Explorer(lambda kind: [draw(kind), draw(kind)], {"kind": KIND}, states, "Caption.", DATA, "figure")
+    explorer = Explorer(lambda kind: [draw(kind), draw(kind)], {"kind": KIND}, say, "Caption.", DATA, "figure")
     box, _, chart = explorer.panel().children
     box.value = "b"
     assert len(chart.outputs) == 2
@@ -55,7 +57,7 @@ def test_an_explorer_of_two_charts_shows_both():
 def test_workbench_trains_when_pressed(capsys):
     trained = []
     bench = Workbench(
-        lambda kind, count: trained.append((kind, count)),
+        lambda kind, count: trained.append((kind, count)) or f"trained {kind}",
         {"kind": KIND, "count": Control("Seeds", {"1": 1, "2": 2}, slider=True)},
         "n.md",
     )
@@ -65,7 +67,13 @@ def test_workbench_trains_when_pressed(capsys):
     button.click()
     assert trained == [("a", 1), ("b", 2)]
     assert not button.disabled
-    capsys.readouterr()
+    shown = capsys.readouterr().out
+    assert shown.index("'trained a'") < shown.index("'trained b'")
+
+
+def test_a_workbench_has_no_other_controls_than_its_own():
+    bench = Workbench(lambda kind, count=1: kind, {"kind": KIND}, "n.md")
+    assert len(bench.panel().children) == 3  # with the button and its output
 
 
 def test_workbench_can_be_pressed_again_after_an_error():

@@ -13,7 +13,7 @@ from verdicts import Numbers
 
 from transferlab.arms import factors
 from transferlab.errors import UserError
-from transferlab.report import cards, contrasts, rules
+from transferlab.report import cards, contrasts, rules, theme
 from transferlab.report.fingerprint import fingerprint
 from transferlab.report.rules import Finding, Part, Rule, Verdict, above, below, decide, equal, find, judge, order
 from transferlab.report.stats import effect
@@ -136,7 +136,7 @@ told = st.tuples(st.sampled_from(["holds", "fails", "null", "open"]), st.floats(
 def test_every_word_follows_from_states_and_p(found):
     word, parts = decide([finding(state, p, f"{i}") for i, (state, p) in enumerate(found)])
     assert word == word_by_hand(found, [], turned=False)
-    assert word in rules.WORDS
+    assert word in theme.VERDICT
     assert [f.name for f in parts] == [f"{i}" for i in range(len(found))]
 
 

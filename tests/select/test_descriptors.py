@@ -14,7 +14,7 @@ from torch import nn
 from transferlab.data.images import Sample
 from transferlab.errors import UserError
 from transferlab.nets.build import build
-from transferlab.nets.taps import Reader
+from transferlab.nets.taps import reading
 from transferlab.select.descriptors import (
     FirstTwo,
     GaborBank,
@@ -283,10 +283,10 @@ def test_the_first_two_convolutions(backbone, size, taps):
 
 def test_of_our_own_network_these_are_its_taps():
     net, images = build(AlexNet((4, 6, 4, 4, 4), (8, 8)), 24, 5, 0), sample()
-    with Reader(net, ("conv1", "conv2")) as reader, torch.no_grad():
+    with reading(net, ("conv1", "conv2")) as found, torch.no_grad():
         for some in batches(net, images):
             net(some)
-        expected = [reader.read[tap].flatten(2) for tap in ("conv1", "conv2")]
+        expected = [found[tap].flatten(2) for tap in ("conv1", "conv2")]
     torch.testing.assert_close(next(responses(FirstTwo(net, True), images)), expected)
 
 

@@ -1,6 +1,8 @@
 """Arms of the chapters on borrowing source images (Ge and Yu), at every scale."""
 
+import tomllib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..errors import choose
@@ -22,6 +24,7 @@ from ..specs import (
     Target,
     Weights,
 )
+from ..specs.serial import of_plain
 
 LONGER = 4  # times the steps, of the second length
 RATES = OneOf(0.0025, 0.01, 0.04, 0.16, 0.64, seeds=DECIDE)
@@ -29,9 +32,7 @@ WEIGHTS = OneOf(1.0, 0.25, 0.0625, 4.0, seeds=DECIDE, later=True)  # of the sour
 HEADS = OneOf(3.0, 1.0, 10.0, 30.0, seeds=DECIDE, later=True)  # plain training is searched as widely
 PLAIN, ALL, RANDOM, SELECTED = "plain", "all", "random", "selected"
 TONES = {PLAIN: "#6b6f76", ALL: "#a0703c", RANDOM: "#2b93a3", SELECTED: "#2878b5"}
-POOLS = {"smoke": "synthetic:0.3", "paper": "torchvision:ImageNet"}
-TARGETS = {"smoke": ("synthetic:0.6",), "paper": ("torchvision:Flowers102", "torchvision:Caltech101")}
-NEIGHBOURS = {"smoke": 3, "paper": 300}
+BY_SCALE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))  # fields of `Borrowing`, by scale
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Setting:
 def setting(scale: str) -> Setting:
     """Return where it is tried at a scale: where plain training was seen to overfit, which borrowing is to cure."""
     s = scale_of(scale)
-    if scale in POOLS:
+    if scale in ("smoke", "paper"):
         source = s.source_of() if scale == "smoke" else Weights("torchvision:IMAGENET1K_V1")
         return Setting(s.backbone, source, s.size, s.train, s.target_subset)
     source = replace(s.source_of(), recipe=s.reference or s.pretrain)
@@ -62,46 +63,35 @@ def setting(scale: str) -> Setting:
 
 @dataclass(frozen=True)
 class Borrowing:
-    """Training with borrowed images, and what it is compared with, at one scale."""
+    """Training with borrowed images, and what it is compared with, at one scale.
+
+    Attributes
+    ----------
+    scale, setting
+    pool : str
+        The image set that is borrowed from.
+    pool_subset : Subset
+        How much of it: so that plain training's steps pass over all of it once.
+    targets : tuple of str
+        Image sets that borrow.
+    k : int
+        K0: how many neighbours an image has.
+    gabor : Gabor
+        The descriptor that the network's is compared with; filters fit into small images.
+    """
 
     scale: Scale
     setting: Setting
-
-    @property
-    def pool(self) -> str:
-        """The image set that is borrowed from."""
-        return POOLS.get(self.scale.name, self.scale.source)
-
-    @property
-    def pool_subset(self) -> Subset:
-        """How much of it: so that plain training's steps pass over all of it once."""
-        return WHOLE if self.scale.name in POOLS else Subset(per_class=125)
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """Image sets that borrow."""
-        return TARGETS.get(self.scale.name, ("flowers102", "caltech101", "scene15", "pacs/photo"))
-
-    @property
-    def k(self) -> int:
-        """K0: how many neighbours an image has."""
-        return NEIGHBOURS.get(self.scale.name, 30)
+    pool: str
+    pool_subset: Subset
+    targets: tuple[str, ...]
+    k: int
+    gabor: Gabor
 
     @property
     def descriptor(self) -> FirstConvolutions:
         """What neighbours look like: responses of the first two convolutions of one source network, for all seeds."""
-        return FirstConvolutions(Pretrained(self.setting.source, self.setting.backbone, 0), bins=self.bins)
-
-    @property
-    def gabor(self) -> Gabor:
-        """The descriptor that it is compared with; filters fit into small images."""
-        few = {"scales": 2, "orientations": 3} if self.scale.name == "smoke" else {}
-        return Gabor(lowest=0.1 if self.setting.size < 128 else 0.05, bins=self.bins, **few)
-
-    @property
-    def bins(self) -> int:
-        """Of a histogram."""
-        return 16 if self.scale.name == "smoke" else 100
+        return FirstConvolutions(Pretrained(self.setting.source, self.setting.backbone, 0), bins=self.gabor.bins)
 
     def recipe(self, times: int = 1) -> Recipe:
         """The recipe, with so many times its steps."""
@@ -147,4 +137,5 @@ class Borrowing:
 
 def borrowing(scale: str) -> Borrowing:
     """Return the arms at a scale, by its name."""
-    return Borrowing(scale_of(scale), setting(scale))
+    s = scale_of(scale)
+    return Borrowing(s, setting(scale), **{name: of_plain(value) for name, value in BY_SCALE[s.name].items()})

@@ -106,10 +106,10 @@ def traces(records: pd.DataFrame, *by: str) -> pd.DataFrame:
     DataFrame
         Columns `by`, ``look`` (one of its quantities), ``units`` (old or new ones), ``step`` and ``value``.
     """
-    found = []
-    for row in records[records["at"].notna()].to_dict("records"):
-        for look, block in product(QUANTITIES, ("old", "new")):
-            values = row[f"{look}_{block}"]
-            about = (*(row[name] for name in by), look, f"{block} units")
-            found += [(*about, *point) for point in zip(row["at"][-len(values) :], values, strict=True)]
-    return pd.DataFrame(found, columns=[*by, "look", "units", "step", "value"])
+    rows, found = records[records["at"].notna()], []
+    for look, block in product(QUANTITIES, ("old", "new")):
+        values = rows[f"{look}_{block}"]
+        steps = [at[-len(seen) :] for at, seen in zip(rows["at"], values, strict=True)]  # some start a look later
+        found.append(rows[list(by)].assign(look=look, units=f"{block} units", step=steps, value=values))
+    found = pd.concat(found).explode(["step", "value"], ignore_index=True)
+    return found.astype({"step": int, "value": float})

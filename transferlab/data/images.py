@@ -231,20 +231,18 @@ def _kept(folder: Path, size: int, doing: str, make: Callable[[], Decoded]) -> D
     with tqdm(total=total, desc=f"{doing} to {size} px", unit=" images", disable=None, leave=False) as bar:
         for name, split in made.splits.items():
             write_atomically(folder / f"{name}.npy", partial(_write, split, size, bar))
-            write_atomically(folder / f"{name}-labels.npy", partial(np.save, arr=split.labels))
-            write_atomically(folder / f"{name}.json", json.dumps(split.names))
-    about = {"classes": made.classes, "splits": list(made.splits), "tree": made.tree and made.tree.paths}
-    write_atomically(folder / "classes.json", json.dumps(about))
+    splits = {name: {"labels": split.labels.tolist(), "names": split.names} for name, split in made.splits.items()}
+    about = {"classes": made.classes, "splits": splits, "tree": made.tree and made.tree.paths}
+    write_atomically(folder / "about.json", json.dumps(about))
     return _read(folder)
 
 
 def _read(folder: Path) -> Decoded:
-    about = json.loads((folder / "classes.json").read_text())
+    about = json.loads((folder / "about.json").read_text())
     splits = {}
-    for split in about["splits"]:
-        pixels = torch.from_numpy(np.load(folder / f"{split}.npy", mmap_mode="c"))
-        names = json.loads((folder / f"{split}.json").read_text())
-        splits[split] = Split(pixels, np.load(folder / f"{split}-labels.npy"), names)
+    for name, split in about["splits"].items():
+        pixels = torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c"))
+        splits[name] = Split(pixels, np.array(split["labels"], np.int64), split["names"])
     return Decoded(tuple(about["classes"]), about["tree"] and ClassTree(about["tree"]), splits)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..data.images import Sample
 from ..errors import check
-from ..nets.taps import Reader
+from ..nets.taps import reading
 from ..seeds import stream
 from ..train.read import batches, pooled, read
 from ..train.solvers import logistic, ridge
@@ -201,10 +201,10 @@ def task2vec(net: nn.Module, sample: Sample, tap: str, seed: int) -> Tensor:
     net = deepcopy(net)  # what was read in inference mode has no gradients
     filters = [module.weight.requires_grad_(True) for module in net.modules() if isinstance(module, nn.Conv2d)]
     found: list[Tensor | None] = [None] * len(filters)
-    with torch.enable_grad(), Reader(net, (tap,)) as reader:
+    with torch.enable_grad(), reading(net, [tap]) as seen:
         for image in (one for images in batches(net, sample) for one in images.split(1)):
             net(image)
-            chances = (pooled(reader.read[tap].float()) @ weight + bias).log_softmax(1)
+            chances = (pooled(seen[tap].float()) @ weight + bias).log_softmax(1)
             label = torch.multinomial(chances.detach().exp().cpu(), 1, generator=draw)
             grads = torch.autograd.grad(chances[0, int(label)], filters, allow_unused=True)
             squared = [g if g is None else g.double().square().mean((1, 2, 3)) for g in grads]

@@ -1,7 +1,5 @@
 """Numbers that say what features know, and how far they have moved."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -145,12 +145,12 @@ def _read(net: Any, sample: Any, tap: str) -> tuple[Any, Any]:
     """Return activations at a layer, and what the network's own head says, from one pass."""
     import torch
 
-    from ..nets.taps import Reader
+    from ..nets.taps import reading
     from ..train.read import batches, pooled
 
     features, chances = [], []
-    with torch.inference_mode(), Reader(net, (tap,)) as reader:
+    with torch.inference_mode(), reading(net, [tap]) as found:
         for images in batches(net, sample):
             chances.append(net(images).double().softmax(1))
-            features.append(pooled(reader.read[tap].float()))
+            features.append(pooled(found[tap].float()))
     return torch.cat(features), torch.cat(chances)

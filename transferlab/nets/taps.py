@@ -1,7 +1,7 @@
 """Taps: the layers that papers name, and how to read or freeze up to them."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -63,32 +63,29 @@ def kept_inputs(module: nn.Module, keep: Callable[[torch.Tensor], None]) -> Remo
     return module.register_forward_pre_hook(lambda _, inputs: keep(inputs[0]))
 
 
-class Reader(ExitStack):
-    """Reads activations at taps while a network runs.
+@contextmanager
+def reading(net: nn.Module, wanted: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """Read activations at taps while a network runs.
 
-    Use as a context manager; after each forward pass `read` maps tap to activations, (N, units) for vectors and
-    (N, channels, height, width) for maps.
+    What is yielded maps, after each forward pass, tap to activations: (N, units) for vectors and (N, channels, height,
+    width) for maps.
     """
+    found: dict[str, torch.Tensor] = {}
+    with ExitStack() as hooks:
+        for tap in wanted:
+            hooks.enter_context(_hook(net, tap, partial(found.__setitem__, tap)))
+        yield found
 
-    def __init__(self, net: nn.Module, wanted: tuple[str, ...]) -> None:
-        super().__init__()
-        self.read: dict[str, torch.Tensor] = {}
-        self.net, self.modules = net, {tap: tap_module(net, tap) for tap in wanted}
 
-    def __enter__(self) -> "Reader":
-        for tap, module in self.modules.items():
-            self.enter_context(self._hook(tap, module))
-        return self
-
-    def _hook(self, tap: str, module: nn.Module) -> RemovableHandle:
-        keep, head = partial(self.read.__setitem__, tap), head_of(self.net)[2]
-        if tap == REPRESENTATION:
-            return kept_inputs(head, lambda inputs: keep(inputs.clone()))
-        if tap in getattr(self.net, SECOND_HEADS, ()):  # `forward` leaves it out
-            return kept_inputs(head, lambda inputs: keep(module(inputs)))
-        # a copy: the ReLU that follows may work in place
-        change = partial(torch.softmax, dim=1) if tap == SOFTMAX else torch.clone
-        return module.register_forward_hook(lambda _, inputs, output: keep(change(output)))
+def _hook(net: nn.Module, tap: str, keep: Callable[[torch.Tensor], None]) -> RemovableHandle:
+    module, head = tap_module(net, tap), head_of(net)[2]
+    if tap == REPRESENTATION:
+        return kept_inputs(head, lambda inputs: keep(inputs.clone()))
+    if tap in getattr(net, SECOND_HEADS, ()):  # `forward` leaves it out
+        return kept_inputs(head, lambda inputs: keep(module(inputs)))
+    # a copy: the ReLU that follows may work in place
+    change = partial(torch.softmax, dim=1) if tap == SOFTMAX else torch.clone
+    return module.register_forward_hook(lambda _, inputs, output: keep(change(output)))
 
 
 def freeze(net: nn.Module, last: str) -> None:

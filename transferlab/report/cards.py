@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from markupsafe import Markup
 
-from .claims import claim, claims, counted, papers
-from .figure import Table, scrolling, table_html
+from .claims import claim, counted, papers
+from .figure import Table, table_html
+from .pieces import PIECES, piece
 from .rules import UNDECIDED, UNTESTED, Finding, Verdict
 from .stats import Effect
 from .theme import LOOK, SIGNS, VERDICT, names
@@ -27,18 +28,9 @@ SIDE_WORDS = {"above": "above", "below": "below", "equal": "within ±"}
 WIDTH, HEIGHT, EDGE = 120, 20, 6  # of an inline drawing, in px
 
 
-def badge(word: str, more: str = "") -> str:
-    """Return a verdict as a chip: sign and word, never the colour alone."""
-    sign = f'<span aria-hidden="true">{SIGNS[word]}</span>'
-    kind = f'class="tl-badge tl-{word.replace(" ", "-")}" style="--tone:{VERDICT[word]}"'
-    return f"<span {kind}>{sign} {word}{escape(more)}</span>"
-
-
-def chip(v: Verdict) -> str:
-    """Return the chip of a verdict."""
-    if v.word == UNDECIDED:
-        return badge(v.word, f": {v.need}")
-    return badge(v.word, " (small)" if v.small else "")
+def chip(v: Verdict) -> Markup:
+    """Return the chip of a verdict: sign and word, never the colour alone."""
+    return piece("chip", v)
 
 
 def number(value: float, digits: int = 1, sign: bool = True) -> str:
@@ -69,9 +61,7 @@ def digits(unit: str) -> int:
 
 def interval(effect: Effect, unit: str = "points") -> str:
     """Return an effect with its interval and n, in words."""
-    mean, low, high = (
-        number(x, digits(unit), not unit.startswith("%")) for x in (effect.mean, effect.low, effect.high)
-    )
+    mean, low, high = (amount(x, unit) for x in (effect.mean, effect.low, effect.high))
     unit = unit if unit.startswith("%") else f" {unit}"
     if not math.isfinite(effect.low):
         return f"{mean}{unit}; one repetition has no interval"
@@ -81,8 +71,8 @@ def interval(effect: Effect, unit: str = "points") -> str:
 def bracketed(f: Finding, bar: bool = True) -> str:
     """Return the number that decided, with its interval in brackets, against its bar."""
     unit = "%" if f.unit.startswith("%") else f" {f.unit}"
-    mean = number(f.effect.mean, digits(f.unit), f.unit[0] != "%")
-    text = f"{_range(f.effect, f.unit)}{unit}" if f.effect.n > 1 else f"{mean}{unit}, one repetition"
+    only = f"{amount(f.effect.mean, f.unit)}{unit}, one repetition"
+    text = f"{_range(f.effect, f.unit)}{unit}" if f.effect.n > 1 else only
     at = f"{f.margin:g}" if f.side == "equal" else f"{f.bar:g}".replace("-", "−")
     return f"{text}; bar {SIDE_WORDS[f.side]}{' ' * (f.side != 'equal')}{at}" if bar else text
 
@@ -97,20 +87,16 @@ def span(findings: Iterable[Finding]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 1, high + 1)
 
 
-def drawing(f: Finding, axis: tuple[float, float] | None = None) -> str:
+def drawing(f: Finding, axis: tuple[float, float] | None = None) -> Markup:
     """Return an interval as an inline drawing: the claimed side shaded, the bar a line."""
     low, high = axis or span([f])
     at = lambda x: EDGE + (WIDTH - 2 * EDGE) * (min(max(x, low), high) - low) / (high - low)  # noqa: E731
-    bars = (-f.margin, f.margin) if f.side == "equal" else (f.bar,)
-    first, last = {"above": (at(f.bar), WIDTH), "below": (0, at(f.bar)), "equal": (at(bars[0]), at(bars[-1]))}[f.side]
-    middle = HEIGHT / 2
-    lines = "".join(f'<line class="tl-bar" x1="{at(b):.1f}" x2="{at(b):.1f}" y1="1" y2="{HEIGHT - 1}"/>' for b in bars)
-    return (
-        f'<svg class="tl-drawing" style="--tone:{VERDICT[TONE_OF[f.counts]]}"'
-        f' width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" aria-hidden="true">'
-        f'<rect class="tl-claimed" x="{first:.1f}" width="{max(0.0, last - first):.1f}" height="{HEIGHT}"/>{lines}'
-        f'<line class="tl-range" x1="{at(f.effect.low):.1f}" x2="{at(f.effect.high):.1f}" y1="{middle}" y2="{middle}"/>'
-        f'<circle class="tl-mean" cx="{at(f.effect.mean):.1f}" cy="{middle}" r="3.5"/></svg>'
+    bars = [at(b) for b in ((-f.margin, f.margin) if f.side == "equal" else (f.bar,))]
+    first, last = {"above": (bars[0], WIDTH), "below": (0, bars[0]), "equal": (bars[0], bars[-1])}[f.side]
+    ends = [at(x) for x in (f.effect.low, f.effect.mean, f.effect.high)]
+    px = "{:.1f}".format
+    return piece(
+        "drawing", VERDICT[TONE_OF[f.counts]], px(first), px(max(0, last - first)), map(px, bars), *map(px, ends)
     )
 
 
@@ -165,41 +151,8 @@ class Short:
         """The sentence that other pages quote."""
         return self.said[0]
 
-    def text(self) -> str:
-        """Return the box without its picture, as text."""
-        told = "\n".join(f"{v.claim}: {v.word}. {v.why}".strip() for v in self.verdicts)
-        return "\n".join([told, *self.said, f"What to do: {self.do}", f"Reach: {self.reach}"])
-
     def _repr_html_(self) -> str:
-        answers = "".join(map(_answer, self.verdicts))
-        picture = self.picture.html() if self.picture else ""
-        said = "".join(f"<li>{escape(s)}</li>" for s in self.said)
-        return (
-            f'<section class="tl-short" aria-label="In short"><p class="tl-kicker">In short</p>'
-            f'<div class="tl-answers">{answers}</div>{picture}<ul class="tl-said">{said}</ul>'
-            f'<p class="tl-todo"><strong>What to do:</strong> {escape(self.do)}</p>'
-            f'<p class="tl-reach"><strong>Reach:</strong> {escape(self.reach)}</p></section>'
-        )
-
-
-def _answer(v: Verdict) -> str:
-    """Return a claim in words, its chip, and the number of each part beside it."""
-    several = len(v.parts) > 1
-    items = "".join(
-        f"<li>{f'<b>{escape(f.name)}</b> {_state(f)} ' if several else ''}{drawing(f)} "
-        f'<span class="tl-number">{escape(bracketed(f))}</span></li>'
-        for f in v.parts
-    )
-    link = f'<a class="tl-id" href="#verdict-{v.claim}">{v.claim}</a>'
-    return (
-        f'<div class="tl-answer"><p class="tl-claim">{escape(claim(v.claim).sentence)} {link}</p>'
-        f'<p class="tl-chip">{chip(v)}</p><ul class="tl-parts">{items}</ul></div>'
-    )
-
-
-def _state(f: Finding) -> str:
-    words = STATE_WORDS[f.counts]
-    return f'<span class="tl-state" title="{words}" aria-label="{words}" role="img">{STATES[f.counts]}</span>'
+        return piece("short", self, self.picture.html() if self.picture else "")
 
 
 @dataclass(frozen=True)
@@ -228,75 +181,31 @@ class VerdictCard:
     def _repr_html_(self) -> str:
         v, c = self.verdict, claim(self.verdict.claim)
         told = v.why.replace(f"; {v.need}", "") if v.word == UNDECIDED and len(v.parts) > 1 else v.why
-        why = f" <span>{escape(told)}</span>" if told and told != v.need else ""
-        notes = [f"The paper: {c.reported}." if c.reported else "", *self._notes()]
-        link = f'<a class="tl-id" href="../book/scorecard.html#{c.id}">{c.id}</a>'
-        also = [f"{_where(o.scale)}: {chip(o)} {escape('; '.join(bracketed(f) for f in o.parts))}" for o in self.beside]
-        return (
-            f'<div class="tl-verdict" id="verdict-{v.claim}" style="--tone:{VERDICT[v.word]}">'
-            f'<p class="tl-verdict-head">{chip(v)}{why} {link}</p>'
-            f'<p class="tl-claim">{escape(c.sentence)}</p>{forest(v.parts)}'
-            f"{''.join(f'<p class=tl-note>{escape(n)}</p>' for n in notes if n)}{self._checks()}"
-            f"{''.join(f'<p class=tl-note>{a}</p>' for a in also)}</div>"
-        )
-
-    def _checks(self) -> str:
-        asked = '<p class="tl-note">Can the setting answer? Checked on baselines alone:</p>'
-        return f"{asked}{forest(self.verdict.checks)}" if self.verdict.checks else ""
-
-    def _notes(self) -> list[str]:
-        """Return what else there is to know, a sentence each; what was not run is named."""
-        v = self.verdict
-        notes = [
-            f"Over {f.families.n} families of targets ({f.name}): {_range(f.families, f.unit)}"
-            f"{': on these targets' if f.only_here else ''}."
-            for f in v.parts
-            if f.families
+        rates = {f"{rate:g}": found for rate, found in self.rates.items()}
+        series = [
+            ("At each learning rate, on validation images", rates, _fewest(rates)),
+            ("At each length of training", self.lengths, _fewest(self.lengths)),
         ]
-        notes += [
-            f"Each target ({f.name}): "
-            + "; ".join(f"{names(t)} {number(e.mean, digits(f.unit), f.unit[0] != '%')}" for t, e in f.targets.items())
-            + (f"; left out: {', '.join(map(names, f.left_out))}." if f.left_out else ".")
-            for f in v.parts
-            if f.targets
-        ]
-        at = {"At each learning rate, on validation images": self.rates, "At each length of training": self.lengths}
-        for words, told in at.items() if self.trained else ():
-            words += ", part by part" if told and len(v.parts) > 1 else ""
-            each = [
-                f"{at:g}: {_listed(found, v)}" if isinstance(at, float) else f"{at}: {_listed(found, v)}"
-                for at, found in told.items()
-            ]
-            lowest = min((e.n for found in told.values() for e in found), default=0)
-            notes.append(f"{words} ({lowest} repetitions): {'; '.join(each)}." if each else f"{words}: not run yet.")
-        if not v.checks:
-            notes.append("A check that the setting can answer: none beyond the page's charts.")
-        if v.seen and not v.fixed_before:
-            seen = ", ".join(map(str, v.seen))
-            notes.append(f"Rule {v.rule}: changed on {v.fixed}, after seeds {seen} were seen.")
-        else:
-            notes.append(f"Rule {v.rule}: fixed on {v.fixed}, before these data.")
-        if v.same_as:
-            notes.append(f"The same measurement as {v.same_as}: counted once.")
-        return notes
+        return piece("card", v, c, told if told != v.need else "", series if self.trained else (), self.beside)
+
+
+def _fewest(told: Mapping[str, Sequence[Effect]]) -> int:
+    """Return the least number of repetitions among effects."""
+    return min((effect.n for found in told.values() for effect in found), default=0)
+
+
+def amount(value: float, unit: str) -> str:
+    """Return a number in its unit's digits, with a sign unless it is a percentage."""
+    return number(value, digits(unit), not unit.startswith("%"))
 
 
 def _range(found: Effect, unit: str) -> str:
-    mean, low, high = (number(x, digits(unit), unit[0] != "%") for x in (found.mean, found.low, found.high))
-    return f"{mean} [{low}, {high}]"
+    return f"{amount(found.mean, unit)} [{amount(found.low, unit)}, {amount(found.high, unit)}]"
 
 
-def _listed(found: Sequence[Effect], v: Verdict) -> str:
-    return ", ".join(number(e.mean, digits(v.unit), v.unit[0] != "%") for e in found)
-
-
-def _where(scale: str) -> str:
-    return f"At size <code>{scale}</code>"
-
-
-def forest(findings: Sequence[Finding]) -> str:
+def forest(findings: Sequence[Finding]) -> Markup:
     """Return findings as rows: name, drawing on one axis for each unit, number, p, state."""
-    rows = ""
+    rows = []
     for f in findings:
         axis = span([g for g in findings if g.unit == f.unit])
         corrected = f" ({p_value(f.p_holm)} corrected)" if f.p_holm is not None and len(findings) > 1 else ""
@@ -304,21 +213,10 @@ def forest(findings: Sequence[Finding]) -> str:
         flip = f", sign flip {p_value(f.effect.p_sign)}" if flipped else ""
         decided = f.p if f.side != "equal" or f.state == "holds" else None  # none for an equivalence that failed
         p = f"p {p_value(decided)}{corrected}{flip}" if decided is not None else ""
-        data = {
-            "low": f.effect.low,
-            "high": f.effect.high,
-            "bar": f.bar,
-            "margin": f.margin,
-            "side": f.side,
-            "p": decided,
-        }
-        data |= {"holm": f.p_holm, "state": f.counts}
-        told = "".join(f' data-{k}="{v}"' for k, v in data.items() if v is not None)
-        rows += (
-            f'<tr{told}><th scope="row">{escape(f.name)}</th><td>{drawing(f, axis)}</td>'
-            f"<td>{escape(bracketed(f))}</td><td>{escape(p)}</td><td>{_state(f)} {STATE_WORDS[f.counts]}</td></tr>"
-        )
-    return f'<table class="tl-table tl-forest"><tbody>{rows}</tbody></table>'
+        data = {"low": f.effect.low, "high": f.effect.high, "bar": f.bar, "margin": f.margin, "side": f.side}
+        data |= {"p": decided, "holm": f.p_holm, "state": f.counts}
+        rows.append((f, data, drawing(f, axis), p))
+    return piece("forest", rows)
 
 
 def scorecard_table(card: pd.DataFrame, links: dict[str, str]) -> Table:
@@ -331,72 +229,34 @@ def scorecard_table(card: pd.DataFrame, links: dict[str, str]) -> Table:
     links : dict of str to str
         Page of each chapter, relative to the scorecard's.
     """
-    parts = []
-    for paper in papers().values():
-        rows = "".join(_row(r, links) for r in card[card["paper"] == paper.key].to_dict("records"))
-        title = f"{escape(paper.authors)}: <em>{escape(paper.title)}</em>"
-        note = f'<span class="tl-why">{escape(paper.note)}</span>' if paper.note else ""
-        parts.append(
-            f'<tbody><tr class="tl-paper"><th colspan="4" scope="rowgroup">{title}{note}</th></tr>{rows}</tbody>'
-        )
-    headings = ("Claim", "What is claimed", "Verdict", "Effect [95% interval] against its bar")
-    head = "".join(f'<th scope="col">{c}</th>' for c in headings)
-    table = f'<table class="tl-table tl-scorecard"><thead><tr>{head}</tr></thead>{"".join(parts)}</table>'
+    table = piece("scorecard", papers().values(), card.to_dict("records"), links)
     plain = card.drop(columns="found").assign(
         effect=[v and "; ".join(map(bracketed, v.parts)) for v in card["found"].where(card["found"].notna(), None)]
     )
-    return Table(plain, LOOK["words"]["scorecard"], "scorecard", markup=scrolling(table, "scorecard"))
+    return Table(plain, LOOK["words"]["scorecard"], "scorecard", markup=table)
 
 
-def _row(row: dict, links: dict[str, str]) -> str:
-    c, v = claims()[row["claim"]], row["found"]
-    mark = ' <span class="tl-hypothesis">our hypothesis</span>' if c.kind == "hypothesis" else ""
-    reported = f'<span class="tl-reported">Reported: {escape(c.reported)}.</span>' if c.reported else ""
-    anchor = f' id="{c.id}"' if row["first"] else ""
-    first = f'<tr{anchor}><th scope="row">{c.id}</th><td>{escape(c.sentence)}{mark}{reported}'
-    if row["verdict"] == UNTESTED:
-        return f"{first}</td><td>{badge(UNTESTED)}</td><td></td></tr>"
-    link = links.get(row["chapter"])
-    where = f'<a href="{link}#verdict-{c.id}">size {row["scale"]}</a>' if link else f"size {row['scale']}"
-    sure = f"p {p_value(row['p_holm'])}, " if p_value(row["p_holm"]) else ""
-    same = f" The same measurement as {v.same_as}." if v.same_as else ""
-    names_of = {f.name: f"{escape(f.name)} {_state(f)}<br>" if len(v.parts) > 1 else "" for f in v.parts}
-    lines = "".join(
-        f'<span class="tl-line">{names_of[f.name]}{drawing(f)} {escape(bracketed(f))}</span>' for f in v.parts
-    )
-    of = "families" if all(f.order for f in v.parts) else "repetitions"
-    why = f'<span class="tl-why">{escape(v.why)}.{same}</span>' if v.why or same else ""
-    return (
-        f'{first}{why}</td><td>{chip(v)}<span class="tl-why">{where}</span></td>'
-        f'<td>{lines}<span class="tl-why">{sure}n = {int(row["n"])} {of}</span></td></tr>'
-    )
-
-
-def tally_html(card: pd.DataFrame) -> str:
+def tally_html(card: pd.DataFrame) -> Markup:
     """Return how many claims have which verdict, as a bar and a sentence; our own hypotheses apart.
 
     The largest scale of a claim counts, and one measurement counts once.
     """
     once = counted(card)
     own, theirs = (once[(once["kind"] == "hypothesis") == mine]["verdict"].value_counts() for mine in (True, False))
-    total = int(theirs.sum())
-    shown = [(v, int(theirs[v])) for v in VERDICT if v in theirs]
-    bar = "".join(f'<span style="width:{100 * n / total:.2f}%;--tone:{VERDICT[v]}"></span>' for v, n in shown)
-    words = " &middot; ".join(f"{badge(v)} {n}" for v, n in shown)
-    ours = " &middot; ".join(f"{badge(v)} {int(own[v])}" for v in VERDICT if v in own)
-    also = f"<p>Of {int(own.sum())} hypotheses of our own: {ours}.</p>" if len(own) else ""
-    shared = len(card.drop_duplicates("claim")) - len(once)
-    note = f"<p>Measurements that two claims share are counted once ({shared} left out).</p>" if shared else ""
-    return f'<div class="tl-tally" aria-hidden="true">{bar}</div><p>Of {total} claims: {words}.</p>{also}{note}'
+    shown, ours = ({v: int(found[v]) for v in VERDICT if v in found} for found in (theirs, own))
+    return piece("tally", int(theirs.sum()), shown, ours, len(card.drop_duplicates("claim")) - len(once))
 
 
-def papers_html(card: pd.DataFrame) -> str:
+def papers_html(card: pd.DataFrame) -> Markup:
     """Return a card for each paper: what it is, and how many of its claims were tested."""
     tested = card[card["verdict"] != UNTESTED].drop_duplicates("claim").groupby("paper").size()
     total = card.drop_duplicates("claim").groupby("paper").size()
-    items = []
-    for p in papers().values():
-        title = f"<strong>{escape(p.title)}</strong>{escape(p.authors)}, {escape(p.venue)} {p.year}"
-        note = f" {escape(p.note)}" if p.note else ""
-        items.append(f"<li>{title}. {tested.get(p.key, 0)} of {total[p.key]} claims tested.{note}</li>")
-    return f'<ul class="tl-cards">{"".join(items)}</ul>'
+    return piece("papers", papers().values(), tested, total)
+
+
+# What macros ask for by name.
+PIECES.globals.update(VERDICT=VERDICT, SIGNS=SIGNS, UNDECIDED=UNDECIDED, UNTESTED=UNTESTED)
+PIECES.globals.update(STATES=STATES, STATE_WORDS=STATE_WORDS, WIDTH=WIDTH, HEIGHT=HEIGHT)
+PIECES.globals.update(claim=claim, names=names, bracketed=bracketed, p_value=p_value)
+PIECES.globals.update(drawing_of=drawing, forest_of=forest)
+PIECES.filters.update(names=names, bracketed=bracketed, amount=amount, range=_range)

@@ -4,21 +4,67 @@ A frame has one row a point. Arms are told apart by the column `by`, whose colou
 What a reader chooses is `choose`: columns with their value at the start; charts show rows that equal them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 import pandas as pd
 from IPython.display import HTML
 
+from .pieces import piece
 from .stats import Effect
 
 Tones = Mapping[str, str]
 Choice = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a chart looks, in whatever kinds of chart have in common.
+
+    Attributes
+    ----------
+    choose : mapping of str to value, optional
+        Columns that a reader chooses by, with their value at the start.
+    front : str
+        Vega expression of the rows that stand in full ink.
+    level : float, optional
+        Where a dashed line stands, such as a bar.
+    zero : bool
+        Whether the axis of values starts at zero.
+    height, row : int
+        In px: of a chart, or of each row of one that has rows.
+    name : str
+        What stands above the chart.
+    log : bool
+        Whether the axis below is logarithmic.
+    label : str
+        The column with the names of points, if they have any.
+    size : int
+        Of points without interval.
+    joined : bool
+        Whether a line joins the dots of a row, which otherwise have intervals and stand side by side.
+    """
+
+    choose: Choice | None = None
+    front: str = "true"
+    level: float | None = None
+    zero: bool = False
+    height: int = 250
+    row: int = 32
+    name: str = ""
+    log: bool = False
+    label: str = ""
+    size: int = 60
+    joined: bool = False
+
+    def layered(self, parts: Sequence[alt.Chart], height: int = 0) -> alt.LayerChart:
+        """Return the parts of a chart on top of each other, with what a reader may change."""
+        chart = alt.layer(*parts).properties(width="container", height=height or self.height)
+        chart = chart.properties(title=self.name) if self.name else chart
+        return chart.add_params(*(alt.param(name=n, value=v) for n, v in (self.choose or {}).items()))
 
 
 def lines(
@@ -29,17 +75,11 @@ def lines(
     tones: Tones,
     *,
     titles: tuple[str, str],
-    log: bool = False,
     order: Sequence[str] = (),
-    choose: Choice | None = None,
     at: tuple[str, Any] | None = None,
-    front: str = "true",
-    level: float | None = None,
     ends: bool = True,
-    zero: bool = False,
     domain: Sequence[float] | None = None,
-    height: int = 250,
-    title: str = "",
+    **look: Any,
 ) -> alt.LayerChart:
     """Return lines with bands (columns ``low`` and ``high``, if there) and their names at their ends.
 
@@ -47,20 +87,19 @@ def lines(
     ----------
     titles : pair of str
         Of the axes.
-    log, order
-        A logarithmic axis of numbers; or the order of names.
+    order
+        Of names, where the axis below has no numbers.
     at : pair of str and value, optional
         A parameter that marks a place on the axis, such as a slider's, and where it starts.
-    front : str
-        Vega expression of the rows that stand in full ink.
-    level : float, optional
-        A dashed line across, such as a bar.
     ends : bool
         Whether lines are named, at the end where they lie farther apart.
+    **look
+        Fields of `Look`, as in all kinds of chart.
     """
-    frame, scale = _within(frame, y, alt.Scale(zero=zero, nice=False, padding=8))
+    look = Look(**look)
+    frame, scale = _within(frame, y, alt.Scale(zero=look.zero, nice=False, padding=8))
     scale = alt.Scale(domain=list(domain)) if domain else scale
-    base = _chosen(frame, choose)
+    base = _chosen(frame, look.choose)
     values = sorted(frame[x].unique()) if not order else list(order)
     end = max((values[0], values[-1]), key=lambda at: _apart(frame.loc[frame[x] == at, y]))
     last = end == values[-1]
@@ -72,19 +111,19 @@ def lines(
     else:
         axis = alt.Axis(values=values, format=",.6~g", grid=False)
         low, high = float(values[0]), float(values[-1])
-        if log:
+        if look.log:
             low, high = (low, high * (high / low) ** room) if last else (low * (low / high) ** room, high)
         else:
             low, high = (low, high + room * (high - low)) if last else (low - room * (high - low), high)
-        reach = alt.Scale(type="log" if log else "linear", domain=[low, high], nice=False, padding=14)
+        reach = alt.Scale(type="log" if look.log else "linear", domain=[low, high], nice=False, padding=14)
         place = alt.X(f"{x}:Q", title=titles[0], scale=reach, axis=axis)
     height_of = alt.Y(f"{y}:Q", title=titles[1], scale=scale)
-    ink = {"color": _tone(by, tones), "opacity": alt.condition(front, alt.value(1), alt.value(0.3))}
+    ink = {"color": _tone(by, tones), "opacity": alt.condition(look.front, alt.value(1), alt.value(0.3))}
     tip = _tip(frame, [by, x, y, "low", "high", "seeds"])
     parts = [base.mark_line(strokeWidth=2.4, clip=True).encode(place, height_of, **ink)]
     parts += [base.mark_circle(size=48, clip=True).encode(place, height_of, tooltip=tip, **ink)]
     if "low" in frame:
-        shade = alt.condition(front, alt.value(0.18), alt.value(0.06))
+        shade = alt.condition(look.front, alt.value(0.18), alt.value(0.06))
         band = base.mark_area(clip=True).encode(
             place, alt.Y("low:Q", title=titles[1]), alt.Y2("high:Q"), color=ink["color"], opacity=shade
         )
@@ -92,134 +131,77 @@ def lines(
             place, alt.Y("low:Q", title=titles[1]), alt.Y2("high:Q"), color=ink["color"]
         )
         parts.insert(0, rule if order else band)
-    parts = [*_level(level, alt.Y("level:Q", title=titles[1])), *parts]
+    parts = [*_level(look.level, alt.Y("level:Q", title=titles[1])), *parts]
     if at:
         mark = base.transform_filter(f"datum.{x} == {at[0]}").mark_point(size=190, strokeWidth=2, filled=False)
         parts.append(mark.encode(place, height_of, **ink).add_params(alt.param(name=at[0], value=at[1])))
     if ends:
-        name = _chosen(_beside(frame, x, y, end, choose, height), choose)
+        name = _chosen(_beside(frame, x, y, end, look), look.choose)
         name = name.mark_text(fontSize=11, align="left" if last else "right", dx=9 if last else -9)
         parts.append(name.encode(place, alt.Y("beside:Q", title=titles[1]), text=f"{by}:N", **ink))
-    chart = alt.layer(*parts).properties(width="container", height=height)
-    return _named(chart, choose, title)
+    return look.layered(parts)
 
 
-def dots(
-    frame: pd.DataFrame,
-    y: str,
-    x: str,
-    by: str,
-    tones: Tones,
-    *,
-    title: str,
-    choose: Choice | None = None,
-    front: str = "true",
-    level: float | None = None,
-    zero: bool = False,
-    row: int = 32,
-    name: str = "",
-) -> alt.LayerChart:
-    """Return a row for each value of `y`: dots with intervals, those of `front` in full ink; `level` is a line."""
-    frame, scale = _within(frame, x, alt.Scale(zero=zero, nice=False, padding=12))
-    base, values = _chosen(frame, choose), list(dict.fromkeys(frame[y]))
-    place, length = _row(y, values, apart=0.45 if by != y else None), _along(x, title, scale)
-    ink = {"color": _tone(by, tones), "opacity": alt.condition(front, alt.value(1), alt.value(0.25))}
-    if by != y:  # side by side in a row
+def dots(frame: pd.DataFrame, y: str, x: str, by: str, tones: Tones, *, title: str, **look: Any) -> alt.LayerChart:
+    """Return a row for each value of `y`: dots with intervals, or joined by a line."""
+    look = Look(**look)
+    frame, scale = _within(frame, x, alt.Scale(zero=look.zero, nice=False, padding=12))
+    base, values = _chosen(frame, look.choose), list(dict.fromkeys(frame[y]))
+    beside = by != y and not look.joined
+    place, length = _row(y, values, apart=0.45 if beside else None), _along(x, title, scale)
+    ink = {"color": _tone(by, tones), "opacity": alt.condition(look.front, alt.value(1), alt.value(0.25))}
+    if beside:
         order = alt.Scale(domain=list(dict.fromkeys(frame[by])))
         ink["yOffset"] = alt.YOffset(f"{by}:N", sort=list(tones), scale=order)
     tip, ends = _tip(frame, [y, by, x, "low", "high", "seeds"]), (alt.X("low:Q", title=title), alt.X2("high:Q"))
-    parts = _level(level, alt.X("level:Q", title=title))
-    parts += [base.mark_rule(strokeWidth=2.5).encode(place, *ends, **ink)] if "low" in frame else []
+    parts = _level(look.level, alt.X("level:Q", title=title))
+    if look.joined:
+        parts.append(base.mark_line(opacity=0.45, color="#8a8f98").encode(place, length, detail=f"{y}:N"))
+    elif "low" in frame:
+        parts.append(base.mark_rule(strokeWidth=2.5).encode(place, *ends, **ink))
     parts.append(base.mark_circle(size=110).encode(place, length, tooltip=tip, **ink))
-    chart = alt.layer(*parts).properties(width="container", height=40 + row * len(values))
-    return _named(chart, choose, name)
+    return look.layered(parts, 40 + look.row * len(values))
 
 
-def forest(
-    rows: Mapping[str, Effect], *, title: str, bar: float = 0.0, tones: Tones | None = None, name: str = ""
-) -> alt.LayerChart:
-    """Return effects by name as a forest plot against a bar."""
+def forest(rows: Mapping[str, Effect], *, title: str, tones: Tones | None = None, name: str = "") -> alt.LayerChart:
+    """Return effects by name as a forest plot against zero."""
     frame = pd.DataFrame(
         [{"what": k, "effect": e.mean, "low": e.low, "high": e.high, "seeds": e.n} for k, e in rows.items()]
     )
     colours = dict.fromkeys(rows, "#2878b5") | dict(tones or {})
-    return dots(frame, "what", "effect", "what", colours, title=title, level=bar, row=26, name=name)
-
-
-def dumbbell(
-    frame: pd.DataFrame,
-    y: str,
-    x: str,
-    by: str,
-    tones: Tones,
-    *,
-    title: str,
-    choose: Choice | None = None,
-    name: str = "",
-) -> alt.LayerChart:
-    """Return two values a row, joined by a line: the two of `by`."""
-    base, values = _chosen(frame, choose), list(dict.fromkeys(frame[y]))
-    place, length = _row(y, values), _along(x, title, alt.Scale(zero=False, nice=False, padding=12))
-    joined = base.mark_line(strokeWidth=2, opacity=0.45, color="#8a8f98").encode(place, length, detail=f"{y}:N")
-    ends = base.mark_circle(size=110, opacity=1).encode(
-        place, length, _tone(by, tones), tooltip=_tip(frame, [y, by, x])
-    )
-    return _named(alt.layer(joined, ends).properties(width="container", height=40 + 28 * len(values)), choose, name)
+    return dots(frame, "what", "effect", "what", colours, title=title, level=0.0, row=26, name=name)
 
 
 def scatter(
-    frame: pd.DataFrame,
-    x: str,
-    y: str,
-    by: str,
-    tones: Tones,
-    *,
-    titles: tuple[str, str],
-    label: str = "",
-    log: bool = False,
-    choose: Choice | None = None,
-    front: str = "true",
-    size: int = 60,
-    height: int = 300,
-    name: str = "",
+    frame: pd.DataFrame, x: str, y: str, by: str, tones: Tones, *, titles: tuple[str, str], **look: Any
 ) -> alt.LayerChart:
-    """Return points, named by the column `label` if one is given."""
-    look = {
-        "zero": False,
-        "nice": False,
-        "padding": 10 + (min(24, 2 * frame[label].astype(str).str.len().max()) if label else 0),
-    }
-    frame, scale = _within(frame, y, alt.Scale(**look))
-    base, length = _chosen(frame, choose), _along(x, titles[0], alt.Scale(type="log" if log else "linear", **look))
+    """Return points, named by the column `label` if there is one."""
+    look = Look(**{"height": 300} | look)
+    room = min(24, 2 * frame[look.label].astype(str).str.len().max()) if look.label else 0  # for names
+    axis = {"zero": False, "nice": False, "padding": 10 + room}
+    frame, scale = _within(frame, y, alt.Scale(**axis))
+    base = _chosen(frame, look.choose)
+    length = _along(x, titles[0], alt.Scale(type="log" if look.log else "linear", **axis))
     place = alt.Y(f"{y}:Q", title=titles[1], scale=scale)
-    ink = {"color": _tone(by, tones), "opacity": alt.condition(front, alt.value(0.85), alt.value(0.25))}
-    tip = _tip(frame, [c for c in (label, by, x, y) if c])
-    parts = [base.mark_circle(size=size).encode(length, place, tooltip=tip, **ink)]
-    if label:
-        named = _chosen(_under(frame, x, y, label, choose), choose).mark_text(
+    ink = {"color": _tone(by, tones), "opacity": alt.condition(look.front, alt.value(0.85), alt.value(0.25))}
+    tip = _tip(frame, [c for c in (look.label, by, x, y) if c])
+    parts = [base.mark_circle(size=look.size).encode(length, place, tooltip=tip, **ink)]
+    if look.label:
+        named = _chosen(_under(frame, x, y, look), look.choose).mark_text(
             fontSize=10, dy=alt.expr("datum.under ? 11 : -9")
         )
-        parts.append(named.encode(length, place, text=f"{label}:N", **ink))
-    return _named(alt.layer(*parts).properties(width="container", height=height), choose, name)
+        parts.append(named.encode(length, place, text=f"{look.label}:N", **ink))
+    return look.layered(parts)
 
 
-def tiles(
-    frame: pd.DataFrame,
-    x: str,
-    y: str,
-    words: str,
-    *,
-    title: str,
-    picture: str = "picture",
-    choose: Choice | None = None,
-) -> alt.LayerChart:
+def tiles(frame: pd.DataFrame, x: str, y: str, words: str, *, title: str, choose: Choice) -> alt.LayerChart:
     """Return a row of words for each value of `y`, under pictures where the column `picture` has their addresses."""
     base, values = _chosen(frame, choose), list(dict.fromkeys(frame[y]))
     place = alt.X(f"{x}:O", title=title, axis=alt.Axis(labelAngle=0)), _row(y, values)
-    look, row = ({"limit": 56, "dy": 36}, 86) if picture in frame else ({"limit": 90}, 34)
+    look, row = ({"limit": 56, "dy": 36}, 86) if "picture" in frame else ({"limit": 90}, 34)
     told = base.mark_text(fontSize=11, **look).encode(*place, text=words, tooltip=_tip(frame, [words, y, x]))
-    parts = [base.mark_image(width=44, height=44).encode(*place, url=picture), told] if picture in frame else [told]
-    return _named(alt.layer(*parts).properties(width="container", height=40 + row * len(values)), choose, "")
+    parts = [base.mark_image(width=44, height=44).encode(*place, url="picture"), told] if "picture" in frame else [told]
+    return Look(choose).layered(parts, 40 + row * len(values))
 
 
 def schema(caption: str, **parts: str) -> HTML:
@@ -231,15 +213,7 @@ def schema(caption: str, **parts: str) -> HTML:
     **parts : {"kept", "trained", "new"}
         By block: ``conv``, ``FC6``, ``FC7``, ``head``, or what stands beside one (``FC7_new``); in order.
     """
-    words = {"kept": "kept as it is", "trained": "trained", "new": "new, trained"}
-    blocks = "".join(
-        f'<li class="tl-{state}"><b>{escape(name.replace("_", " "))}</b><span>{words[state]}</span></li>'
-        for name, state in parts.items()
-    )
-    start = '<li class="tl-pictures"><b>pictures</b></li>'
-    return HTML(
-        f'<figure class="tl-schema"><ol>{start}{blocks}</ol><figcaption>{escape(caption)}</figcaption></figure>'
-    )
+    return HTML(piece("schema", caption, parts))
 
 
 def _row(y: str, values: Sequence[Any], apart: float | None = None) -> alt.Y:
@@ -272,18 +246,18 @@ def _within(frame: pd.DataFrame, value: str, scale: alt.Scale) -> tuple[pd.DataF
     return frame, scale if high < 100 - room else alt.Scale(domain=[low - room, 100], nice=False)
 
 
-def _groups(frame: pd.DataFrame, choose: Choice | None) -> list[pd.DataFrame]:
+def _groups(frame: pd.DataFrame, look: Look) -> list[pd.DataFrame]:
     """Return the rows that are shown together."""
-    by = [name for name in choose or {} if name in frame]
+    by = [name for name in look.choose or {} if name in frame]
     return [rows for _, rows in frame.groupby(by, sort=False)] if by else [frame]
 
 
-def _beside(frame: pd.DataFrame, x: str, y: str, end: Any, choose: Choice | None, height: int) -> pd.DataFrame:
+def _beside(frame: pd.DataFrame, x: str, y: str, end: Any, look: Look) -> pd.DataFrame:
     """Return the rows at an end of the lines, and where their names stand: a line of text apart."""
     found = []
-    for rows in _groups(frame, choose):
+    for rows in _groups(frame, look):
         drawn = rows[[c for c in (y, "low", "high") if c in rows]]
-        gap, at = 18 * (drawn.max(axis=None) - drawn.min(axis=None)) / height, rows[rows[x] == end].sort_values(y)
+        gap, at = 18 * (drawn.max(axis=None) - drawn.min(axis=None)) / look.height, rows[rows[x] == end].sort_values(y)
         places: list[float] = []
         for value in at[y]:
             places.append(max(value, places[-1] + gap) if places else value)
@@ -291,12 +265,12 @@ def _beside(frame: pd.DataFrame, x: str, y: str, end: Any, choose: Choice | None
     return pd.concat(found)
 
 
-def _under(frame: pd.DataFrame, x: str, y: str, label: str, choose: Choice | None) -> pd.DataFrame:
+def _under(frame: pd.DataFrame, x: str, y: str, look: Look) -> pd.DataFrame:
     """Return the points that have a name, and whether it stands under its point: another one's is close above."""
     found = []
-    for rows in _groups(frame, choose):
+    for rows in _groups(frame, look):
         near, high = (0.2 * (rows[x].max() - rows[x].min()), 0.1 * (rows[y].max() - rows[y].min()))
-        named = rows[rows[label] != ""]
+        named = rows[rows[look.label] != ""]
         above = [
             ((named[x] - a).abs().lt(near) & (named[y] - b).between(0, high)).sum() > 1
             for a, b in zip(named[x], named[y], strict=True)
@@ -330,8 +304,3 @@ def _tip(frame: pd.DataFrame, columns: Sequence[str]) -> list[alt.Tooltip]:
     shown = [c for c in dict.fromkeys(columns) if c in frame]
     numeric = pd.api.types.is_float_dtype
     return [alt.Tooltip(f"{c}:Q", format=",.4~g") if numeric(frame[c]) else alt.Tooltip(c) for c in shown]
-
-
-def _named(chart: alt.LayerChart, choose: Choice | None, title: str) -> alt.LayerChart:
-    chart = chart.properties(title=title) if title else chart
-    return chart.add_params(*(alt.param(name=n, value=v) for n, v in choose.items())) if choose else chart

@@ -13,21 +13,7 @@ from .rules import UNTESTED, Finding, Verdict
 from .stats import holm
 
 CLAIMS = Path(__file__).with_name("claims.toml")
-COLUMNS = (
-    "claim",
-    "paper",
-    "kind",
-    "scale",
-    "verdict",
-    "unit",
-    "p",
-    "p_holm",
-    "n",
-    "why",
-    "chapter",
-    "same_as",
-    "found",
-)
+TOLD = ("claim", "scale", "verdict", "unit", "p", "p_holm", "n", "why", "chapter", "same_as", "found")  # of a verdict
 
 
 @dataclass(frozen=True)
@@ -116,8 +102,7 @@ def scorecard(verdicts: Iterable[Verdict]) -> pd.DataFrame:
         about = {c: getattr(v, c) for c in ("scale", "unit", "p", "why", "chapter", "same_as")}
         rows.append(about | {"claim": claim(v.claim).id, "verdict": v.word, "n": fewest(v), "found": v})
     card = pd.DataFrame([(c.id, c.paper, c.kind) for c in claims().values()], columns=["claim", "paper", "kind"])
-    told = pd.DataFrame(rows, columns=[c for c in COLUMNS if c not in ("paper", "kind", "p_holm")])
-    card = card.merge(told, how="left", on="claim").assign(p_holm=None)[list(COLUMNS)]
+    card = card.merge(pd.DataFrame(rows, columns=TOLD), how="left", on="claim")
     card = card.fillna({"verdict": UNTESTED}).astype({"p": float, "p_holm": float})
     for _, group in card.dropna(subset=["scale"]).groupby(["paper", "scale"]):  # what decided nothing counts, too
         card.loc[group.index, "p_holm"] = group["p"].where(group["p"].isna(), holm(group["p"].fillna(1).tolist()))

@@ -8,11 +8,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
+from itertools import product
 
-import pandas as pd
+from markupsafe import Markup
 
 from ..errors import check
 from .figure import Figure, in_book
+from .pieces import piece, script_json
 
 
 @dataclass(frozen=True)
@@ -73,64 +75,33 @@ class Explorer(Controlled):
         From a value for each control, by name, to a chart, or several, each with a Vega parameter of each of these
         names.
     controls : mapping of str to Control
-    states : DataFrame
-        One row for every combination of values: a column for each control, ``sentence`` and ``interval``.
+    say : callable
+        From a value for each control, by name, to a sentence and an interval; asked beforehand for every combination.
     *figure, **options
         What `Figure` takes beside its chart: caption, records, name, legend, alt, toy.
-
-    Raises
-    ------
-    UserError
-        If a combination has no row.
     """
 
-    def __init__(self, draw: Callable, controls: Controls, states: pd.DataFrame, *figure, **options) -> None:
-        self.draw, self.controls, self.states = draw, controls, states.set_index(list(controls)).sort_index()
-        wanted = pd.MultiIndex.from_product([c.options.values() for c in controls.values()])
-        wanted = wanted if len(controls) > 1 else wanted.get_level_values(0)
-        lacking = wanted.difference(self.states.index)
-        check(lacking.empty, "states", list(lacking[:1]), "every combination of the controls needs a row")
-        twice = self.states.index[self.states.index.duplicated()]
-        check(twice.empty, "states", list(twice[:1]), "has more than one row")
+    def __init__(self, draw: Callable, controls: Controls, say: Callable, *figure, **options) -> None:
+        self.draw, self.controls = draw, controls
+        combinations = product(*(c.options.values() for c in controls.values()))
+        self.states = {values: say(**dict(zip(controls, values, strict=True))) for values in combinations}
         self.start = {key: list(c.options.values())[c.first] for key, c in controls.items()}
         self.figure = Figure(draw(**self.start), *figure, **options)
 
     def state(self, values: Mapping[str, object]) -> tuple[str, str]:
         """Return the sentence and the interval for a choice."""
-        key = tuple(values[k] for k in self.controls)
-        row = self.states.loc[key if len(key) > 1 else key[0]]
-        return row["sentence"], row["interval"]
+        return self.states[tuple(values[k] for k in self.controls)]
 
-    def html(self) -> str:
+    def html(self) -> Markup:
         """Return the explorer for the book: native form controls, and all states as data."""
-        fields = "".join(self._field(key, c) for key, c in self.controls.items())
-        rows = self.states[["sentence", "interval"]].to_dict("index").items()
-        states = [{"key": list(key if isinstance(key, tuple) else (key,)), **state} for key, state in rows]
-        sentence, interval = self.state(self.start)
-        data = json.dumps(states, default=_number).replace("</", "<\\/")
-        above = (
-            f'<form class="tl-controls">{fields}</form>'
-            '<div class="tl-finding" aria-live="polite" aria-atomic="true">'
-            f'<p class="tl-sentence">{escape(sentence)}</p><p class="tl-interval">{escape(interval)}</p></div>'
-            f'<script type="application/json" class="tl-states">{data}</script>'
-        )
-        return f'<div class="tl-explorer">{self.figure.html(above)}</div>'
+        fields = [self._field(key, c) for key, c in self.controls.items()]
+        states = [{"key": key, "sentence": text, "interval": found} for key, (text, found) in self.states.items()]
+        above = piece("chooser", fields, *self.state(self.start), script_json(states, default=_number))
+        return Markup('<div class="tl-explorer">{}</div>').format(self.figure.html(above))
 
-    def _field(self, key: str, control: Control) -> str:
-        name, label, texts = f"{self.figure.name}-{key}", escape(control.label), list(control.options)
+    def _field(self, key: str, control: Control) -> Markup:
         values = [json.dumps(v, default=_number) for v in control.options.values()]
-        first, text = control.first, escape(texts[control.first])
-        if not control.slider:
-            marks = ["selected" if i == first else "" for i in range(len(texts))]
-            rows = zip(map(escape, values), marks, map(escape, texts), strict=True)
-            options = "".join(f'<option value="{value}" {mark}>{word}</option>' for value, mark, word in rows)
-            return f'<label for="{name}">{label}</label><select id="{name}" name="{key}">{options}</select>'
-        return (
-            f'<label for="{name}">{label} <output for="{name}" aria-live="off">{text}</output></label>'
-            f'<input id="{name}" name="{key}" type="range" min="0" max="{len(texts) - 1}" value="{first}" '
-            f'aria-valuetext="{text}" data-texts="{escape(json.dumps(texts))}" '
-            f'data-values="{escape(json.dumps(values))}">'
-        )
+        return piece("field", f"{self.figure.name}-{key}", key, control, list(control.options), values)
 
     def panel(self):
         """Return the explorer for a live notebook, as ipywidgets: the controls, and what follows them.
@@ -172,32 +143,19 @@ class Workbench(Controlled):
     def __init__(self, train: Callable[..., object], controls: Controls, notebook: str) -> None:
         self.train, self.controls, self.notebook = train, controls, notebook
 
-    def html(self) -> str:
+    def html(self) -> Markup:
         """Return a line for the book that says how to get the workbench."""
-        choices = escape(", ".join(c.label.lower() for c in self.controls.values()))
-        words = f"With a kernel this place holds a workbench: choose {choices}, and train again. Open "
-        words += f"<code>{escape(self.notebook)}</code> in Jupyter (with jupytext) and run all cells."
-        return f'<p class="tl-workbench">{words}</p>'
+        choices = ", ".join(c.label.lower() for c in self.controls.values())
+        return piece("workbench", choices, self.notebook)
 
     def panel(self):
         """Return the workbench as ipywidgets: the controls, the button, and an output for what was trained."""
         import ipywidgets as widgets
-        from IPython.display import display
 
         boxes = {k: c.widget() for k, c in self.controls.items()}
-        button, out = widgets.Button(description="Train", button_style="primary", icon="play"), widgets.Output()
-
-        def press(_: object) -> None:
-            button.disabled = True
-            out.clear_output()
-            try:
-                with out:
-                    display(self.train(**{k: box.value for k, box in boxes.items()}))
-            finally:
-                button.disabled = False
-
-        button.on_click(press)
-        return widgets.VBox([*boxes.values(), button, out])
+        options = {"manual": True, "manual_name": "Train", "auto_display": True}
+        train = lambda **values: self.train(**values)  # noqa: E731 (without defaults: of these it would make widgets)
+        return widgets.interactive(train, options, **boxes)
 
 
 def _number(value: object) -> object:

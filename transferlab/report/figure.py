@@ -1,7 +1,6 @@
 """Figures of the book: a chart with its caption, its numbers as a table and as CSV. Live, a plain chart."""
 
 import base64
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -10,7 +9,9 @@ from html import escape
 
 import altair as alt
 import pandas as pd
+from markupsafe import Markup
 
+from .pieces import piece, script_json
 from .theme import config
 
 BOOK = "TRANSFERLAB_BOOK"
@@ -25,10 +26,10 @@ def in_book() -> bool:
     return bool(os.environ.get(BOOK))
 
 
-def csv_link(records: pd.DataFrame, name: str) -> str:
+def csv_link(records: pd.DataFrame, name: str) -> Markup:
     """Return a link that saves a table as ``NAME.csv``, without a server."""
     data = base64.b64encode(records.to_csv(index=False).encode()).decode()
-    return f'<a class="tl-csv" download="{escape(name)}.csv" href="data:text/csv;base64,{data}">CSV</a>'
+    return piece("csv_link", data, name)
 
 
 def _cell(value: object) -> object:
@@ -39,41 +40,28 @@ def _cell(value: object) -> object:
     return (whole if whole.strip("-").replace(",", "").isdigit() else f"{value:.4g}").replace("-", "−")
 
 
-def table_html(records: pd.DataFrame, columns: Words = None, formats: Formats | None = None) -> str:
+def table_html(records: pd.DataFrame, columns: Words = None, formats: Formats | None = None) -> Markup:
     """Return a table as HTML; numbers have four significant digits unless `formats` says how a column is printed."""
     shown = records.astype(object)
     for column, write in (formats or {}).items():
         shown[column] = shown[column].map(write, na_action="ignore")
     shown = shown.where(records.notna(), "")[list(columns or records)].rename(columns=columns or {}).map(_cell)
-    row = lambda cells, tag: "".join(f"<{tag}>{escape(str(c), quote=False)}</{tag}>" for c in cells)  # noqa: E731
-    body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in shown.itertuples(index=False, name=None))
-    head = f"<thead><tr>{row(shown, 'th')}</tr></thead>"
-    return scrolling(f'<table class="tl-table">{head}<tbody>{body}</tbody></table>', "table")
+    return piece("table", list(shown), shown.itertuples(index=False, name=None))
 
 
-def scrolling(table: str, label: str) -> str:
-    """Return a table as HTML in a frame that scrolls where it is too wide; the page's script names it where it does."""
-    return f'<div class="tl-scroll" data-label="{escape(label)}">{table}</div>'
-
-
-def _folded(records: pd.DataFrame, summary: str, columns: Words = None, markup: str = "") -> str:
+def _folded(records: pd.DataFrame, summary: str, columns: Words = None, markup: str = "") -> Markup:
     """Return a table that the page's script makes from the figure's CSV, or of `markup`, when it is opened."""
     texts = lambda column: any(isinstance(v, str) and NUMBER.fullmatch(v) for v in records[column])  # noqa: E731
     told = [(c, (columns or {}).get(c, c), not texts(c)) for c in columns or records]
-    inside = f"<template>{markup}</template>" if markup else ""
-    return (
-        f'<details class="tl-numbers" data-columns="{escape(json.dumps(told, ensure_ascii=False))}">'
-        f"<summary>{summary}</summary>{inside}<noscript>They are in the file below.</noscript></details>"
-    )
+    return piece("folded", told, summary, markup)
 
 
-def chart_html(chart: alt.TopLevelMixin, label: str) -> str:
+def chart_html(chart: alt.TopLevelMixin, label: str) -> Markup:
     """Return the place where the page's script draws a chart, with its specification inside, which has its name."""
     spec = config(chart).to_dict()
     spec.setdefault("description", label)
-    high = f' style="min-height:{spec["height"]}px"' if isinstance(spec.get("height"), int | float) else ""
-    text = json.dumps(spec).replace("</", "<\\/")
-    return f'<div class="tl-chart"{high}><script type="application/json">{text}</script></div>'
+    height = spec["height"] if isinstance(spec.get("height"), int | float) else None
+    return piece("chart", script_json(spec), height)
 
 
 def _title(chart: alt.TopLevelMixin, else_: str) -> str:
@@ -110,22 +98,15 @@ class Figure:
         self.caption, self.records, self.name, self.legend = caption, records, name, legend or {}
         self.alt, self.toy = alt or caption, toy
 
-    def html(self, above: str = "") -> str:
-        """Return the figure as HTML for the book, with something more above the chart."""
+    def html(self, above: Markup | str = "") -> Markup:
+        """Return the figure as HTML for the book, with something more above the chart: markup, or a text."""
         n = len(self.charts)
         names = [
             f"{_title(c, f'Panel {i} of {n}')}: {self.alt}" if n > 1 else self.alt for i, c in enumerate(self.charts, 1)
         ]
-        drawn = "".join(map(chart_html, self.charts, names))
-        drawn = f'<div class="tl-panels tl-panels-{n}">{drawn}</div>' if n > 1 else drawn
-        toy = '<p class="tl-toy-label">toy run</p>' if self.toy else ""
-        keys = "".join(f'<li style="--tone:{colour}">{escape(word)}</li>' for word, colour in self.legend.items())
-        legend = f'<ul class="tl-legend">{keys}</ul>' if keys else ""
-        return (
-            f'<figure class="tl-figure{" tl-toy" if toy else ""}" id="{self.name}">{toy}{above}{legend}{drawn}'
-            f"<figcaption>{escape(self.caption)}</figcaption>{_folded(self.records, 'The numbers')}"
-            f"{csv_link(self.records, self.name)}</figure>"
-        )
+        charts = list(map(chart_html, self.charts, names))
+        numbers, csv = _folded(self.records, "The numbers"), csv_link(self.records, self.name)
+        return piece("figure", self, above, charts, numbers, csv)
 
     def _ipython_display_(self) -> None:
         from IPython.display import HTML, display
@@ -168,7 +149,4 @@ class Table:
         else:
             shown = self.markup or table_html(self.records, self.columns)
             shown = f"<details><summary>{summary}</summary>{shown}</details>" if self.folded else shown
-        return (
-            f'<figure class="tl-figure tl-figure-table" id="{self.name}">{shown}'
-            f"<figcaption>{escape(self.caption)}</figcaption>{csv_link(self.records, self.name)}</figure>"
-        )
+        return piece("table_figure", self, shown, csv_link(self.records, self.name))

@@ -13,7 +13,6 @@ from .stats import CONFIDENCE, MANY, Effect, effect, equivalence, holm, seeds_ne
 SIDES = ("above", "below", "equal")
 HOLDS, FAILS, IN_PART, NOTHING = "holds here", "does not hold here", "in part", "no effect here"
 UNDECIDED, UNTESTABLE, UNTESTED = "undecided", "not testable here", "not tested"
-WORDS = (HOLDS, FAILS, IN_PART, NOTHING, UNDECIDED, UNTESTABLE, UNTESTED)
 ENOUGH_FAMILIES = 5  # of targets, for an interval over them
 MOST = {"%": 5.0}  # margins are at most 1 point; 5 where the unit is a percentage of something
 FAMILIES = {"pacs": "PACS"}  # targets that are one family: the mean of PACS's domains
@@ -239,7 +238,7 @@ class Verdict:
     ----------
     claim, scale, chapter : str
     word : str
-        One of `WORDS`.
+        One of those in ``theme.toml``.
     parts, checks : list of Finding
     unit : str
     seeds : list of int

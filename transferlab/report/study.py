@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import cached_property
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -27,17 +26,7 @@ if TYPE_CHECKING:
     from ..chapters import Chapter
 
 MEAN = "mean of targets"
-PERCENT = (
-    "accuracy",
-    "validation_accuracy",
-    "train_accuracy",
-    "pool_share",
-    "hard_fraction",
-    "mean_class",
-    "validation_mean_class",
-    "knn_accuracy",
-    "source_accuracy",
-)
+SHARES = ("pool_share", "hard_fraction")  # in percent on pages, as every accuracy is
 
 
 class Study:
@@ -76,7 +65,7 @@ class Study:
 
     @staticmethod
     def _percent(table: pd.DataFrame) -> pd.DataFrame:
-        for column in [c for c in table if c.startswith(PERCENT)]:
+        for column in [c for c in table if "accuracy" in c or c in SHARES]:
             table[column] = 100 * table[column].astype(float)
         return table
 
@@ -364,7 +353,7 @@ class Study:
                 "arm",
                 {"accuracy": theme.TRANSFER},
                 level=view.arm(**floor).mean() if floor else None,
-                title=theme.names(target),
+                name=theme.names(target),
                 **look,
             )
             for target, view in self.views.items()
@@ -375,8 +364,9 @@ class Study:
         self, draw: Callable[..., Any], controls: Mapping[str, Control], say: Callable[..., Any], *figure: Any
     ) -> Explorer:
         """Return an `Explorer`: `say` gives a sentence and an `Effect`, or a second sentence, for each choice."""
-        rows = [dict(zip(controls, v, strict=True)) for v in product(*(c.options.values() for c in controls.values()))]
-        told = [(row, *say(**row)) for row in rows]
-        words = lambda found: f"Difference: {interval(found)}." if isinstance(found, Effect) else found  # noqa: E731
-        states = pd.DataFrame([row | {"sentence": text, "interval": words(found)} for row, text, found in told])
-        return Explorer(draw, controls, states, *figure)
+
+        def told(**choice: Any) -> tuple[str, str]:
+            text, found = say(**choice)
+            return text, f"Difference: {interval(found)}." if isinstance(found, Effect) else found
+
+        return Explorer(draw, controls, told, *figure)

@@ -13,25 +13,9 @@ GAIN = "#2a9d7c"  # gain over training from scratch
 SCRATCH = "#8a8f98"  # training from scratch
 PROBE = "#b58900"  # frozen features
 JOINT = "#c0497b"  # joint fine-tuning
-VERDICT = {
-    "holds here": "#2a9d7c",
-    "does not hold here": "#c0392b",
-    "in part": "#b58900",
-    "no effect here": "#5b6f95",
-    "undecided": "#8a6d9e",
-    "not testable here": "#8a8f98",
-    "not tested": "#8a8f98",
-}
-SIGNS = {
-    "holds here": "✓",
-    "does not hold here": "✗",
-    "in part": "◐",
-    "no effect here": "○",
-    "undecided": "?",
-    "not testable here": "–",
-    "not tested": "·",
-}
 LOOK = tomllib.loads(Path(__file__).with_name("theme.toml").read_text("utf-8"))
+VERDICT = {word: look["tone"] for word, look in LOOK["verdicts"].items()}
+SIGNS = {word: look["sign"] for word, look in LOOK["verdicts"].items()}
 
 
 def names(name: str) -> str:

@@ -1,7 +1,5 @@
 """What a method may ask for: the device, images, networks, features and other artefacts."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import time

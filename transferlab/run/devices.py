@@ -1,7 +1,5 @@
 """Where things are computed: devices, threads, processes of a pool, and what is told of them on record."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import platform

@@ -1,7 +1,5 @@
 """How many networks of one shape train fastest together on a device: found out once, and noted in the store."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from contextlib import suppress

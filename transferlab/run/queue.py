@@ -1,9 +1,10 @@
 """What is to be done, in an order in which everything finds what it needs. Nothing here imports torch."""
 
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from graphlib import TopologicalSorter
 
 from ..specs import Artefact, Trial
 from ..specs.serial import digest
@@ -73,16 +74,14 @@ class Queue:
     def __init__(self, asked: Iterable[Asked], lacks: Callable[[Artefact], bool], later: Iterable = ()) -> None:
         self.lacks = lacks
         self.jobs: dict[str, Job] = {}
-        self.needs: dict[str, set[str]] = {}
+        self.order = TopologicalSorter()
         for trial, columns in asked:
             self._add(trial, columns)
         for made in later:
             if made.training.key in self.jobs and lacks(made):
                 self._add(made)
-        self.ready = deque(job for key, job in self.jobs.items() if not self.needs[key])
-        self.users: defaultdict[str, list[str]] = defaultdict(list)
-        for key, need in ((key, need) for key, needs in self.needs.items() for need in needs):
-            self.users[need].append(key)
+        self.order.prepare()
+        self.ready = deque(self._freed())
         self.busy: list[Job] = []
         self.kills: Counter[Job] = Counter()
         self.alone: set[Job] = set()  # those that may kill what runs beside them
@@ -92,7 +91,7 @@ class Queue:
         """Put what makes an artefact, and before it what that needs, and return its key."""
         key = (training := made.training).key
         if key not in self.jobs:
-            self.needs[key] = {self._add(need) for need in training.needs() if self.lacks(need)}
+            self.order.add(key, *(self._add(need) for need in training.needs() if self.lacks(need)))
             self.jobs[key] = Job(training, (made,), columns)
             return key
         job = self.jobs[key]
@@ -119,13 +118,12 @@ class Queue:
     def finish(self, jobs: Collection[Job]) -> None:
         """Let what waited for these go first, so that seeds are completed one after another."""
         self.alone.difference_update(jobs)
-        freed = []
-        for done in jobs:
-            for key in self.users.pop(done.key, ()):
-                self.needs[key].discard(done.key)
-                if not self.needs[key]:
-                    freed.append(self.jobs[key])
-        self.ready.extendleft(reversed(freed))
+        self.order.done(*(job.key for job in jobs))
+        self.ready.extendleft(reversed(self._freed()))
+
+    def _freed(self) -> list[Job]:
+        """Return the jobs that now have all that they need."""
+        return [self.jobs[key] for key in self.order.get_ready()]
 
     def requeue(self, packs: Iterable[list[Job]], kills: int = 1) -> None:
         """Let jobs whose worker was killed go first, and alone if that happened to them before."""

@@ -1,7 +1,5 @@
 """Dropout that draws from a generator of the run's own, whatever is trained beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial

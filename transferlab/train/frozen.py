@@ -1,7 +1,5 @@
 """Training the last part of a network on activations that are computed once, where all before it is frozen."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

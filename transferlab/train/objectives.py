@@ -1,7 +1,5 @@
 """What training makes small. An objective is bound to the network that is really trained: in a pack that is a copy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 

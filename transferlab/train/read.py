@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ..data.augment import luma, normalise
 from ..data.images import Sample
 from ..errors import choose
-from ..nets.taps import Reader, kept_inputs
+from ..nets.taps import kept_inputs, reading
 from ..specs.serial import positive
 
 BATCH = 250
@@ -75,10 +75,10 @@ def read(net: nn.Module, sample: Sample, taps: Sequence[str], grid: int | None =
     if grid is not None:
         positive("grid", grid)
     parts: dict[str, list[torch.Tensor]] = {tap: [] for tap in taps}
-    with Reader(net, tuple(taps)) as reader:
+    with reading(net, taps) as found:
         for images in batches(net, sample):
             net(images)
-            for tap, value in reader.read.items():
+            for tap, value in found.items():
                 parts[tap].append(pooled(value.float(), grid, pool))
     return {tap: torch.cat(values) for tap, values in parts.items()}
 
