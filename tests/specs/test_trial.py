@@ -248,11 +248,11 @@ def test_a_network_that_a_trial_leaves_comes_of_the_trials_own_training():
 def test_features_are_needed_of_every_stored_split_once():
     needs = replace(fine_tune(), method=Probe()).needs()
     assert needs == replace(fine_tune(), method=KNN("fc6")).needs()
-    assert [(f.network, f.split, f.grid) for f in needs] == [
-        (fine_tune().start, split, 1) for split in ("train", "validation", "test")
+    assert [(f.network, f.split, f.maps) for f in needs] == [
+        (fine_tune().start, split, None) for split in ("train", "validation", "test")
     ]
-    flowers = replace(fine_tune(), target=Target("pacs/photo", 24), method=Probe(grid=2))
-    assert [(f.split, f.grid) for f in flowers.needs()] == [("train", 2), ("test", 2)], "validation is a part of it"
+    photos = replace(fine_tune(), target=Target("pacs/photo", 24), method=Probe("pool5", grid=2))
+    assert [(f.split, f.maps) for f in photos.needs()] == [("train", "pool5"), ("test", "pool5")], "validation is part"
     assert all(isinstance(f, Features) and f.cost() > 0 and f.needs() == (fine_tune().start,) for f in needs)
     assert replace(fine_tune(), source=None, method=KNN()).needs() == ()
 
