@@ -17,7 +17,7 @@ TOY = {"synthetic:0": 0, "synthetic:0.3": 1, "synthetic:0.6": 2, "synthetic:1": 
 DISTANCE = {"caltech101": 0, "cifar100": 1, "scene15": 2, "flowers102": 3, "PACS": 4, "mnist": 5, "bccd": 6} | TOY
 DISTANCE |= {f"torchvision:{name}": i for i, name in enumerate(("Caltech101", "SUN397", "OxfordIIITPet", "Flowers102"))}
 EVEN = {"bccd": 140}  # images of each class, where classes differ in size
-DRAWN = {"flowers102": 8}  # four in five, of a set with validation images of its own: seeds of given networks differ so
+FOUR_FIFTHS = {"flowers102": 8}  # of a set with its own validation images: else given networks' seeds were all alike
 LAYERS, FLAT = 5, 0.5  # of a network; points within which layers, or dimensions, are equally good
 CLASS_MEAN, VALIDATED = "mean_class_accuracy", "validation_mean_class_accuracy"  # classes may differ in size
 FEW = 4  # seeds of a network that is trained here
@@ -56,7 +56,7 @@ class Network:
 
     def target(self, name: str, scale: str, **subset: object) -> Target:
         """Return a target at this network's size, or a part of it as the fields of `Subset` say."""
-        few = EVEN | (DRAWN if isinstance(self.source, Weights) else {})
+        few = EVEN | (FOUR_FIFTHS if isinstance(self.source, Weights) else {})
         even = {"per_class": few[name]} if name in few else {}
         return Target(name, self.size, replace(scale_of(scale).target_subset, **even | subset))
 
