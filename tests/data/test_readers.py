@@ -438,6 +438,14 @@ def test_the_fingerprint_is_also_of_boxes(bugs):
 def test_bad_objects_are_named(bugs):
     write_objects(bugs, (RIGHT, 2, False), (LEFT, 0, False))
     assert refused("bugs") == "label (=2): train-00000-of-00001.parquet row 0: must be 0 to 1"
-    write_objects(bugs, ([4.0, 1.0, 4.2, 5.0], 1, False), (LEFT, 0, False))
-    with pytest.raises(UserError, match=r"box \(=\(4.0, 1.0, 4.19.*\)\): must hold a pixel"):
-        open_set("bugs").splits["train"][1].image()
+    for box in ([4.0, 1.0, 4.2, 5.0], [4.0, 1.0, 9.0, 5.0], [-2.0, 1.0, 3.0, 5.0], [5.0, 1.0, 4.0, 5.0]):
+        write_objects(bugs, (box, 1, False), (LEFT, 0, False))
+        with pytest.raises(UserError, match=r"box \(=.*\): must be left, top, right, bottom within 8 x 6 pixels"):
+            open_set("bugs").splits["train"][1].image()
+
+
+def test_objects_that_are_not_whole_are_named(bugs):
+    wanted = "must have a bbox of four numbers, a category and difficult for each object"
+    for boxes in ([(RIGHT, 1, False), (None, 0, False)], [(RIGHT, 1, False), ([1.0, 2.0, None, 4.0], 0, False)]):
+        write_objects(bugs, *boxes)
+        assert refused("bugs") == f"objects (=train-00000-of-00001.parquet row 0): {wanted}"

@@ -49,9 +49,14 @@ class Item(NamedTuple):
             if picture.mode.startswith("I"):  # 16 bits a pixel
                 picture = picture.convert("I").point(lambda v: v / 256).convert("L")
             picture = ImageOps.exif_transpose(picture).convert("RGB")
-            picture = picture.crop(tuple(map(round, self.box))) if self.box else picture
-            check(min(picture.size) > 0, "box", self.box, "must hold a pixel")
-            return picture
+            if not self.box:
+                return picture
+            left, top, right, bottom = box = tuple(map(round, self.box))
+            inside = 0 <= left < right <= picture.width and 0 <= top < bottom <= picture.height
+            check(
+                inside, "box", box, f"must be left, top, right, bottom within {picture.width} x {picture.height} pixels"
+            )
+            return picture.crop(box)
         except BAD as e:
             raise UserError(f"image (={self.path}): cannot be read ({line(e)})") from e
 
@@ -185,10 +190,18 @@ def _parquet(path: Path):
         raise UserError(f"Parquet file (={path}): names no classes in its metadata ({wanted})") from e
     shown = ([(label, ())] for label in rows[about].to_pylist())
     if about == "objects":
-        each = (zip(o["category"], o["bbox"], o["difficult"], strict=True) for o in rows[about].to_pylist())
-        shown = ([(of, tuple(box)) for of, box, hard in objects if not hard] for objects in each)
+        shown = [_objects(found, f"{path.name} row {row}") for row, found in enumerate(rows[about].to_pylist())]
     rows = rows.flatten()
     return names, rows["image.bytes"], zip(rows["image.path"].to_pylist(), shown, strict=True)
+
+
+def _objects(found: dict | None, where: str) -> list[tuple[int, tuple[float, ...]]]:
+    """Return the labels and boxes of a row's objects, but for the difficult ones."""
+    category, bbox, difficult = ((found or {}).get(name) or [] for name in ("category", "bbox", "difficult"))
+    whole = all(box and len(box) == 4 and None not in box for box in bbox)
+    fits = whole and len(category) == len(bbox) == len(difficult)
+    check(fits, "objects", where, "must have a bbox of four numbers, a category and difficult for each object")
+    return [(of, tuple(box)) for of, box, hard in zip(category, bbox, difficult, strict=True) if not hard]
 
 
 def wordnet_tree(path: Path) -> ClassTree:
