@@ -232,6 +232,9 @@ def test_pages_are_light(book, name):
 
 def recomputed(row: dict) -> str:
     """The state of a part, from what its row prints."""
+    if "margin" not in row:  # an order over families: its exact p decides
+        right = (float(row["low"]) + float(row["high"]) > 0) == (row["side"] == "above")
+        return "open" if float(row["p"]) >= 0.05 else "holds" if right else "fails"
     low, high, bar, margin = (float(row[k]) for k in ("low", "high", "bar", "margin"))
     if row["side"] == "equal":
         inside, apart = -margin < low and high < margin, low > margin or high < -margin
@@ -333,7 +336,7 @@ def test_notebooks_are_short():
     special = {"how_many_classes", "coarse_or_fine", "grown_or_wide", "does_borrowing_help", "what_to_borrow"}
     special |= {"which_layer", "how_far_is_a_task", "finding_alike"}
     assert {name: n for name, n in lines.items() if not 55 <= n <= (230 if name in special else 120)} == {}
-    assert sum(lines.values()) <= 155 * len(lines)
+    assert sum(lines.values()) <= 165 * len(lines)
     for subject in chapters.chapters().values():
         assert lines_of(subject.cell("rule")) <= 40
 

@@ -213,7 +213,8 @@ def forest(findings: Sequence[Finding]) -> Markup:
         flip = f", sign flip {p_value(f.effect.p_sign)}" if flipped else ""
         decided = f.p if f.side != "equal" or f.state == "holds" else None  # none for an equivalence that failed
         p = f"p {p_value(decided)}{corrected}{flip}" if decided is not None else ""
-        data = {"low": f.effect.low, "high": f.effect.high, "bar": f.bar, "margin": f.margin, "side": f.side}
+        data = {"low": f.effect.low, "high": f.effect.high, "bar": f.bar, "side": f.side}
+        data["margin"] = None if f.order else f.margin  # p alone decides an order
         data |= {"p": decided, "holm": f.p_holm, "state": f.counts}
         rows.append((f, data, drawing(f, axis), p))
     return piece("forest", rows)
