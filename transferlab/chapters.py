@@ -210,7 +210,8 @@ class Chapter:
         known = [record.get("provenance", {}).get("rules", {}) for record in records]  # when it was run
         by_seed = list(zip(study.records["seed"], known, strict=True))
         for claim, rule in self.rules.items():
-            seen = sorted({int(seed) for seed, rules in by_seed if rules.get(claim) != hashes[claim]})
+            seen = {int(seed) for seed, rules in by_seed if rules.get(claim) != hashes[claim]}
+            seen = sorted(seen | {*rule.seen} & {*study.seeds})
             try:
                 found.append(judge(rule, study, rule=hashes[claim], seen=seen))
             except UserError:

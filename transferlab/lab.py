@@ -4,11 +4,12 @@ Trials that are on record, in the store or published, are read; the others are r
 only then.
 """
 
+import gc
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -205,9 +206,10 @@ class Lab:
 
     def plan(self, trials: Iterable[Trial]) -> Plan:
         """Count what `run` would do, without doing it."""
-        behind = self._all_behind(trials)
-        missing = self._missing(behind)
-        first = [job for job in Queue(missing, self.store.lacks).jobs.values() if job.trial is None]
+        with _uncollected():
+            behind = self._all_behind(trials)
+            missing = self._missing(behind)
+            first = [job for job in Queue(missing, self.store.lacks).jobs.values() if job.trial is None]
         seconds = sum(t.cost() for t, _ in missing) + sum(job.training.cost() for job in first)
         known = {t.key for t, _ in behind if not t.open} - {t.key for t, _ in missing}
         return Plan(len(known), [job for job in first if job.training.trains], [t for t, _ in missing], seconds)
@@ -354,6 +356,18 @@ class Lab:
             return cluster_executor(self.client)
         devices, _ = run_layer()
         return Here() if workers == 1 else local_pool(workers, devices.begin, devices.gpus(self.device))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector from going again and again through many values that all stay."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _starts(trial: Trial) -> Iterator[Artefact]:

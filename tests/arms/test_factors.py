@@ -31,6 +31,11 @@ def test_given_networks_have_every_seed_and_ours_has_few():
         assert network.seeds([6, 2]) == ([6, 2] if given else [2])
 
 
+def test_a_family_is_a_target_but_for_the_domains_of_pacs():
+    folders = ["folder:/pictures/birds", "folder:/pictures/trees"]
+    assert [family(name) for name in (*folders, "mnist", "pacs/sketch")] == [*folders, "mnist", "PACS"]
+
+
 def test_sets_whose_classes_differ_in_size_are_balanced():
     network = networks("cpu")["SqueezeNet"]
     assert network.target("bccd", "cpu").subset.per_class == 140

@@ -97,7 +97,7 @@ def targets(scale: str) -> tuple[str, ...]:
 
 def family(target: str) -> str:
     """Return the family of a target: PACS for each of its domains."""
-    return target.partition("/")[0].replace("pacs", "PACS")
+    return "PACS" if target in DOMAINS else target
 
 
 def families(names: list[str]) -> list[str]:

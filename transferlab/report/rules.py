@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..arms.factors import family as family_of
 from ..errors import UserError, check, choose
 from .stats import CONFIDENCE, MANY, Effect, effect, equivalence, holm, seeds_needed, trend
 
@@ -15,7 +16,6 @@ HOLDS, FAILS, IN_PART, NOTHING = "holds here", "does not hold here", "in part", 
 UNDECIDED, UNTESTABLE, UNTESTED = "undecided", "not testable here", "not tested"
 ENOUGH_FAMILIES = 5  # of targets, for an interval over them
 MOST = {"%": 5.0}  # margins are at most 1 point; 5 where the unit is a percentage of something
-FAMILIES = {"pacs": "PACS"}  # targets that are one family: the mean of PACS's domains
 
 Estimator = Callable[[Any], pd.Series]  # from a `Study` to one number a seed
 
@@ -109,6 +109,8 @@ class Rule:
         Another claim whose measurement this is: it is counted once.
     aside : bool
         A reading beside the chapter that decides: it stands on its own page only.
+    seen : tuple of int
+        Seeds that were run under an earlier form of the rule and whose records were not kept.
     """
 
     claim: str
@@ -118,6 +120,7 @@ class Rule:
     check: Mapping[str, Part] = field(default_factory=dict)
     same_as: str = ""
     aside: bool = False
+    seen: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,7 @@ def find(name: str, part: Part, study: Any, unit: str) -> Finding:
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(by_target))
     targets = {t: effect(v, confidence) for t, v in by_target.items()}
     family = pd.Series({t: e.mean for t, e in targets.items()}, dtype=float)
-    family = family.groupby([FAMILIES.get(t.partition("/")[0], t) for t in family.index]).mean()
+    family = family.groupby([family_of(t) for t in family.index]).mean()
     families = effect(family) if len(family) >= ENOUGH_FAMILIES else None
     return Finding(name, part.side, part.bar, margin, unit, found, state, p, targets, families, left_out)
 
