@@ -22,7 +22,7 @@ from rebuild_sets import FINDERS, ORIGINALS, Box, Entry, Found, Original, wordne
 from tqdm.auto import tqdm
 
 from transferlab.data import images
-from transferlab.data.readers import open_parquet
+from transferlab.data.parquet import open_parquet
 from transferlab.errors import UserError, check, choose, few, line
 from transferlab.paths import data_root, writable, write_atomically
 from transferlab.specs import catalog

@@ -11,7 +11,8 @@ from flat_images import colour, encoded, paint, write
 from parquet_sets import IMAGE, row, rows, write_parquet, write_set
 from PIL import Image
 
-from transferlab.data.readers import Item, Opened, open_set
+from transferlab.data.opened import Item, Opened
+from transferlab.data.readers import open_set
 from transferlab.errors import UserError
 from transferlab.paths import data_root
 

@@ -19,7 +19,8 @@ from ..paths import cache_root, file_fingerprint, sweep, weights_file, writable,
 from ..specs import ImageSet, Source, Subset, Target, catalog
 from ..specs.serial import digest
 from . import synthetic
-from .readers import Item, Opened, open_set
+from .opened import Item, Opened
+from .readers import open_set
 from .subsets import draw, hold_out, relabel
 from .tree import ClassTree
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import UserError, check, choose, line, torchvision
 from ..paths import data_root, writable
-from .readers import Item, Opened, _checked, split_off_test
+from .opened import Item, Opened, checked, split_off_test
 
 ABOUT = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 SETS = ABOUT["sets"]
@@ -33,7 +33,7 @@ def open_torchvision(name: str) -> Opened:
     classes = _classes(f"torchvision:{name}", made)
     splits = {split: _items(dataset, root, row.get("file", "")) for split, dataset in made.items()}
     splits = split_off_test(splits["train"]) if row["splits"] == "unsplit" else splits
-    return _checked(f"torchvision:{name}", classes, splits)
+    return checked(f"torchvision:{name}", classes, splits)
 
 
 def _make(name: str, arguments: dict, root: Path):
