@@ -17,6 +17,7 @@ from transferlab.report.contrasts import (
     leave_one_out_best,
     page_trend,
     partial_correlation,
+    peak,
     rank_correlation,
     slope_per_doubling,
     surest_inversion,
@@ -198,3 +199,20 @@ def test_what_the_budget_explains_makes_no_partial_correlation(slope, level):
     one, other, moved = table(names), table(names[::-1])[names], slope * np.log(sizes) + level
     given_sizes = dict(zip(names, sizes, strict=True))
     close(partial_correlation(one + moved, other, given_sizes), partial_correlation(one, other, given_sizes))
+
+
+# ---------------------------------------------------------------------------------------------------------------- peaks
+
+
+@given(st.floats(-1.4, 0.4), st.floats(0.1, 50), numbers)
+def test_the_peak_of_a_parabola_is_found_between_the_values(top, steep, high):
+    rates = [0.001, 0.01, 0.1, 1.0, 10.0]
+    curve = pd.Series([high - steep * (np.log10(rate) - top) ** 2 for rate in rates], rates)
+    assert peak(curve) == pytest.approx(top, abs=1e-6)
+
+
+def test_a_peak_at_an_end_is_the_end_and_of_equals_the_first_counts():
+    assert peak(pd.Series([3.0, 2.0, 1.0], [0.1, 1, 10])) == -1
+    assert peak(pd.Series([1.0, 2.0, 3.0], [0.1, 1, 10])) == 1
+    assert peak(pd.Series([1.0, 1.0, 1.0], [0.1, 1, 10])) == -1
+    assert peak(pd.Series([0.0, 1.0, 1.0, 0.0], [0.01, 0.1, 1, 10])) == pytest.approx(-0.5)

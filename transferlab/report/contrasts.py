@@ -58,6 +58,20 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else float(np.corrcoef(x, y)[0, 1])
 
 
+def peak(curve: pd.Series) -> float:
+    """Return where a curve is highest, as log10 of its index, numbers above zero that grow by one factor.
+
+    It is the top of the parabola through the highest value and its two neighbours; at an end, of which one is lacking,
+    the end itself.
+    """
+    x, y = np.log10(curve.index.to_numpy(float)), curve.to_numpy(float)
+    top = int(y.argmax())
+    if top in (0, len(y) - 1):
+        return float(x[top])
+    before, after = y[top] - y[top - 1], y[top] - y[top + 1]
+    return float(x[top] + (x[top + 1] - x[top - 1]) / 4 * (before - after) / ((before + after) or 1.0))
+
+
 def page_trend(table: pd.DataFrame) -> float:
     """Return the p of Page's test that the columns rise in the order given, seeds as blocks."""
     from scipy.stats import page_trend_test  # takes a second

@@ -2,20 +2,22 @@
 
 import ast
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..arms import factors
+from ..arms import factors, tuning
 from ..errors import check
 from ..specs.serial import canonical, digest
 from . import contrasts
+
+SHARED = (factors, tuning)  # arms that rules are computed with
 
 
 def fingerprint(claim: str, cells: Iterable[str], arms: Iterable[tuple[Mapping[str, Any], str]]) -> str:
     """Return the hash of a claim's rule: of its value, its estimators' source, targets and arms.
 
     What is written about it (comments, formatting, docstrings) and the rules beside it are not part of it. Of
-    `arms.factors` what the cells import is, and what that uses.
+    `arms.factors` and `arms.tuning` what the cells import is, and what that uses there.
 
     Parameters
     ----------
@@ -36,24 +38,27 @@ def fingerprint(claim: str, cells: Iterable[str], arms: Iterable[tuple[Mapping[s
         known |= {name: [*known.get(name, []), *nodes] for name, nodes in _defined(tree).items()}
     calls = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Call) and _names_claim(n, claim)]
     check(len(calls) == 1, "rule", claim, f"must be written once, is {len(calls)} times")
-    shared, imported = _defined(ast.parse(inspect.getsource(factors))), set().union(*map(_imported, trees))
+    imported = {name: of for tree in trees for name, of in _imported(tree)}
     found, todo = {"": ast.unparse(calls[0])}, _used(calls[0])
     while todo:
         name = todo.pop()
-        nodes = known.get(name) or library.get(name) or (shared.get(name) if name in imported else None)
+        of = imported.get(name, {})
+        nodes = known.get(name) or library.get(name) or of.get(name)
         if name not in found and nodes:
             found[name] = "\n".join(ast.unparse(_bare(node)) for node in nodes)
             used = {used for node in nodes for used in _used(node)}
-            imported |= used if nodes is shared.get(name) else set()
+            imported |= dict.fromkeys(used, of) if nodes is of.get(name) else {}
             todo |= used
     told = sorted({canonical({"arm": dict(factors), "target": target}) for factors, target in arms})
     return digest(canonical({"code": dict(sorted(found.items())), "arms": told}))
 
 
-def _imported(tree: ast.Module) -> set[str]:
-    """Return the names that a cell imports from `arms.factors`."""
-    found = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == factors.__name__]
-    return {alias.name for node in found for alias in node.names}
+def _imported(tree: ast.Module) -> Iterator[tuple[str, dict[str, list[ast.stmt]]]]:
+    """Yield the names that a cell imports from what chapters share, each with all that its module defines."""
+    for module in SHARED:
+        found = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == module.__name__]
+        defined = _defined(ast.parse(inspect.getsource(module))) if found else {}
+        yield from ((alias.name, defined) for node in found for alias in node.names)
 
 
 def _names_claim(call: ast.Call, claim: str) -> bool:

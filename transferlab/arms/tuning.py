@@ -1,0 +1,60 @@
+"""Arms of the chapters on fine-tuning itself (Li et al.), at every scale."""
+
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from ..methods import FineTune
+from ..scales import scale as scale_of
+from ..specs import OneOf
+from .factors import CLASS_MEAN, FEW, VALIDATED, Network, networks
+
+RATES = {"smoke": (0.005, 0.05, 0.5), "paper": (0.0001, 0.0004, 0.0016, 0.0064, 0.0256, 0.1)}
+GRID = (0.001, 0.004, 0.016, 0.064, 0.256, 1.0)  # of cpu and gpu
+DECIDE = (0, 1, 2, 3)  # the seeds whose validation accuracy chooses
+
+
+def network(scale: str) -> Network:
+    """Return the network that is fine-tuned: our own, from the longest training on the source that there is."""
+    return list(networks(scale).values())[-1]
+
+
+def rates(scale: str) -> tuple[float, ...]:
+    """Return the learning rates from one end, where little moves, to the other."""
+    return RATES.get(scale, GRID)
+
+
+def searched(scale: str) -> float | OneOf:
+    """Return the rates among which every variant chooses: those between the ends."""
+    inside = rates(scale)[1:-1]
+    return OneOf(*inside, seeds=DECIDE) if len(inside) > 1 else inside[0]
+
+
+def tuned(scale: str, lr: float | OneOf, changed: dict[str, Any] | None = None, **fields: Any) -> FineTune:
+    """Return fine-tuning as every variant has it: `changed` are fields of the recipe, `fields` of the method."""
+    s = scale_of(scale)
+    return FineTune(replace(s.train, lr=lr, **changed or {}), **{"head_lr": s.head_lr} | fields)
+
+
+# -------------------------------------------------------------------------------------------- curves over the rate
+
+
+def curves(study: Any, value: str = CLASS_MEAN) -> pd.DataFrame:
+    """Return accuracies of a study's part `main`: a row for each target and seed, a column for each rate.
+
+    A training that diverged has learned nothing: 0.
+    """
+    rows = study.rows(part="main")
+    return rows.pivot(index=["target", "seed"], columns="rate", values=value).fillna(0.0)
+
+
+def first(study: Any) -> pd.DataFrame:
+    """Return validation accuracies, means over the first four seeds: a row a target, a column a rate."""
+    table = curves(study, VALIDATED)
+    return table[table.index.get_level_values("seed").isin(study.seeds[:FEW])].groupby("target").mean()
+
+
+def chosen(study: Any) -> pd.Series:
+    """Return the rate that validation images choose, by target."""
+    return first(study).idxmax(axis=1)
