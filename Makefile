@@ -5,17 +5,17 @@ READY := $(VENV)/ready
 .PHONY: book test serve notebooks clean
 
 book: $(READY)
-	@$(BIN)/transferlab build
+	@$(BIN)/python -m transferlab build
 
 test: $(READY)
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder
 
 serve: book
-	@$(BIN)/transferlab serve
+	@$(BIN)/python -m transferlab serve
 
 notebooks: $(READY)
 	@mkdir -p _build/notebooks
-	@for page in notebooks/*.md; do $(BIN)/jupytext --quiet --to ipynb --output _build/notebooks/$$(basename $$page .md).ipynb $$page; done
+	@for page in notebooks/*.md; do $(BIN)/python -m jupytext --quiet --to ipynb --output _build/notebooks/$$(basename $$page .md).ipynb $$page; done
 	@echo "notebooks are in _build/notebooks"
 
 clean:

@@ -1,9 +1,14 @@
-"""Files that are absent, old or whole, whatever happens while they are written."""
+"""Files that are absent, old or whole, whatever happens while they are written; and folders that a machine lacks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from transferlab.errors import DiskError
-from transferlab.paths import write_atomically
+from transferlab.errors import DiskError, UserError
+from transferlab.paths import cache_root, store_root, writable, write_atomically
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OSError])
@@ -24,3 +29,58 @@ def test_a_file_in_the_place_of_a_folder(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DiskError, match=r"file \(=.*/file/other\): cannot be written \(.*\); free the disk"):
         write_atomically(tmp_path / "file" / "other", "text")
+
+
+@pytest.mark.parametrize("name", ["CACHE", "STORE", "DATA"])
+def test_a_folder_that_cannot_be_written_is_named_with_its_variable(tmp_path, monkeypatch, name):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv(f"TRANSFERLAB_{name}", str(tmp_path / "file" / "{a} b"))
+    place = tmp_path / "file" / "{a} b" / "c"
+    with pytest.raises(DiskError, match=rf"free the disk or name another folder with TRANSFERLAB_{name}$"):
+        write_atomically(place / "d", "text")
+    with pytest.raises(UserError, match=rf"cannot be written \(.*\); name another folder with TRANSFERLAB_{name}$"):
+        writable("folder", place)
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({"HOME": "/h"}, "/h/.cache/transferlab"),
+        ({"HOME": "/h", "XDG_CACHE_HOME": "/x"}, "/x/transferlab"),
+        ({"HOME": "/h", "XDG_CACHE_HOME": ""}, "/h/.cache/transferlab"),
+        ({"HOME": "/h", "XDG_CACHE_HOME": "/x", "TRANSFERLAB_CACHE": "~/y"}, "/h/y"),
+    ],
+)
+def test_where_the_cache_is(monkeypatch, variables, found):
+    monkeypatch.delenv("TRANSFERLAB_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache_root() == Path(found)
+
+
+def test_the_home_of_nobody(monkeypatch):
+    monkeypatch.setenv("TRANSFERLAB_STORE", "~no-such-person/store")
+    rule = "there is no such home folder; name one that can be written"
+    with pytest.raises(UserError, match=rf"TRANSFERLAB_STORE \(=~no-such-person/store\): {rule}"):
+        store_root()
+
+
+NOBODY = """
+import pwd
+def unknown(number): raise KeyError(number)
+pwd.getpwuid = unknown
+from transferlab import cli, specs
+from transferlab.paths import cache_root, writable
+from transferlab.specs import catalog
+assert "flowers102" in catalog.names()
+writable("cache", cache_root())
+"""
+
+
+def test_without_a_home_only_the_cache_is_missed():
+    """No variable, and no entry in the list of users."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "TRANSFERLAB_CACHE", "XDG_CACHE_HOME")}
+    done = subprocess.run([sys.executable, "-c", NOBODY], env=environment, capture_output=True, text=True, check=False)
+    message = "cannot be written (Not a directory); name another folder with TRANSFERLAB_CACHE"
+    assert done.stderr.splitlines()[-1].endswith(message)

@@ -10,9 +10,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from filelock import BaseFileLock
 
 from transferlab import paths, scales
-from transferlab import store as module
 from transferlab.errors import UserError
 from transferlab.specs import Pretrained, Trial, Weights
 from transferlab.store import Published, Store, settled
@@ -73,7 +73,10 @@ def test_what_was_half_written_long_ago_is_removed(tmp_path, monkeypatch):
 
 
 HOLDER = """
-import sys, time
+import errno, fcntl, os, sys, time
+if len(sys.argv) > 2:
+    def flock(*_): raise OSError(int(sys.argv[2]), "no locks here")
+    fcntl.flock = flock
 from transferlab.store import Store
 with Store(sys.argv[1]).claim("key") as mine:
     print(mine, flush=True)
@@ -81,10 +84,14 @@ with Store(sys.argv[1]).claim("key") as mine:
 """
 
 
-def test_a_claim_is_one_process_s_and_goes_with_it(tmp_path):
-    """It is let go of when its holder ends, is killed, or is done."""
+@pytest.mark.parametrize("answer", [None, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_claim_is_one_process_s_and_goes_with_it(tmp_path, monkeypatch, answer):
+    """It is let go of when its holder ends, is killed, or is done; also where the file system has no locks."""
     store = Store(tmp_path)
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    if answer:
+        monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(answer, "no locks here")))
+    command = [sys.executable, "-c", HOLDER, str(tmp_path), *([str(answer)] if answer else [])]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "True\n"
         for mine, key in ((False, "key"), (True, "another")):
@@ -103,7 +110,7 @@ def test_a_claim_that_cannot_be_written(tmp_path, monkeypatch):
     def full(self, **_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module.FileLock, "acquire", full)
+    monkeypatch.setattr(BaseFileLock, "acquire", full)
     with (
         pytest.raises(UserError, match=r"file .*key\): cannot be written \(No space left on device\); free the disk"),
         Store(tmp_path).claim("key"),

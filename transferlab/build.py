@@ -28,6 +28,7 @@ from .store import Published
 
 TIMEOUTS = {"execution_timeout": 900, "start_timeout": 180}  # seconds: of a cell, of a kernel on a busy machine
 KERNEL = {"kernel_name": "python3", "extra_arguments": ["--log-level=CRITICAL"]}  # errors of cells come as outputs
+NEEDS = "install the book's needs: pip install 'transferlab[book]'"
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 STRICT = ("-W", "--keep-going", "-q")  # a warning fails the build
 ONE_WORKER = {"workers": 1}  # for a page's live part: pages are executed two at a time
@@ -95,7 +96,7 @@ def page_parameters(name: str) -> dict[str, Any]:
 
 
 def execute(source: Path, target: Path, parameters: dict[str, Any]) -> float:
-    """Execute a MyST notebook through papermill, and return the seconds it took.
+    """Execute a MyST notebook through papermill, by this Python, and return the seconds it took.
 
     The result is written under another name and then renamed: what stands at `target` is a whole run.
 
@@ -104,23 +105,33 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> float:
     UserError
         If a cell fails: the page, the cell and the last line of the error.
     """
+    for package in ("jupytext", "papermill", "ipykernel"):
+        check(find_spec(package) is not None, package, "missing", NEEDS)
     import jupytext
     import papermill
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import CellTimeoutError
     from papermill.exceptions import PapermillExecutionError
+
+    class Kernel(AsyncKernelManager):
+        kernel_spec = KernelSpec(**get_kernel_dict())  # of this Python, whatever a person's python3 may be
 
     began = time.perf_counter()
     notebook = jupytext.read(source)
     writable("build folder", target.parent)
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.ipynb")
-    options = KERNEL | TIMEOUTS | {"cwd": str(project()), "progress_bar": False}
+    options = KERNEL | TIMEOUTS | {"cwd": str(project()), "progress_bar": False, "kernel_manager_class": Kernel}
+    place = str(temporary).replace("{", "{{").replace("}", "}}")  # papermill fills in what stands in braces
     try:
-        papermill.execute_notebook(notebook, str(temporary), parameters, **options)
+        papermill.execute_notebook(notebook, place, parameters, **options)
     except (CellTimeoutError, RuntimeError) as e:  # a kernel that died, or did not start
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise UserError(f"page (={source.name}): {why}; see {temporary}") from e
     except OSError as e:
-        why = f"cannot be written ({e.strerror or e}); free the disk or name another folder"
+        what = f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}"
+        why = f"cannot be written ({what}); free the disk or name another folder"
         raise UserError(f"page (={target}): {why}") from e
     except PapermillExecutionError as e:
         why = f"{e.ename}: {(str(e.evalue).strip().splitlines() or [''])[-1]}"
@@ -192,8 +203,7 @@ def build(say: Callable[[str], None] = print) -> Path:
     """
     root = project()
     check((root / "_toc.yml").is_file(), "folder", root, "is not the project: there is no _toc.yml")
-    rule = "install the book's needs: pip install transferlab[book]"
-    check(find_spec("jupyter_book") is not None, "jupyter-book", "missing", rule)
+    check(find_spec("jupyter_book") is not None, "jupyter-book", "missing", NEEDS)
     for line in concerns():
         say(line)
     staged = stage(execute_pages(say))

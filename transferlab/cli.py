@@ -108,6 +108,7 @@ def serve(port: int, show: bool) -> None:
     """Serve the built book on this machine."""
     import functools
     import http.server
+    import threading
     import webbrowser
 
     from .build import build_folder
@@ -121,8 +122,9 @@ def serve(port: int, show: bool) -> None:
         raise UserError(f"port (={port}): cannot be used ({e.strerror}); choose another with --port") from e
     address = f"http://127.0.0.1:{server.server_port}"
     click.echo(f"the book is at {address} (Ctrl-C stops)")
-    if show:
-        webbrowser.open(address)
+    server.handle_error = lambda *_: None  # a browser that went away
+    if show:  # beside the server: a browser in the terminal ends when it is left
+        threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
     server.serve_forever()
 
 

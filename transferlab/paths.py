@@ -18,19 +18,27 @@ def project() -> Path:
     """Return the project's folder: the nearest one, from here upwards, that holds ``_toc.yml`` and ``notebooks``."""
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).parent.parent):
-        if (folder / "_toc.yml").is_file() and (folder / "notebooks").is_dir():
+        if os.path.isfile(folder / "_toc.yml") and os.path.isdir(folder / "notebooks"):  # also if it may not be read
             return folder
     return here
 
 
+def _named(variable: str, usual: Path | str) -> Path:
+    folder = Path(os.environ.get(variable) or usual)
+    try:
+        return folder.expanduser()
+    except RuntimeError as e:
+        raise UserError(f"{variable} (={folder}): there is no such home folder; name one that can be written") from e
+
+
 def data_root() -> Path:
     """Return the folder of image sets: ``$TRANSFERLAB_DATA``, or ``data`` in the project."""
-    return Path(os.environ.get("TRANSFERLAB_DATA") or project() / "data").expanduser()
+    return _named("TRANSFERLAB_DATA", project() / "data")
 
 
 def weights_root() -> Path:
     """Return the folder of weight files: ``$TRANSFERLAB_WEIGHTS``, or ``weights`` beside the image sets' folder."""
-    return Path(os.environ.get("TRANSFERLAB_WEIGHTS") or data_root().parent / "weights").expanduser()
+    return _named("TRANSFERLAB_WEIGHTS", data_root().parent / "weights")
 
 
 def weights_file(name: str) -> Path:
@@ -55,12 +63,23 @@ def file_fingerprint(path: Path) -> str:
 
 def store_root() -> Path:
     """Return the folder of records and pretrained networks: ``$TRANSFERLAB_STORE``, or ``store`` in the project."""
-    return Path(os.environ.get("TRANSFERLAB_STORE") or project() / "store").expanduser()
+    return _named("TRANSFERLAB_STORE", project() / "store")
 
 
 def cache_root() -> Path:
-    """Return the folder of decoded images: ``$TRANSFERLAB_CACHE``, or ``~/.cache/transferlab``."""
-    return Path(os.environ.get("TRANSFERLAB_CACHE") or "~/.cache/transferlab").expanduser()
+    """Return the folder of decoded images: ``$TRANSFERLAB_CACHE``, or ``transferlab`` in ``$XDG_CACHE_HOME`` or
+    ``~/.cache``.
+    """
+    return _named("TRANSFERLAB_CACHE", Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "transferlab"))
+
+
+def elsewhere(path: Path) -> str:
+    """Return what to do where `path` cannot be written: the variable that names its folder, if there is one."""
+    places = {"TRANSFERLAB_CACHE": cache_root, "TRANSFERLAB_STORE": store_root, "TRANSFERLAB_DATA": data_root}
+    for variable, root in places.items():
+        if path.absolute().is_relative_to(root().absolute()):
+            return f"name another folder with {variable}"
+    return "name another folder"
 
 
 def writable(name: str, folder: Path) -> Path:
@@ -76,7 +95,7 @@ def writable(name: str, folder: Path) -> Path:
         if not os.access(folder, os.W_OK):
             raise PermissionError("permission denied")
     except OSError as e:
-        raise UserError(f"{name} (={folder}): cannot be written ({e.strerror or e}); name another folder") from e
+        raise UserError(f"{name} (={folder}): cannot be written ({e.strerror or e}); {elsewhere(folder)}") from e
     return folder
 
 
@@ -111,7 +130,7 @@ def write_atomically(path: Path, data: bytes | str | Callable[[IO[bytes]], objec
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as e:
-        why = f"cannot be written ({e.strerror or e}); free the disk or name another folder"
+        why = f"cannot be written ({e.strerror or e}); free the disk or {elsewhere(path)}"
         raise DiskError(f"file (={path}): {why}") from e
     finally:
         with suppress(OSError):  # it is there only if it was not put in place

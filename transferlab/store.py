@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLease, Timeout
 
 from .errors import DiskError, UserError, check
-from .paths import LEFTOVER, project, store_root, sweep, writable, write_atomically
+from .paths import LEFTOVER, elsewhere, project, store_root, sweep, writable, write_atomically
 from .specs import Artefact
 from .specs.serial import canonical
 
@@ -157,22 +157,34 @@ class Store:
     def claim(self, key: str) -> Iterator[bool]:
         """Try to be the one who makes something; yields whether nobody else is at it.
 
-        The claim is a lock on a file, which the system lets go of when its process ends, however it ends.
+        The claim is a lock on a file, which the system lets go of when its process ends, however it ends. Where the
+        file system has no locks, a file stands for it that its process touches: once it is half a minute old, anybody
+        may take it.
         """
-        lock = FileLock(writable("store", self.root / "claims") / key)
+        path = writable("store", self.root / "claims") / key
+        lock = FileLock(path, fallback_to_soft=False)
         try:
-            lock.acquire(blocking=False)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                raise
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(path)
+                lock = SoftFileLease(f"{path}.lease")
+                lock.acquire(blocking=False)
         except Timeout:
             yield False
             return
         except OSError as e:
-            why = f"cannot be written ({e.strerror or e}); free the disk or name another folder"
-            raise DiskError(f"file (={lock.lock_file}): {why}") from e
+            why = f"cannot be written ({e.strerror or e}); free the disk or {elsewhere(path)}"
+            raise DiskError(f"file (={path}): {why}") from e
         try:
             yield True
         finally:
-            with suppress(OSError):  # Windows keeps it while it is open
-                os.unlink(lock.lock_file)
+            if not isinstance(lock, SoftFileLease):
+                with suppress(OSError):  # Windows keeps it while it is open
+                    os.unlink(path)
             lock.release()
 
 

@@ -13,7 +13,7 @@ from itertools import product
 from markupsafe import Markup
 
 from ..errors import check
-from .figure import Figure, in_book
+from .figure import Figure, drawn_here, in_book
 from .pieces import piece, script_json
 
 
@@ -119,8 +119,9 @@ class Explorer(Controlled):
             finding.value = f"<p>{escape(sentence)}<br>{escape(interval)}</p>"
             chart.outputs = ()
             drawn = self.draw(**values)
-            for one in drawn if isinstance(drawn, list) else [drawn]:
-                chart.append_display_data(one)
+            with drawn_here():
+                for one in drawn if isinstance(drawn, list) else [drawn]:
+                    chart.append_display_data(one)
 
         for box in boxes.values():
             box.observe(show, "value")

@@ -4,8 +4,11 @@ import base64
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from html import escape
+from typing import Any
+from uuid import uuid4
 
 import altair as alt
 import pandas as pd
@@ -24,6 +27,27 @@ Formats = Mapping[str, Callable[[object], str]]  # how the values of a column ar
 def in_book() -> bool:
     """Whether the page is being made, rather than looked at by a person with a kernel."""
     return bool(os.environ.get(BOOK))
+
+
+def vega() -> str:
+    """Return the Vega bundle, wrapped so that its names stay its own."""
+    import vl_convert
+
+    return "(function () {\n" + vl_convert.javascript_bundle(vl_version="6.4") + "\n})();\n"
+
+
+def _here(spec: dict, **metadata: Any) -> dict[str, str]:
+    options = {"mode": "vega-lite", **metadata.get("embed_options", {})}
+    shown = piece("live", f"chart-{uuid4().hex}", script_json(spec), script_json(options), vega())
+    return {"text/html": str(shown), "text/plain": spec.get("description", "a chart")}
+
+
+alt.renderers.register("transferlab", _here)
+
+
+def drawn_here() -> AbstractContextManager:
+    """Let charts be drawn without a network, in a live notebook, unless a person chose another way for them."""
+    return alt.renderers.enable("transferlab") if alt.renderers.active == "default" else nullcontext()
 
 
 def csv_link(records: pd.DataFrame, name: str) -> Markup:
@@ -115,7 +139,8 @@ class Figure:
             display(HTML(self.html()))
             return
         wide = [c.properties(width=480) if c.to_dict().get("width") == "container" else c for c in self.charts]
-        display(*wide, HTML(f"<p>{escape(self.caption)}</p>"))
+        with drawn_here():
+            display(*wide, HTML(f"<p>{escape(self.caption)}</p>"))
 
 
 @dataclass(eq=False, repr=False)

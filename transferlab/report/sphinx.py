@@ -10,12 +10,11 @@ import os
 from pathlib import Path
 
 import scipy.stats  # noqa: F401  (before autodoc puts a stand-in in torch's place, which scipy would ask)
-import vl_convert
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
-from .figure import BOOK
+from .figure import BOOK, vega
 
 SCRIPTS = {"vega.js": "tl-chart", "transferlab.js": 'class="tl-'}  # and what is on a page that needs it
 UNWANTED = ("sphinx-thebe", "thebe", "require.js", "embed-amd")
@@ -27,11 +26,6 @@ def formula(self, node: nodes.math | nodes.math_block) -> None:
     markup = convert(node.astext(), display="block" if displayed else "inline")
     self.body.append(f'<div class="math notranslate">{markup}</div>' if displayed else markup)
     raise nodes.SkipNode
-
-
-def vega() -> str:
-    """Return the Vega bundle, wrapped so that its names stay its own."""
-    return "(function () {\n" + vl_convert.javascript_bundle(vl_version="6.4") + "\n})();\n"
 
 
 def write_vega(app: Sphinx) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -83,18 +83,22 @@ def default_workers(device: str, threads: int) -> int:
     return max(1, gpus(device)) if pick_device(device).type == "cuda" else cpu_workers(threads)
 
 
-def commit() -> str:
-    """Return the commit of the package's working tree, with ``+`` if it has changes, or its version outside of git."""
+def commit(package: Path = Path(__file__).parents[1]) -> str:
+    """Return the commit of the package's own working tree, with ``+`` if it has changes; outside of it, such as where
+    the package is installed inside of another project, its version.
+    """
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as a hook sets them
 
     def git(*words: str) -> str:
-        command, here = ["git", *words], Path(__file__).parents[1]
-        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        how = {"cwd": package, "env": clean, "capture_output": True, "text": True, "check": True}
+        return subprocess.run(["git", *words], **how).stdout.strip()
 
-    try:
-        changes = git("status", "--porcelain", "--untracked-files=no", "--", ".")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changes else "")
-    except (OSError, subprocess.CalledProcessError):
-        return f"transferlab {__version__}"
+    with suppress(OSError, subprocess.CalledProcessError):
+        git("ls-files", "--error-unmatch", "__init__.py", "../_toc.yml")
+        if git("rev-parse", "--show-cdup") == "../":
+            changes = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+            return git("rev-parse", "--short=12", "HEAD") + ("+" if changes else "")
+    return f"transferlab {__version__}"
 
 
 COMMIT = commit()  # when the code is loaded, not when the first record is written

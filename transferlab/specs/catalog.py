@@ -5,6 +5,7 @@ records. Sets that a user adds or rebuilds are pinned in a manifest of their own
 """
 
 import json
+import os
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -31,7 +32,7 @@ def local() -> dict[str, dict]:
     """Return the user's own manifest, by name; empty if there is none."""
     path = local_path()
     try:
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return json.loads(path.read_text("utf-8")) if os.path.isfile(path) else {}  # also in a home of somebody else
     except ValueError as e:
         raise UserError(f"manifest (={path}): is no JSON; restore it, or delete it and pin the sets again") from e
 
