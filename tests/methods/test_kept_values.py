@@ -107,6 +107,7 @@ METHODS: dict[str, Callable[[Case], Method]] = {
     "l2-sp": lambda case: FineTune(recipe(case), hold=L2SP(20.0)),
     "distillation": lambda case: FineTune(recipe(case), hold=Distillation(5.0)),
     "co-tuning": lambda case: FineTune(recipe(case), hold=CoTuning(5.0)),
+    "stochastic": lambda case: FineTune(recipe(case), batch_norm="stochastic"),
     "layers apart": lambda case: FineTune(recipe(case), layer_decay=0.5, unfreeze=0.6),
     "auto-rgn": lambda case: FineTune(recipe(case), auto_rgn=True),
     "second stage": lambda case: FineTune(recipe(case), keep_head=True),
@@ -119,6 +120,7 @@ DISTANCES = (
 )
 BORROWED = Selected(Gabor(2, 2, lowest=0.2, bins=8), 2, 300, 2)
 REGULARISERS = {"l2-sp": L2SP, "distillation": Distillation, "co-tuning": CoTuning}
+LACKING = {("squeezenet", m) for m in ("distillation", "stochastic")}  # its head is a convolution; it has no BatchNorm
 OF_ALEXNET = ("layers apart", "auto-rgn", "second stage")  # alone: other networks have nothing of their own here
 MEASURES = {
     "blocks": Blocks(),
@@ -285,7 +287,7 @@ CASES = {
         )
         for b in BACKBONES
         for m in METHODS
-        if (b, m) != ("squeezenet", "distillation")  # whose head is a convolution
+        if (b, m) not in LACKING
         if b == "alexnet" or m not in OF_ALEXNET
     },
     **{f"alexnet {m}": (type(MEASURES[m]), functools.partial(measured, m)) for m in MEASURES},

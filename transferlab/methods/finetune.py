@@ -23,8 +23,10 @@ class FineTune(Method, kind="fine-tune", version=1):
         The last layer that is kept as it is; everything before it is kept too.
     hold : Regulariser, optional
         What pulls the network towards where it started.
-    batch_norm : {"statistics", "frozen"}, optional
-        BatchNorm keeps and uses the source's statistics; and its affine parameters too. By default both are trained.
+    batch_norm : {"statistics", "frozen", "stochastic"}, optional
+        BatchNorm keeps and uses the source's statistics; and its affine parameters too; or goes by the batch's or the
+        running ones as a coin says for each channel: StochNorm (see `nets.taps.batch_norm`). By default both are
+        trained.
     keep_head : bool, optional
         No new head, but that of the trial that this one starts from, on the same classes. Where that one trained the
         head alone (``freeze="representation"``), this is LP-FT (Kumar et al. 2022).
@@ -62,7 +64,7 @@ class FineTune(Method, kind="fine-tune", version=1):
             alone = not self.auto_rgn or getattr(self, name) is None
             check(alone, name, getattr(self, name), "auto_rgn finds the rates of layers itself; leave one out")
         if self.batch_norm is not None:
-            choose("batch_norm", self.batch_norm, ("statistics", "frozen"))
+            choose("batch_norm", self.batch_norm, ("statistics", "frozen", "stochastic"))
 
     @property
     def frozen(self) -> bool:

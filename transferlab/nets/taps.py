@@ -143,16 +143,30 @@ def batch_norm(net: nn.Module, mode: str | None = None) -> None:
     Parameters
     ----------
     net : Module
-    mode : {"train", "statistics", "frozen"}, optional
+    mode : {"train", "statistics", "frozen", "stochastic"}, optional
         ``train``, the default: as ever, by each batch, which moves the running statistics. ``statistics``: the running
-        ones are used and kept, while gain and bias are trained. ``frozen``: these stay as they are too.
+        ones are used and kept, while gain and bias are trained. ``frozen``: these stay as they are too. ``stochastic``:
+        by the batch or by the running statistics, which move, as a coin says for each channel and step: StochNorm (Kou
+        et al. 2020), drawn by `train.fit`.
+
+    Raises
+    ------
+    UserError
+        If BatchNorm is in no layer that is trained.
     """
-    kept = choose("batch_norm", mode or "train", ("train", "statistics", "frozen")) != "train"
-    for name, module in net.named_modules():
-        if kept and isinstance(module, _BatchNorm) and ".new" not in name:  # what growth put in has no statistics yet
+    if choose("batch_norm", mode or "train", ("train", "statistics", "frozen", "stochastic")) == "train":
+        return
+    # what growth put in has no statistics yet
+    norms = [m for name, m in net.named_modules() if isinstance(m, _BatchNorm) and ".new" not in name]
+    learns = not all(getattr(module, "frozen", False) for module in norms)
+    check(learns, "batch_norm", mode, f"BatchNorm is in no layer of the {type(net).__name__} that is trained")
+    for module in norms:
+        if mode == "stochastic":
+            module.stochastic = not getattr(module, "frozen", False)
+        else:
             module.frozen = True
-            if mode == "frozen":
-                module.requires_grad_(False)
+        if mode == "frozen":
+            module.requires_grad_(False)
 
 
 def train_mode(net: nn.Module) -> None:
