@@ -11,7 +11,7 @@ from transferlab.errors import UserError
 from transferlab.lab import Lab
 from transferlab.methods import L2SP, Distillation, FineTune
 from transferlab.nets.build import build, head_of
-from transferlab.specs import AlexNet, Recipe, ResNet, Source, Subset, Target, Torchvision, Trial
+from transferlab.specs import AlexNet, Recipe, ResNet, Source, Subset, Target, Torchvision, Trained, Trial
 from transferlab.train.read import inputs_of, predict
 
 RECIPE = Recipe(steps=20, batch=16, lr=0.01, augment="none", weight_decay=0.0)
@@ -117,6 +117,7 @@ def test_a_head_that_is_a_convolution_has_no_answers_to_keep(tmp_path):
     [
         (BACKBONE, None, ()),
         (BACKBONE, "statistics", ("running",)),
+        (BACKBONE, "stochastic", ()),
         (BACKBONE, "frozen", ("running", "norm")),
         (ResNet(18), "frozen", ("running", "norm")),
     ],
@@ -156,6 +157,25 @@ def test_at_a_low_rate_batchnorms_ways_come_near_to_each_other(after):
     assert (losses["statistics"] - losses["frozen"]).abs() < 0.05
 
 
+def test_stochastic_norm_is_trained_by_and_leaves_a_plain_network(after, tmp_path):
+    """What goes on from it is normalised as ever, and so is what is measured."""
+    mixed, plain = (after(tuned(batch_norm=mode)).fitted.losses for mode in ("stochastic", None))
+    assert (mixed - plain).abs().max() > 0.01
+    first, blank = tuned(batch_norm="stochastic"), replace(context(tmp_path), blank=True)
+    nets = first.prepare(blank).net, blank.load(Trained(first), 24)
+    assert [sum(getattr(m, "stochastic", False) for m in net.modules()) for net in nets] == [5, 0]
+
+
+@pytest.mark.parametrize("mode", ["statistics", "frozen", "stochastic"])
+@pytest.mark.parametrize(
+    ("backbone", "freeze"), [(AlexNet((8, 8, 8, 8, 8), (24, 16), "none"), None), (BACKBONE, "fc6")]
+)
+def test_batchnorm_that_is_not_there_or_not_trained(mode, backbone, freeze, tmp_path):
+    asked = replace(tuned(batch_norm=mode, freeze=freeze), backbone=backbone)
+    with pytest.raises(UserError, match=rf"batch_norm \(={mode}\): BatchNorm is in no layer of the AlexNetModule that"):
+        run(tmp_path, asked, build(backbone, 24, 25, seed=3))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -163,8 +183,11 @@ def test_at_a_low_rate_batchnorms_ways_come_near_to_each_other(after):
         (lambda: Distillation(-1.0), r"strength \(=-1.0\): must be above 0"),
         (lambda: Distillation(1.0, 0.0), r"temperature \(=0.0\): must be above 0"),
         (lambda: tuned(head_lr=0.0), r"head_lr \(=0.0\): must be above 0"),
-        (lambda: tuned(batch_norm="froze"), r"batch_norm \(=froze\): must be one of statistics, frozen; did you mean"),
-        (lambda: tuned(batch_norm="train"), r"batch_norm \(=train\): must be one of statistics, frozen"),
+        (
+            lambda: tuned(batch_norm="froze"),
+            r"batch_norm \(=froze\): must be one of .*, stochastic; did you mean frozen",
+        ),
+        (lambda: tuned(batch_norm="train"), r"batch_norm \(=train\): must be one of statistics, frozen, stochastic"),
     ],
 )
 def test_bad_settings(make, message):

@@ -5,6 +5,7 @@ fails and the change is meant, raise the `version` that the message names, and k
 PYTHONPATH=tests python tests/methods/test_kept_values.py
 """
 
+import copy
 import functools
 import inspect
 import json
@@ -38,7 +39,7 @@ from transferlab.methods import (
     TaskDistance,
 )
 from transferlab.methods.joint import Hardness, Selected
-from transferlab.nets.build import build
+from transferlab.nets.build import build, new_head
 from transferlab.select.descriptors import descriptors
 from transferlab.select.selection import whole
 from transferlab.specs import (
@@ -106,6 +107,10 @@ METHODS: dict[str, Callable[[Case], Method]] = {
     "l2-sp": lambda case: FineTune(recipe(case), hold=L2SP(20.0)),
     "distillation": lambda case: FineTune(recipe(case), hold=Distillation(5.0)),
     "co-tuning": lambda case: FineTune(recipe(case), hold=CoTuning(5.0)),
+    "stochastic": lambda case: FineTune(recipe(case), batch_norm="stochastic"),
+    "layers apart": lambda case: FineTune(recipe(case), layer_decay=0.5, unfreeze=0.6),
+    "auto-rgn": lambda case: FineTune(recipe(case), auto_rgn=True),
+    "second stage": lambda case: FineTune(recipe(case), keep_head=True),
     "joint": lambda case: JointFineTune(recipe(case), "synthetic:source", BORROWED, pool_subset=Subset(classes=6)),
     "joint, apart": lambda case: JointFineTune(recipe(case), "synthetic:0.2", source_weight=2.0, batch_norm="apart"),
 }
@@ -115,6 +120,8 @@ DISTANCES = (
 )
 BORROWED = Selected(Gabor(2, 2, lowest=0.2, bins=8), 2, 300, 2)
 REGULARISERS = {"l2-sp": L2SP, "distillation": Distillation, "co-tuning": CoTuning}
+LACKING = {("squeezenet", m) for m in ("distillation", "stochastic")}  # its head is a convolution; it has no BatchNorm
+OF_ALEXNET = ("layers apart", "auto-rgn", "second stage")  # alone: other networks have nothing of their own here
 MEASURES = {
     "blocks": Blocks(),
     "forgetting": Forgetting(),
@@ -133,6 +140,8 @@ def trial(backbone: str, method: str) -> Trial:
     if method in ("source-task", "concepts"):
         return Trial.of_source(source, METHODS[method](case), case.backbone, seed=1)
     target = Target("synthetic:0.5", case.size, Subset(classes=8, per_class=3))
+    if method == "second stage":
+        source = replace(trial(backbone, "frozen"), method=replace(METHODS["frozen"](case), freeze="representation"))
     return Trial(target, METHODS[method](case), case.backbone, 1, None if method == "scratch" else source)
 
 
@@ -181,6 +190,8 @@ def results(backbone: str, method: str) -> list[float]:
     """What a method gives: losses of training and what the network says in the end, or the weights of the probe."""
     asked = trial(backbone, method)
     net = None if method == "scratch" else pretrained(backbone)[0]
+    if asked.before:  # a first stage's network: the source's under a head for the target
+        new_head(net := copy.deepcopy(net), 8, seed=5)
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as root, trainings() as found:
         seen = []
 
@@ -276,7 +287,8 @@ CASES = {
         )
         for b in BACKBONES
         for m in METHODS
-        if (b, m) != ("squeezenet", "distillation")  # whose head is a convolution
+        if (b, m) not in LACKING
+        if b == "alexnet" or m not in OF_ALEXNET
     },
     **{f"alexnet {m}": (type(MEASURES[m]), functools.partial(measured, m)) for m in MEASURES},
     "alexnet borrowed": (Borrowed, ratios),
@@ -389,7 +401,8 @@ def test_the_full_trial_has_every_field():
         inner = [name for value in values.values() if isinstance(value, Spec) for name in empty(value)]
         return [name for name, value in values.items() if value in (None, ())] + inner
 
-    others = {"subset.images", "subset.lift", "subset.tail", "subset.exclude", "subset.per_class", "subset.depth"}
+    others = {f"fine-tune.{name}" for name in ("keep_head", "layer_decay", "unfreeze", "auto_rgn")}
+    others |= {"subset.images", "subset.lift", "subset.tail", "subset.exclude", "subset.per_class", "subset.depth"}
     assert set(empty(FULL)) <= others | {"recipe.milestones"}
     assert not {*PART.to_dict(), *SOURCE.subset.to_dict()} ^ {*Subset.__dataclass_fields__, "kind", "version"}
 
@@ -433,6 +446,16 @@ FIRST = Trial(
 )
 def test_the_text_of_other_kinds(spec, text):
     assert canonical(spec.to_dict()) == spec.canonical == text
+
+
+def test_the_text_of_ways_to_fine_tune():
+    """A field that is left out leaves keys as they were."""
+    tuned = FineTune(Recipe(4, 8, 0.1), keep_head=True, layer_decay=0.5, unfreeze=0.25)
+    text = tuned.canonical.replace(tuned.recipe.canonical, "R")
+    assert text == (
+        '{"head_lr":3.0,"keep_head":true,"kind":"fine-tune","layer_decay":0.5,"recipe":R,"unfreeze":0.25,"version":1}'
+    )
+    assert FineTune(Recipe(4, 8, 0.1), auto_rgn=True).canonical.startswith('{"auto_rgn":true,"head_lr":3.0,"kind"')
 
 
 def test_the_text_of_what_growth_and_chains_and_artefacts_are():

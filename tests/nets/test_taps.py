@@ -8,7 +8,7 @@ from transferlab.errors import UserError
 from transferlab.nets.build import build, head_of, new_head
 from transferlab.nets.grow import deepen, widen, widen_twice
 from transferlab.nets.heads import add_head
-from transferlab.nets.taps import batch_norm, freeze, kept_inputs, reading, tap_module, taps, train_mode
+from transferlab.nets.taps import batch_norm, freeze, kept_inputs, layers, reading, tap_module, taps, train_mode
 from transferlab.specs.networks import AlexNet, ResNet, Torchvision
 
 SMALL = AlexNet((4, 6, 8, 8, 5), (12, 10))
@@ -160,6 +160,45 @@ def test_unknown_layer(kind, tap, message):
             use(net, tap)
 
 
+# --------------------------------------------------------------------------------------------------------- layers
+
+
+@pytest.mark.parametrize(
+    ("backbone", "wanted"),
+    [
+        (SMALL, ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"]),
+        (ResNet(18), ["conv1+bn1", "layer1", "layer2", "layer3", "layer4"]),
+        (Torchvision("squeezenet1_0"), [f"features.{i}" for i in (0, 3, 4, 5, 7, 8, 9, 10, 12)]),
+        (Torchvision("mobilenet_v2"), [f"features.{i}" for i in range(19)]),
+        (
+            Torchvision("vgg11"),
+            [*(f"features.{i}" for i in (0, 3, 6, 8, 11, 13, 16, 18)), "classifier.0", "classifier.3"],
+        ),
+    ],
+)
+def test_layers_are_in_order_and_hold_all_but_the_head(backbone, wanted):
+    with torch.device("meta"):
+        net = build(backbone, 32, 4, 0)
+    names = {id(module): name for name, module in net.named_modules()}
+    assert ["+".join(names[id(part)] for part in layer) for layer in layers(net)] == wanted
+    held = [p for layer in layers(net) for part in layer for p in part.parameters()]
+    assert {*map(id, held)} == {*map(id, net.parameters())} - {*map(id, head_of(net)[2].parameters())}
+
+
+def test_layers_of_a_grown_network_with_a_second_head():
+    net = deepen(widen(build(SMALL, 24, 4, 0), 6), 5)
+    add_head(net, "source_head", 3, 1)
+    last = {n for part in layers(net)[-1] for n, m in net.named_modules() if m is part}
+    assert (len(layers(net)), last) == (8, {"head.new", "head.new_norm"})
+
+
+def test_a_network_with_parameters_outside_of_layers():
+    with torch.device("meta"):
+        net = build(Torchvision("vit_b_16"), 224, 4, 0)
+    with pytest.raises(UserError, match=r"network \(=VisionTransformer\): has parameters outside of layers"):
+        layers(net)
+
+
 # --------------------------------------------------------------------------------------------------------- freeze
 
 
@@ -269,7 +308,7 @@ def norms(net: nn.Module) -> tuple[set[str], set[str]]:
     )
 
 
-@pytest.mark.parametrize("mode", [None, "train", "statistics", "frozen"])
+@pytest.mark.parametrize("mode", [None, "train", "statistics", "frozen", "stochastic"])
 @pytest.mark.parametrize(("backbone", "size"), NORMS.values(), ids=NORMS)
 def test_batchnorm_modes(backbone, size, mode):
     net = build(backbone, size, 4, 0)
@@ -277,7 +316,7 @@ def test_batchnorm_modes(backbone, size, mode):
     batch_norm(net, mode)
     stayed, changed = after_training(net, size)
     others = net.state_dict().keys() - statistics - affine
-    assert stayed & statistics == (set() if mode in (None, "train") else statistics)
+    assert stayed & statistics == (statistics if mode in ("statistics", "frozen") else set())
     assert changed & affine == (set() if mode == "frozen" else affine)
     assert others <= changed
 
@@ -311,7 +350,7 @@ def test_batchnorm_modes_leave_frozen_layers_frozen():
 
 def test_no_such_batchnorm_mode():
     with pytest.raises(
-        UserError, match=r"batch_norm \(=freeze\): must be one of train, statistics, frozen; did you mean frozen\?"
+        UserError, match=r"batch_norm \(=freeze\): must be one of train, .*, stochastic; did you mean frozen\?"
     ):
         batch_norm(build(SMALL, 24, 4, 0), "freeze")
 

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import choose
+from ..errors import check, choose
 from ..seeds import stream
 from ..specs import Method, Recipe, Regulariser, Trial
-from ..specs.serial import above_zero
+from ..specs.serial import above_zero, cell, flags
+from .regularisers import CoTuning, Distillation
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,22 @@ class FineTune(Method, kind="fine-tune", version=1):
         The last layer that is kept as it is; everything before it is kept too.
     hold : Regulariser, optional
         What pulls the network towards where it started.
-    batch_norm : {"statistics", "frozen"}, optional
-        BatchNorm keeps and uses the source's statistics; and its affine parameters too. By default both are trained.
+    batch_norm : {"statistics", "frozen", "stochastic"}, optional
+        BatchNorm keeps and uses the source's statistics; and its affine parameters too; or goes by the batch's or the
+        running ones as a coin says for each channel: StochNorm (see `nets.taps.batch_norm`). By default both are
+        trained.
+    keep_head : bool, optional
+        No new head, but that of the trial that this one starts from, on the same classes. Where that one trained the
+        head alone (``freeze="representation"``), this is LP-FT (Kumar et al. 2022).
+    layer_decay : float, optional
+        Below 1: the layer below the head learns at this multiple of the recipe's rate, and each one before it at this
+        multiple of the next one's (Howard and Ruder 2018, sec. 3.2). Layers are those of `nets.taps.layers`.
+    unfreeze : float, optional
+        Gradual unfreezing (op. cit., sec. 3.3): at first the head is trained alone; the layers below it join, from the
+        last to the first, at even distances over this share of the steps. Until then weights rest, while BatchNorm's
+        statistics move unless `batch_norm` keeps them.
+    auto_rgn : bool, optional
+        Rates of tensors follow their relative gradient norms, found anew each epoch; see `RelativeGradientNorm`.
     """
 
     recipe: Recipe
@@ -31,29 +46,70 @@ class FineTune(Method, kind="fine-tune", version=1):
     freeze: str | None = None
     hold: Regulariser | None = None
     batch_norm: str | None = None
+    keep_head: bool | None = None
+    layer_decay: float | None = None
+    unfreeze: float | None = None
+    auto_rgn: bool | None = None
 
     def __post_init__(self) -> None:
         above_zero(self, "head_lr")
+        flags(self, "keep_head", "auto_rgn")
+        answers = self.keep_head and isinstance(self.hold, Distillation | CoTuning)
+        check(not answers, "hold", cell(self.hold), "asks the source's head, and keep_head keeps the target's")
+        inside = self.layer_decay is None or 0 < self.layer_decay < 1
+        check(inside, "layer_decay", self.layer_decay, "must be above 0 and below 1")
+        rule = "must be above 0 and below 1, a share of the steps: no schedule may be longer than the run"
+        check(self.unfreeze is None or 0 < self.unfreeze < 1, "unfreeze", self.unfreeze, rule)
+        for name in ("layer_decay", "unfreeze"):
+            alone = not self.auto_rgn or getattr(self, name) is None
+            check(alone, name, getattr(self, name), "auto_rgn finds the rates of layers itself; leave one out")
         if self.batch_norm is not None:
-            choose("batch_norm", self.batch_norm, ("statistics", "frozen"))
+            choose("batch_norm", self.batch_norm, ("statistics", "frozen", "stochastic"))
 
     @property
     def frozen(self) -> bool:
         return bool(self.freeze)
 
+    def fits(self, trial: Trial) -> None:
+        if self.keep_head is True:
+            own, target = trial.before and trial.before.target, trial.target
+            same = own and (own.images, own.subset.shape) == (target.images, target.subset.shape)
+            label = trial.source and trial.source.label
+            check(same, "source", label, "keep_head keeps that of a trial; start from one on the same classes")
+
     def prepare(self, trial: Trial, context: Any) -> Any:
         """Put a new head on the source network, and freeze what is to stay."""
-        from ..nets.build import new_head
-        from ..nets.taps import batch_norm, freeze
+        from ..nets import taps
+        from ..nets.build import head_of, new_head
         from ..train.objectives import CrossEntropy
+        from ..train.optim import RelativeGradientNorm
         from ..train.run import Run, Stream
 
         sample, net = context.sample(trial.target, "train", trial.seed), context.network(trial)
         if self.freeze:
-            freeze(net, self.freeze)
+            taps.freeze(net, self.freeze)
         if self.batch_norm:
-            batch_norm(net, self.batch_norm)
-        head = new_head(net, sample.classes, stream(trial.seed, "head"))
+            taps.batch_norm(net, self.batch_norm)
+        head = head_of(net)[2] if self.keep_head else new_head(net, sample.classes, stream(trial.seed, "head"))
+        head.requires_grad_(True)
+        learns = sum(p.requires_grad for p in net.parameters()) > len(list(head.parameters()))
+        for name in ("hold", "layer_decay", "unfreeze", "auto_rgn"):
+            value = getattr(self, name)
+            check(learns or not value, name, cell(value), "no layer below the head is trained")
         objective = self.hold.objective(net, context.network(trial), sample) if self.hold else CrossEntropy()
-        order = stream(trial.seed, "target order")
-        return Run(net, (Stream(sample, order),), self.recipe, order, {head: self.head_lr}, objective)
+        order, rates = stream(trial.seed, "target order"), {head: self.head_lr} | self._rates(net)
+        scale = RelativeGradientNorm(-(-len(sample.labels) // self.recipe.batch)) if self.auto_rgn else None
+        return Run(net, (Stream(sample, order),), self.recipe, order, rates, objective, gradient_scale=scale)
+
+    def _rates(self, net: Any) -> dict[Any, float | list[float]]:
+        """Return the multiples of the rate of what is trained below the head, where they are not 1."""
+        from ..nets.taps import layers
+
+        if not (self.layer_decay or self.unfreeze):
+            return {}
+        rates, steps = {}, self.recipe.steps
+        trained = [parts for parts in layers(net) if any(p.requires_grad for m in parts for p in m.parameters())]
+        for below, parts in enumerate(reversed(trained), 1):
+            rate, joins = (self.layer_decay or 1.0) ** below, int((self.unfreeze or 0) * steps * below / len(trained))
+            rates |= dict.fromkeys(parts, [rate * (step >= joins) for step in range(steps)] if self.unfreeze else rate)
+        return rates

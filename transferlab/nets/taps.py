@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from ..errors import choose
+from ..errors import check, choose
 from .alexnet import SECOND_HEADS, AlexNetModule
 from .build import head_name, head_of
 from .sites import REPRESENTATION, sites
@@ -44,6 +44,35 @@ def taps(net: nn.Module) -> dict[str, str]:
     hidden = {name: f"classifier.{site.relu}" for name, site in sites(net).items()}
     last = ("head", SOFTMAX) if isinstance(net.get_submodule(head), nn.Linear) else ("head",)
     return {n: n for n in (*inner, *stages)} | hidden | behind | dict.fromkeys(last, head)
+
+
+def layers(net: nn.Module) -> list[tuple[nn.Module, ...]]:
+    """Return what has parameters below the head, in order: layers, or the blocks or stages that the network has.
+
+    Each is one module, or some: what has vectors of parameters alone, as BatchNorm, belongs to the layer before it.
+
+    Raises
+    ------
+    UserError
+        If the network has parameters outside of its layers.
+    """
+    head = head_name(net)
+
+    def inside(module: nn.Module, name: str = "") -> Iterator[nn.Module]:
+        if f"{head}.".startswith(name) or name == "features.":
+            loose = [n for n, _ in module.named_parameters(recurse=False)]
+            check(not loose or name == f"{head}.", "network", type(net).__name__, "has parameters outside of layers")
+            for child, its in module.named_children():
+                if child != SECOND_HEADS:
+                    yield from inside(its, f"{name}{child}.")
+        elif any(True for _ in module.parameters()):
+            yield module
+
+    found: list[tuple[nn.Module, ...]] = []
+    for module in inside(net):
+        vectors = all(p.ndim < 2 for p in module.parameters())
+        found[-1:] = [(*found[-1], module)] if vectors and found else [*found[-1:], (module,)]
+    return found
 
 
 def tap_module(net: nn.Module, tap: str) -> nn.Module:
@@ -114,16 +143,30 @@ def batch_norm(net: nn.Module, mode: str | None = None) -> None:
     Parameters
     ----------
     net : Module
-    mode : {"train", "statistics", "frozen"}, optional
+    mode : {"train", "statistics", "frozen", "stochastic"}, optional
         ``train``, the default: as ever, by each batch, which moves the running statistics. ``statistics``: the running
-        ones are used and kept, while gain and bias are trained. ``frozen``: these stay as they are too.
+        ones are used and kept, while gain and bias are trained. ``frozen``: these stay as they are too. ``stochastic``:
+        by the batch or by the running statistics, which move, as a coin says for each channel and step: StochNorm (Kou
+        et al. 2020), drawn by `train.fit`.
+
+    Raises
+    ------
+    UserError
+        If BatchNorm is in no layer that is trained.
     """
-    kept = choose("batch_norm", mode or "train", ("train", "statistics", "frozen")) != "train"
-    for name, module in net.named_modules():
-        if kept and isinstance(module, _BatchNorm) and ".new" not in name:  # what growth put in has no statistics yet
+    if choose("batch_norm", mode or "train", ("train", "statistics", "frozen", "stochastic")) == "train":
+        return
+    # what growth put in has no statistics yet
+    norms = [m for name, m in net.named_modules() if isinstance(m, _BatchNorm) and ".new" not in name]
+    learns = not all(getattr(module, "frozen", False) for module in norms)
+    check(learns, "batch_norm", mode, f"BatchNorm is in no layer of the {type(net).__name__} that is trained")
+    for module in norms:
+        if mode == "stochastic":
+            module.stochastic = not getattr(module, "frozen", False)
+        else:
             module.frozen = True
-            if mode == "frozen":
-                module.requires_grad_(False)
+        if mode == "frozen":
+            module.requires_grad_(False)
 
 
 def train_mode(net: nn.Module) -> None:

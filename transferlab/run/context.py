@@ -91,7 +91,7 @@ class Context:
             fit_state(net, state, str(self.store.file(made)))
         net.requires_grad_(True)
         for module in net.modules():
-            module.frozen = False
+            module.frozen = module.stochastic = False
         return net
 
     def _file(self, made: Artefact) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..data.augment import BLOCK
+from ..errors import check
 from .checkpoint import Checkpoint
 from .dropout import own_dropout
 from .feed import Feed
@@ -79,6 +80,8 @@ def fit_together(runs: Sequence[Run], checkpoint: Checkpoint | None = None) -> l
     list of Fitted, length K
         A network that diverged does not touch the others. When all have, training ends with the block.
     """
+    alike = len({run.gradient_scale for run in runs}) == 1  # where epochs differ, `work.train` halves the pack
+    check(alike, "gradient_scale", runs[0].gradient_scale, "must be the same of all that train together")
     first, device, scale = runs[0], runs[0].device, runs[0].gradient_scale
     devices = [device] if device.type == "cuda" else []
     # the default stream cannot be captured
