@@ -5,3 +5,4 @@ from .borrowed import Borrowed
 from .forgetting import Forgetting
 from .train_accuracy import TrainAccuracy
 from .unit_trace import UnitTrace
+from .weight_change import WeightChange
