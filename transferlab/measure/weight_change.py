@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from ..errors import check
 from ..specs import Measure, Trial
+from .along import same_layers, weights_of
 
 DIGITS = 6  # that are kept of numbers that may be very near to 0 or to 1
 
@@ -25,11 +26,8 @@ class WeightChange(Measure, kind="weight-change", version=1):
         check(trial.source is not None, "measure", self.kind, "asks for a source")
 
     def watch(self, trial: Trial, run: Any, context: Any) -> None:
-        """Refuse what has other layers than where it started, before it is trained."""
-        before, after = (
-            {n: w.shape for n, w in weights_of(net).items()} for net in (context.network(trial), run.trained)
-        )
-        check(before == after, "measure", self.kind, "wants a network that keeps its layers; this one grows")
+        """Refuse a network that grows, before it is trained."""
+        same_layers(self.kind, context.network(trial), run.trained)
 
     def measure(self, trial: Trial, net: Any, context: Any) -> dict[str, Any]:
         before, after = weights_of(context.network(trial)), weights_of(net)
@@ -37,22 +35,8 @@ class WeightChange(Measure, kind="weight-change", version=1):
         for name, weight in after.items():
             now, was = (w.detach().double().flatten() for w in (weight, before[name]))
             apart, size = (now - was).norm(), was.norm().clamp_min(1e-300)
-            flips, cosine = (
-                (now.sign() != was.sign()).double().mean(),
-                now @ was / (size * now.norm().clamp_min(1e-300)),
-            )
+            flips = (now.sign() != was.sign()).double().mean()
+            cosine = now @ was / (size * now.norm().clamp_min(1e-300))
             for column, value in zip(self.columns[1:], (apart / size, flips, cosine), strict=True):
                 found[column].append(round(value.item(), DIGITS))
         return found
-
-
-def weights_of(net: Any) -> dict[str, Any]:
-    """Return the weights of the convolutions and linear layers of a network but its heads, by their modules' names."""
-    from torch import nn
-
-    from ..nets.alexnet import SECOND_HEADS
-    from ..nets.build import head_of
-
-    kinds, _, _, head = (nn.Linear, nn.modules.conv._ConvNd), *head_of(net)
-    own = [(n, m) for n, m in net.named_modules() if isinstance(m, kinds) and m is not head]
-    return {name: module.weight for name, module in own if not name.startswith(SECOND_HEADS)}
