@@ -4,6 +4,7 @@ from .blocks import Blocks
 from .borrowed import Borrowed
 from .forgetting import Forgetting
 from .selectivity import Selectivity
+from .similarity import Similarity
 from .train_accuracy import TrainAccuracy
 from .unit_trace import UnitTrace
 from .weight_change import WeightChange

@@ -95,5 +95,4 @@ class Watcher:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to where `state` was taken."""
-        self.found.clear()
-        self.found.update(state["found"])
+        self.found = state["found"]
