@@ -1,5 +1,6 @@
 """Numbers that say how good a network is, what it knows, and what training did to it."""
 
+from .barrier import Barrier
 from .blocks import Blocks
 from .borrowed import Borrowed
 from .forgetting import Forgetting
