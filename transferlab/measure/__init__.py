@@ -4,6 +4,8 @@ from .barrier import Barrier
 from .blocks import Blocks
 from .borrowed import Borrowed
 from .forgetting import Forgetting
+from .forgetting_curve import ForgettingCurve
+from .gallery import Gallery
 from .selectivity import Selectivity
 from .similarity import Similarity
 from .train_accuracy import TrainAccuracy
