@@ -1,5 +1,8 @@
 """Numbers of representations, against scikit-learn and against known answers."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from transferlab.measure.representation import cka, knn_accuracy, selectivity, silhouette
+from transferlab.measure.representation import cka, debiased_cka, gram, hsic, knn_accuracy, selectivity, silhouette
 
 
 def world(count: int = 60, units: int = 7, classes: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,3 +89,46 @@ def test_of_equal_votes_the_nearer_wins():
     assert knn_accuracy(known, labels, asked, torch.tensor([1]), 4) == 1
     assert knn_accuracy(known, labels, asked, torch.tensor([0]), 3) == 1
     assert knn_accuracy(known, labels, asked, torch.tensor([1]), 1) == 1
+
+
+def test_the_independence_criterion_is_unbiased_by_its_definition():
+    """The U-statistic over all ordered choices of four images, written out."""
+    x, y = (world(6, units, seed=seed)[0] for units, seed in ((3, 1), (5, 2)))
+    k, m = ((z.double() @ z.double().T).numpy() for z in (x, y))
+    terms = [k[i, j] * (m[i, j] + m[q, r] - 2 * m[i, q]) for i, j, q, r in itertools.permutations(range(6), 4)]
+    assert hsic(gram(x), gram(y)).item() == pytest.approx(np.mean(terms), rel=1e-6)
+
+
+def aligned(x: torch.Tensor, y: torch.Tensor, batch: int) -> float:
+    return debiased_cka((gram(a), gram(b)) for a, b in zip(x.split(batch), y.split(batch), strict=True))
+
+
+def test_debiased_cka_sees_through_rotations_and_scales():
+    x, _ = world(64)
+    turned = torch.linalg.qr(torch.randn(7, 7, generator=torch.Generator().manual_seed(1)))[0]
+    for batch in (8, 16, 64):
+        assert aligned(x, x, batch) == pytest.approx(1)
+        assert aligned(x, 3 * x @ turned + 2, batch) == pytest.approx(1, abs=1e-6)
+        assert aligned(x, world(64, 4, seed=5)[0], batch) < 0.9
+
+
+def test_wide_independent_representations_are_alike_only_until_debiased():
+    draw = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(80, 2000, generator=draw) for _ in range(2))
+    assert cka(x, y) > 0.9
+    for batch in (20, 80):
+        assert abs(aligned(x, y, batch)) < 0.05
+
+
+def test_in_batches_it_is_that_of_all_images():
+    x = world(400, 6, 4)[0]
+    y = torch.relu(x @ torch.randn(6, 9, generator=torch.Generator().manual_seed(3)))
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(4))
+    assert aligned(x[order], y[order], 25) == pytest.approx(aligned(x, y, 400), abs=0.02)
+    assert aligned(x, y, 400) == pytest.approx(cka(x, y), abs=0.01), "many images have no bias"
+
+
+def test_maps_are_aligned_position_by_position_and_dead_layers_not_at_all():
+    maps = torch.randn(12, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    assert aligned(maps, maps.flatten(1), 6) == pytest.approx(1)
+    assert aligned(maps, torch.ones(12, 5), 6) == 0

@@ -1,5 +1,7 @@
 """Numbers that say what features know, and how far they have moved."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,6 +27,49 @@ def cka(x: Tensor, y: Tensor) -> float:
     """
     x, y = (z.double() - z.double().mean(0) for z in (x, y))
     return ((y.T @ x).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())).item()
+
+
+def debiased_cka(grams: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Return the linear centred kernel alignment of two representations, estimated without bias batch by batch: near
+    0, on either side of it, for independent ones however wide they are, where `cka` comes near 1.
+
+    Parameters
+    ----------
+    grams : iterable of pairs of Tensor, shapes (N, N)
+        What `gram` makes of both, batch by batch. Images are drawn at random: a batch of one class would tell of that
+        class alone.
+
+    References
+    ----------
+    Nguyen, Raghu and Kornblith 2021, eq. 3-4.
+    """
+    found = sum(torch.stack([hsic(k, m), hsic(k, k), hsic(m, m)]) for k, m in grams)
+    return (found[0] / (found[1] * found[2]).sqrt().clamp_min(1e-300)).item()
+
+
+def gram(x: Tensor) -> Tensor:
+    """Return the inner products of images' centred features, or maps, as float64 of shape (N, N)."""
+    x = exact(x).flatten(1)
+    x = x - x.mean(0)
+    return x @ x.T
+
+
+def hsic(k: Tensor, m: Tensor) -> Tensor:
+    """Return the unbiased estimate of the Hilbert-Schmidt independence criterion.
+
+    Parameters
+    ----------
+    k, m : Tensor, shape (N, N)
+        Gram matrices of the same N > 3 images.
+
+    References
+    ----------
+    Song, Smola, Gretton, Bedo and Borgwardt 2012, eq. 5.
+    """
+    n = len(k)
+    k, m = (one - one.diag().diag() for one in (k, m))
+    joint = (k * m).sum() + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k.sum(0) @ m.sum(0))
+    return joint / (n * (n - 3))
 
 
 def pca(x: Tensor, components: float | str, whiten: bool = False) -> tuple[Tensor, Tensor]:
