@@ -108,7 +108,7 @@ METHODS: dict[str, Callable[[Case], Method]] = {
     "frozen": lambda case: FineTune(recipe(case), head_lr=5.0, freeze=case.freeze),
     "l2-sp": lambda case: FineTune(recipe(case), hold=L2SP(20.0)),
     "distillation": lambda case: FineTune(recipe(case), hold=Distillation(5.0)),
-    "delta": lambda case: FineTune(recipe(case), hold=DELTA(0.1)),
+    "delta": lambda case: FineTune(recipe(case), hold=DELTA(0.5)),
     "bss": lambda case: FineTune(recipe(case), hold=BSS(0.1)),
     "co-tuning": lambda case: FineTune(recipe(case), hold=CoTuning(5.0)),
     "stochastic": lambda case: FineTune(recipe(case), batch_norm="stochastic"),

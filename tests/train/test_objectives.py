@@ -43,7 +43,7 @@ OBJECTIVES = {
     CrossEntropy: lambda net: CrossEntropy(),
     L2SP: lambda net: L2SP(net.state_dict(), 0.5),
     Distillation: lambda net: Distillation(copy.deepcopy(net), 2.0),
-    DELTA: lambda net: DELTA(copy.deepcopy(net), pictures(), 0.01),
+    DELTA: lambda net: DELTA(copy.deepcopy(net), pictures(), 0.1),
     BSS: lambda net: BSS(0.01, 2),
     CoTuning: lambda net: (keep_head(net, SOURCE_HEAD, net.head), CoTuning(torch.eye(4) * 0.6 + 0.1, 1.5))[1],
     TwoHeads: lambda net: two_heads(net, False),
@@ -359,7 +359,7 @@ def test_delta_by_hand():
                 for c in range(channels if name != "conv1" else 0):
                     weight = objective.weights[f"{name}.conv"][c]
                     square = ((fresh[:, c] - old[:, c].detach()) ** 2).sum()
-                    total = total + 0.01 * channels / (height * width) * weight / 2 * square
+                    total = total + 0.1 / len(now) * channels / (height * width) * weight / 2 * square
             now, then = child(now), objective.before.get_submodule(name)(then)
         return total
 

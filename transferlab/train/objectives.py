@@ -139,9 +139,11 @@ class Distillation(CrossEntropy):
 class DELTA(CrossEntropy):
     """Cross-entropy, and what some convolutions make of the target's images is to stay as it was, by channel.
 
-    As released with the transfer-learning library of Jiang et al. (DELTA: Li et al. 2019, eq. 5-7): `strength` times
-    the sum, over the images of a batch, the layers and their C channels, of C / (H * W) * W_c / 2 * the squared
-    distance of the channel's map, of H x W positions and before any normalisation, from the source's. Layers are those
+    DELTA (Li et al. 2019, eq. 5-7), scaled as in the transfer-learning library of Jiang et al.: `strength` times the
+    mean over a batch of the sum, over layers and their C channels, of C / (H * W) * W_c / 2 * the squared distance of
+    the channel's map, of H x W positions and before any normalisation, from the source's. (That library sums over the
+    batch: its 0.01 for 48 images is a strength of 0.48 here.) The source is in evaluation, so that where BatchNorm goes
+    by the batch the two differ from the first step on. Layers are those
     of `nets.taps.last_convolutions`, weights W_c those of `channel_weights`.
 
     Parameters
@@ -172,8 +174,8 @@ class DELTA(CrossEntropy):
                 value = cross_entropy(batch)
             with torch.no_grad(), kept_outputs(self.before, weights) as then:
                 self.before(batch.images)
-            apart = [w * (now[n].float() - then[n].float()).square().mean((2, 3)) for n, w in weights.items()]
-            return value + self.strength / 2 * sum(len(each[0]) * each.sum() for each in apart)
+            apart = [w * (now[n].float() - then[n].float()).square().mean((0, 2, 3)) for n, w in weights.items()]
+            return value + self.strength / 2 * sum(len(each) * each.sum() for each in apart)
 
         return loss
 
@@ -249,7 +251,9 @@ class BSS(CrossEntropy):
             read: list[torch.Tensor] = []
             with kept_inputs(head, read.append):
                 value = cross_entropy(batch)
-            return value + self.strength * torch.linalg.svdvals(read[0].float())[-self.k :].square().sum()
+            # where these are no numbers, cross-entropy is none
+            features = read[0].float().nan_to_num(0, 0, 0)
+            return value + self.strength * torch.linalg.svdvals(features)[-self.k :].square().sum()
 
         return loss
 
