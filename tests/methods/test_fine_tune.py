@@ -9,9 +9,9 @@ from small_world import Seen, context, give, run, small_world, trainings  # noqa
 from transferlab.data.images import target_sample
 from transferlab.errors import UserError
 from transferlab.lab import Lab
-from transferlab.methods import L2SP, Distillation, FineTune
+from transferlab.methods import BSS, DELTA, L2SP, Distillation, FineTune
 from transferlab.nets.build import build, head_of
-from transferlab.specs import AlexNet, Recipe, ResNet, Source, Subset, Target, Torchvision, Trained, Trial
+from transferlab.specs import AlexNet, OneOf, Recipe, ResNet, Source, Subset, Target, Torchvision, Trained, Trial
 from transferlab.train.read import inputs_of, predict
 
 RECIPE = Recipe(steps=20, batch=16, lr=0.01, augment="none", weight_decay=0.0)
@@ -109,6 +109,42 @@ def test_a_head_that_is_a_convolution_has_no_answers_to_keep(tmp_path):
         run(tmp_path, asked, build(asked.backbone, 64, 25, seed=0))
 
 
+def test_maps_are_kept(after):
+    images, old = target_sample(TARGET, "test", 1), network()
+    then = inputs_of(old, old.fc6, images)
+    # by the source's own statistics, else the batch's move its maps
+    free, held = (after(tuned(0.002, hold=h, batch_norm="statistics")).run.trained for h in (None, DELTA(0.1)))
+    away = [(inputs_of(net, net.fc6, images) - then).square().mean().item() for net in (free, held)]
+    assert away[1] < 0.1 * away[0]
+
+
+def test_the_smallest_singular_values_shrink(after):
+    images = target_sample(TARGET, "train", 1)
+    free, held = (after(tuned(hold=hold)).run.trained for hold in (None, BSS(0.1, 8)))
+    smallest = [torch.linalg.svdvals(inputs_of(net, net.head, images))[10:].sum() for net in (free, held)]
+    assert smallest[1] < 0.9 * smallest[0]
+
+
+def test_delta_wants_convolutions_that_are_trained(tmp_path):
+    with pytest.raises(UserError, match=r"hold \(=delta\): wants convolutions that are trained, in the AlexNetModule"):
+        run(tmp_path, tuned(hold=DELTA(1.0), freeze="pool5"), network())
+
+
+def test_strength_is_searched_after_the_rate(tmp_path):
+    """The rates first, with the first strength; then the strengths, at the rate that won."""
+    strengths = OneOf(0.01, 1.0, seeds=(1,), later=True)
+    asked = tuned(hold=BSS(strengths), lr=OneOf(0.003, 0.03, seeds=(1,)))
+    with trainings() as seen:
+        run_searched = Lab(tmp_path, workers=1, device="cpu", quiet=True)
+        give(tmp_path, asked.start, network())
+        (row,) = run_searched.run([asked]).to_dict("records")
+    assert row["status"] == "ok"
+    assert {(one.job.trial.recipe.lr, one.job.trial.method.hold.strength) for one in seen} == {
+        *((rate, 0.01) for rate in (0.003, 0.03)),
+        (row["lr"], 1.0),
+    }
+
+
 # ---------------------------------------------------------------------------------------------------------- BatchNorm
 
 
@@ -179,6 +215,9 @@ def test_batchnorm_that_is_not_there_or_not_trained(mode, backbone, freeze, tmp_
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: DELTA(0.0), r"strength \(=0.0\): must be above 0"),
+        (lambda: BSS(0.0), r"strength \(=0.0\): must be above 0"),
+        (lambda: BSS(1.0, 0), r"k \(=0\): must be a whole number above 0"),
         (lambda: L2SP(0.0), r"strength \(=0.0\): must be above 0"),
         (lambda: Distillation(-1.0), r"strength \(=-1.0\): must be above 0"),
         (lambda: Distillation(1.0, 0.0), r"temperature \(=0.0\): must be above 0"),

@@ -24,6 +24,8 @@ from small_world import context, give, run, shrink_world, small_world, trainings
 from transferlab.data import images
 from transferlab.measure import Blocks, Borrowed, Forgetting, TrainAccuracy, UnitTrace, metrics
 from transferlab.methods import (
+    BSS,
+    DELTA,
     KNN,
     L2SP,
     Concepts,
@@ -106,6 +108,8 @@ METHODS: dict[str, Callable[[Case], Method]] = {
     "frozen": lambda case: FineTune(recipe(case), head_lr=5.0, freeze=case.freeze),
     "l2-sp": lambda case: FineTune(recipe(case), hold=L2SP(20.0)),
     "distillation": lambda case: FineTune(recipe(case), hold=Distillation(5.0)),
+    "delta": lambda case: FineTune(recipe(case), hold=DELTA(0.5)),
+    "bss": lambda case: FineTune(recipe(case), hold=BSS(0.1)),
     "co-tuning": lambda case: FineTune(recipe(case), hold=CoTuning(5.0)),
     "stochastic": lambda case: FineTune(recipe(case), batch_norm="stochastic"),
     "layers apart": lambda case: FineTune(recipe(case), layer_decay=0.5, unfreeze=0.6),
@@ -119,9 +123,15 @@ DISTANCES = (
     *("leep", "nce", "logme", "h_score", "regularised_h_score", "transrate"),
 )
 BORROWED = Selected(Gabor(2, 2, lowest=0.2, bins=8), 2, 300, 2)
-REGULARISERS = {"l2-sp": L2SP, "distillation": Distillation, "co-tuning": CoTuning}
+REGULARISERS = {"l2-sp": L2SP, "distillation": Distillation, "co-tuning": CoTuning, "delta": DELTA, "bss": BSS}
 LACKING = {("squeezenet", m) for m in ("distillation", "stochastic")}  # its head is a convolution; it has no BatchNorm
-OF_ALEXNET = ("layers apart", "auto-rgn", "second stage")  # alone: other networks have nothing of their own here
+OF_ALEXNET = (
+    "delta",
+    "bss",
+    "layers apart",
+    "auto-rgn",
+    "second stage",
+)  # alone: other networks have nothing of their own here
 MEASURES = {
     "blocks": Blocks(),
     "forgetting": Forgetting(),
@@ -427,6 +437,8 @@ FIRST = Trial(
         ),
         (KNN(), '{"among":5,"kind":"knn","tap":"fc7","version":1}'),
         (Concepts(), '{"kind":"concepts","tap":"fc7","version":1}'),
+        (DELTA(0.1), '{"kind":"delta","strength":0.1,"version":1}'),
+        (BSS(0.1), '{"k":1,"kind":"bss","strength":0.1,"version":1}'),
         (L2SP(0.1), '{"kind":"l2-sp","strength":0.1,"version":1}'),
         (Forgetting(), '{"kind":"forgetting","version":1}'),
         (Blocks((3, 4)), '{"kind":"blocks","units":[3,4],"version":1}'),

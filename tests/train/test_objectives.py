@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from test_fit import RECIPE, SIZE, SMALL, run_of
 from test_trainers import alone, capture, killed, pictures, together
 from torch import nn
@@ -17,11 +19,23 @@ from transferlab.nets.build import build, head_of
 from transferlab.nets.heads import SOURCE_HEAD, add_head, keep_head, logits
 from transferlab.nets.taps import freeze
 from transferlab.specs.networks import Torchvision
+from transferlab.train import objectives
 from transferlab.train.checkpoint import Checkpoint
 from transferlab.train.feed import Batch
 from transferlab.train.fit import fit, fit_together
 from transferlab.train.frozen import shortened
-from transferlab.train.objectives import L2SP, CoTuning, CrossEntropy, Distillation, Objective, TwoHeads
+from transferlab.train.objectives import (
+    BSS,
+    DELTA,
+    L2SP,
+    CoTuning,
+    CrossEntropy,
+    Distillation,
+    Objective,
+    TwoHeads,
+    channel_weights,
+)
+from transferlab.train.read import read
 from transferlab.train.run import Run, Stream
 
 STEPS, SHORT = (replace(RECIPE, steps=count) for count in (20, 10))
@@ -29,6 +43,8 @@ OBJECTIVES = {
     CrossEntropy: lambda net: CrossEntropy(),
     L2SP: lambda net: L2SP(net.state_dict(), 0.5),
     Distillation: lambda net: Distillation(copy.deepcopy(net), 2.0),
+    DELTA: lambda net: DELTA(copy.deepcopy(net), pictures(), 0.1),
+    BSS: lambda net: BSS(0.01, 2),
     CoTuning: lambda net: (keep_head(net, SOURCE_HEAD, net.head), CoTuning(torch.eye(4) * 0.6 + 0.1, 1.5))[1],
     TwoHeads: lambda net: two_heads(net, False),
     "apart": lambda net: two_heads(net, True),
@@ -310,3 +326,108 @@ def test_a_head_is_kept(backbone):
         assert torch.equal(kept.weight, old.weight[its])
         assert torch.equal(kept.bias, old.bias[its])
         assert kept.weight.data_ptr() != old.weight.data_ptr()
+
+
+# ------------------------------------------------------------------------------------------------- DELTA, and BSS
+
+
+def by_hand(kind: type[Objective], extra) -> tuple[Objective, nn.Module, Batch]:
+    """An objective's value beyond cross-entropy, and its gradient, are those of `extra`, in training."""
+    (one,), batch = runs(kind, 1), two_batches()
+    net, twin = one.net.train(), copy.deepcopy(one.net).train()
+    value = one.objective.bind(net, STEPS)(batch)
+    wanted = F.cross_entropy(twin(batch.images), batch.labels, label_smoothing=STEPS.label_smoothing)
+    value.backward()
+    twin.load_state_dict(one.net.state_dict())
+    total = extra(twin, batch, one.objective)
+    assert total > 1e-4
+    torch.testing.assert_close(value, wanted + total)
+    (F.cross_entropy(twin(batch.images), batch.labels, label_smoothing=STEPS.label_smoothing) + total).backward()
+    for (name, p), q in zip(net.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_delta_by_hand():
+    """Position by position, from networks that are run layer by layer."""
+
+    def extra(net, batch, objective):
+        total, now, then = 0, batch.images, batch.images
+        for name, child in list(net.named_children())[:-3]:
+            if name.startswith("conv"):
+                fresh, old = child.conv(now), objective.before.get_submodule(name).conv(then)
+                channels, (height, width) = fresh.shape[1], fresh.shape[2:]
+                for c in range(channels if name != "conv1" else 0):
+                    weight = objective.weights[f"{name}.conv"][c]
+                    square = ((fresh[:, c] - old[:, c].detach()) ** 2).sum()
+                    total = total + 0.1 / len(now) * channels / (height * width) * weight / 2 * square
+            now, then = child(now), objective.before.get_submodule(name)(then)
+        return total
+
+    by_hand(DELTA, extra)
+
+
+def test_channels_weigh_what_the_loss_grows_by_without_them():
+    """By whole passes, each of a network of its own, under scikit-learn's head."""
+    net, sample = build(SMALL, SIZE, 4, 0), pictures(20)
+    with torch.no_grad():
+        net.train()(two_batches().images)  # statistics of its own
+    before = copy.deepcopy(net.state_dict())
+    found = channel_weights(net, sample)
+    assert list(found) == [f"conv{i}.conv" for i in (2, 3, 4, 5)]
+    assert all(map(torch.equal, net.state_dict().values(), before.values())), "it is as it was"
+    assert not any("forward" in vars(module) for module in net.modules())
+    x = read(net, sample, ["representation"])["representation"]
+    penalty = 0.1 * x.var(0, correction=0).mean().item() * len(x)
+    head = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=5000).fit(x.numpy(), sample.labels.numpy())
+
+    def loss(of: nn.Module) -> float:
+        return log_loss(sample.labels, head.predict_proba(read(of, sample, ["representation"])["representation"]))
+
+    for name, weights in found.items():
+        grown = []
+        for c in range(8):
+            without = copy.deepcopy(net)
+            without.get_submodule(name).weight.data[c] = 0
+            grown.append(loss(without) - loss(net))
+        grown = torch.tensor(grown)
+        wanted = ((grown - grown.mean()) / grown.std(correction=0) / 5).exp()
+        torch.testing.assert_close(weights, (wanted / wanted.sum()).float(), rtol=0.02, atol=1e-3)
+        assert weights.max() > 1.2 * weights.min()
+
+
+def test_weights_of_channels_are_found_once_and_from_some_images(monkeypatch):
+    calls = []
+    monkeypatch.setattr(objectives, "channel_weights", lambda net, sample: calls.append(sample) or {})
+    pull = DELTA(build(SMALL, SIZE, 4, 0), pictures(), 0.01)
+    assert not calls, "a network that is only built asks for none"
+    for _ in range(3):
+        pull.bind(build(SMALL, SIZE, 4, 0), STEPS)
+    assert len(calls) == 1
+
+
+def test_bss_by_hand():
+    """The smallest eigenvalues of the features' Gram matrix are the squares of singular values."""
+
+    def extra(net, batch, objective):
+        features = batch.images
+        for name, child in net.named_children():
+            features = child(features) if name != "head" else features
+        return 0.01 * torch.linalg.eigvalsh((features @ features.T).double())[:2].sum().float()
+
+    by_hand(BSS, extra)
+
+
+def test_bss_is_nothing_for_features_of_low_rank():
+    net, (one, *_) = build(SMALL, SIZE, 4, 0).eval(), two_batches().images
+    batch = Batch(one[None].repeat(5, 1, 1, 1), torch.tensor([0, 1, 2, 3, 0]))
+    values = [o.bind(net, STEPS)(batch) for o in (BSS(1.0, 4), CrossEntropy(), BSS(1.0, 5))]
+    assert values[0].item() == pytest.approx(values[1].item(), abs=1e-5)
+    assert values[2] > values[1] + 1e-3
+
+
+def test_what_bss_lacks():
+    with pytest.raises(UserError, match=r"bss \(=SqueezeNet\): wants a network whose head is a linear layer"):
+        BSS(1.0).bind(build(Torchvision("squeezenet1_0"), 32, 4, 0), STEPS)
+    with pytest.raises(UserError, match=r"k \(=17\): a batch of features has 16 singular values"):
+        BSS(1.0, 17).bind(build(SMALL, SIZE, 4, 0), STEPS)
+    assert not BSS.capturable

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import check
 from ..specs import Regulariser
-from ..specs.serial import above_zero
+from ..specs.serial import above_zero, positive
 
 
 @dataclass(frozen=True)
@@ -67,3 +68,46 @@ class CoTuning(Regulariser, kind="co-tuning", version=1):
         answers = read.predict(before, sample).softmax(1)
         relation = stack([answers[sample.labels == label].mean(0) for label in range(sample.classes)])
         return objectives.CoTuning(relation, self.strength)
+
+
+@dataclass(frozen=True)
+class DELTA(Regulariser, kind="delta", version=1):
+    """What the last convolutions make of the target's images is to stay as the source makes it.
+
+    Channels weigh as much as the loss grows without them, which is found from the training images before the first step
+    (Li et al. 2019, "DELTA"); `train.objectives.DELTA` says how. The recipe's decay goes on beside it.
+    """
+
+    strength: float
+
+    def __post_init__(self) -> None:
+        above_zero(self, "strength")
+
+    def objective(self, net: Any, before: Any, sample: Any) -> Any:
+        from ..nets.taps import last_convolutions
+        from ..train import objectives
+
+        learns = [net.get_submodule(name).weight.requires_grad for name in last_convolutions(net)]
+        check(any(learns), "hold", self.kind, f"wants convolutions that are trained, in the {type(net).__name__}")
+        return objectives.DELTA(before, sample, self.strength)
+
+
+@dataclass(frozen=True)
+class BSS(Regulariser, kind="bss", version=1):
+    """`strength` times the sum of squares of the `k` smallest singular values of a batch of features.
+
+    Batch spectral shrinkage (Chen et al. 2019, eq. 6), of what the head reads. It holds nothing near to the source, and
+    keeps out what transfers worst.
+    """
+
+    strength: float
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        above_zero(self, "strength")
+        positive("k", self.k)
+
+    def objective(self, net: Any, before: Any, sample: Any) -> Any:
+        from ..train import objectives
+
+        return objectives.BSS(self.strength, self.k)

@@ -75,6 +75,13 @@ def layers(net: nn.Module) -> list[tuple[nn.Module, ...]]:
     return found
 
 
+def last_convolutions(net: nn.Module, count: int = 4) -> list[str]:
+    """Return the names of the last convolutions of the last `count` layers that have one; see `layers`."""
+    names = {module: name for name, module in net.named_modules()}
+    each = [[m for part in parts for m in part.modules() if isinstance(m, nn.Conv2d)] for parts in layers(net)]
+    return [names[convolutions[-1]] for convolutions in each if convolutions][-count:]
+
+
 def tap_module(net: nn.Module, tap: str) -> nn.Module:
     """Return the module behind a tap.
 
@@ -90,6 +97,17 @@ def tap_module(net: nn.Module, tap: str) -> nn.Module:
 def kept_inputs(module: nn.Module, keep: Callable[[torch.Tensor], None]) -> RemovableHandle:
     """Hand on what a module is given, each time that its network runs while the context lasts."""
     return module.register_forward_pre_hook(lambda _, inputs: keep(inputs[0]))
+
+
+@contextmanager
+def kept_outputs(net: nn.Module, names: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield what the modules of these names make of what they are given, each time that their network runs."""
+    found: dict[str, torch.Tensor] = {}
+    with ExitStack() as hooks:
+        for name in names:
+            keep = lambda _, inputs, output, name=name: found.__setitem__(name, output.clone())  # noqa: E731
+            hooks.enter_context(net.get_submodule(name).register_forward_hook(keep))
+        yield found
 
 
 @contextmanager

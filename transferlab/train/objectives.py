@@ -1,19 +1,27 @@
 """What training makes small. An objective is bound to the network that is really trained: in a pack that is a copy."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..data.images import Sample
 from ..errors import check
-from ..nets.build import head_name
+from ..nets.build import head_name, head_of
 from ..nets.heads import SOURCE_HEAD, logits
-from ..nets.taps import kept_inputs
+from ..nets.taps import kept_inputs, kept_outputs, last_convolutions, layers
 from ..specs.recipe import Recipe
 from .feed import Batch
+from .read import batches, pooled
+from .solvers import logistic
+
+IMAGES = 100  # by which the channels of DELTA are weighed
+PENALTY = 0.1  # of the head that they are weighed under
 
 Loss = Callable[[Batch], torch.Tensor]
 
@@ -51,6 +59,20 @@ class CrossEntropy(Objective):
 
     def bind(self, net: nn.Module, recipe: Recipe) -> Loss:
         return lambda batch: F.cross_entropy(net(batch.images), batch.labels, label_smoothing=recipe.label_smoothing)
+
+
+def linear_head(net: nn.Module, kind: str) -> nn.Linear:
+    """Return the head, for an objective of this kind, which asks what it reads.
+
+    Raises
+    ------
+    UserError
+        If it is no linear layer.
+    """
+    head = head_of(net)[2]
+    linear = isinstance(head, nn.Linear)
+    check(linear, kind, type(net).__name__, "wants a network whose head is a linear layer")
+    return head
 
 
 class L2SP(CrossEntropy):
@@ -100,9 +122,7 @@ class Distillation(CrossEntropy):
 
     def bind(self, net: nn.Module, recipe: Recipe) -> Loss:
         cross_entropy, t = super().bind(net, recipe), self.temperature
-        head, old_head = (each.get_submodule(head_name(each)) for each in (net, self.before))
-        linear = isinstance(head, nn.Linear)
-        check(linear, "distillation", type(net).__name__, "wants a network whose head is a linear layer")
+        head, old_head = linear_head(net, "distillation"), head_of(self.before)[2]
 
         def loss(batch: Batch) -> torch.Tensor:
             read: list[torch.Tensor] = []
@@ -112,6 +132,128 @@ class Distillation(CrossEntropy):
                 then = F.log_softmax(self.before(batch.images) / t, 1)
             now = F.log_softmax(old_head(read[0]) / t, 1)
             return value + self.strength * t**2 * F.kl_div(now, then, reduction="batchmean", log_target=True)
+
+        return loss
+
+
+class DELTA(CrossEntropy):
+    """Cross-entropy, and what some convolutions make of the target's images is to stay as it was, by channel.
+
+    DELTA (Li et al. 2019, eq. 5-7), scaled as in the transfer-learning library of Jiang et al.: `strength` times the
+    mean over a batch of the sum, over layers and their C channels, of C / (H * W) * W_c / 2 * the squared distance of
+    the channel's map, of H x W positions and before any normalisation, from the source's. (That library sums over the
+    batch: its 0.01 for 48 images is a strength of 0.48 here.) The source is in evaluation, so that where BatchNorm goes
+    by the batch the two differ from the first step on. Layers are those
+    of `nets.taps.last_convolutions`, weights W_c those of `channel_weights`.
+
+    Parameters
+    ----------
+    before : Module
+        As in `Distillation`.
+    sample : Sample
+        The training images, on the device, for the weights: they are found once, before the first step.
+    strength : float
+    """
+
+    reads_images = True
+
+    def __init__(self, before: nn.Module, sample: Sample, strength: float) -> None:
+        self.before = before.eval().requires_grad_(False)
+        self.sample, self.strength = sample, strength
+
+    @cached_property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The weights of channels, by the names of layers."""
+        return channel_weights(self.before, self.sample)
+
+    def bind(self, net: nn.Module, recipe: Recipe) -> Loss:
+        cross_entropy, weights = super().bind(net, recipe), self.weights
+
+        def loss(batch: Batch) -> torch.Tensor:
+            with kept_outputs(net, weights) as now:
+                value = cross_entropy(batch)
+            with torch.no_grad(), kept_outputs(self.before, weights) as then:
+                self.before(batch.images)
+            apart = [w * (now[n].float() - then[n].float()).square().mean((0, 2, 3)) for n, w in weights.items()]
+            return value + self.strength / 2 * sum(len(each) * each.sum() for each in apart)
+
+        return loss
+
+
+@torch.no_grad()
+def channel_weights(net: nn.Module, sample: Sample) -> dict[str, torch.Tensor]:
+    """Return how much the channels of some convolutions matter, by the names of `nets.taps.last_convolutions`.
+
+    That is by how much the cross-entropy of training images grows when the channel's filter is zero, of at most
+    `IMAGES` of them, under a head that was fitted to them (softmax regression on what the head reads). The weights of a
+    layer are the softmax of these numbers, brought to mean 0 and standard deviation 1/5, and sum to 1.
+
+    Parameters
+    ----------
+    net : Module
+        The source network; it is left as it is.
+    sample : Sample
+    """
+    some = torch.linspace(0, len(sample.labels) - 1, min(len(sample.labels), IMAGES)).long().to(sample.labels.device)
+    few = replace(sample, rows=sample.rows[some], labels=sample.labels[some])
+    images, head, features = torch.cat(list(batches(net, few))), head_of(net)[2], []
+    names, blocks = {module: name for name, module in net.named_modules()}, layers(net)
+    with kept_inputs(head, features.append), kept_outputs(net, [names[m] for its in blocks for m in its]) as outputs:
+        net(images)
+    weight, bias = logistic(pooled(features.pop()), few.labels, few.classes, (PENALTY,))
+
+    def loss() -> torch.Tensor:
+        with kept_inputs(head, features.append):
+            net(images)
+        return F.cross_entropy(pooled(features.pop()) @ weight[0] + bias[0], few.labels)
+
+    wanted, found = last_convolutions(net), {}
+    with ExitStack() as stack:
+        for its in blocks:
+            for module in (m for part in its for m in part.modules() if names[m] in wanted):
+                grown = module.weight.new_empty(len(module.weight))
+                for channel, kernel in enumerate(module.weight.clone()):
+                    module.weight[channel] = 0
+                    grown[channel] = loss()
+                    module.weight[channel] = kernel
+                grown = (grown - grown.mean()) / grown.std(correction=0).clamp_min(1e-30)
+                found[names[module]] = (grown / 5).softmax(0)
+            for part in its:  # what lies before the next filters makes what it made
+                part.forward = lambda *_, made=outputs[names[part]]: made.clone()
+                stack.callback(delattr, part, "forward")
+    return found
+
+
+class BSS(CrossEntropy):
+    """Cross-entropy, and the smallest singular values of a batch of features are to be small.
+
+    Batch spectral shrinkage (Chen et al. 2019, eq. 6): `strength` times the sum of squares of the `k` smallest singular
+    values of what the head reads, a matrix of images by units. Where units are fewer than images and one of them is
+    dead, that is 0.
+
+    Parameters
+    ----------
+    strength : float
+    k : int
+    """
+
+    capturable = False  # the decomposition waits for the host
+
+    def __init__(self, strength: float, k: int = 1) -> None:
+        self.strength, self.k = strength, k
+
+    def bind(self, net: nn.Module, recipe: Recipe) -> Loss:
+        cross_entropy, head = super().bind(net, recipe), linear_head(net, "bss")
+        most = min(recipe.batch, head.in_features)
+        check(self.k <= most, "k", self.k, f"a batch of features has {most} singular values")
+
+        def loss(batch: Batch) -> torch.Tensor:
+            read: list[torch.Tensor] = []
+            with kept_inputs(head, read.append):
+                value = cross_entropy(batch)
+            # where these are no numbers, cross-entropy is none
+            features = read[0].float().nan_to_num(0, 0, 0)
+            return value + self.strength * torch.linalg.svdvals(features)[-self.k :].square().sum()
 
         return loss
 
