@@ -1,19 +1,21 @@
 """The designs of the book's chapters, against what they say of themselves."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from transferlab import chapters, scales
-from transferlab.arms.factors import networks
+from transferlab.arms.factors import family, networks
 from transferlab.arms.growing import growing
 from transferlab.data.subsets import relabel
 from transferlab.data.tree import source_tree
-from transferlab.specs import Trial, Weights
+from transferlab.specs import OneOf, Trial, Weights
 from transferlab.specs.catalog import pinned
 
 TREE = source_tree()
 LEAVES = sorted(TREE.paths)
+SIX = ("flowers102", "caltech101", "cifar100", "scene15", "PACS", "mnist")  # families
 
 
 def source_classes(trial) -> int:
@@ -54,10 +56,11 @@ def test_coarse_labels_are_those_of_the_chapter_on_classes():
 
 
 BORROWING = ("does_borrowing_help", "what_to_borrow")
+TUNING = ("what_does_finetuning_change",)  # whose rates are what is compared
 READING = ("which_layer", "how_far_is_a_task", "finding_alike")  # frozen networks, some of them given
 
 
-@pytest.mark.parametrize("name", [name for name in chapters.chapters() if name not in (*BORROWING, *READING)])
+@pytest.mark.parametrize("name", [name for name in chapters.chapters() if name not in (*BORROWING, *READING, *TUNING)])
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
 def test_designs_are_paired_and_fair(name, scale):
     """Every seed has the same trials, and every arm that trains searches the same rates in the same number of steps."""
@@ -144,3 +147,27 @@ def test_what_is_held_out_and_left_out_is_as_the_chapter_says():
     left = {(t.target.label, f["arm"]): source_classes(t) for f, t in arms if f["question"] == "overlap"}
     for target in ("caltech101", "cifar100"):
         assert left[target, "without its classes"] == left[target, "without as many others"] < len(LEAVES)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
+def test_what_finetuning_changes_is_read_at_fair_rates(scale):
+    """Main arms have every repetition and target; all search the same rates, whose ends and middle are arms too."""
+    subject = chapters.chapter("what_does_finetuning_change")
+    arms, rates = subject.arms(scale, range(6)), subject.defined("RATES")[scale]
+    main = [(f, t) for f, t in arms if "aside" not in f]
+    by_seed = [{t.at_seed(0).key for _, t in main if t.seed == seed} for seed in range(6)]
+    assert all(keys == by_seed[0] for keys in by_seed)
+    targets = {t.target.images.name for _, t in main}
+    assert len(main) == 6 * len(targets) * 5
+    assert set(map(family, targets)) >= ({"synthetic:0"} if scale == "smoke" else {*SIX})
+    searched = {t.recipe.lr for f, t in arms if f["rate"] == "chosen" or f["arm"] == "head alone"}
+    (searched,) = searched
+    assert searched == (scales.scale(scale).train.lr if scale == "smoke" else OneOf(*rates.values()))
+    assert max(b / a for a, b in pairwise(sorted(rates.values()))) <= 4
+    fixed = {(f["rate"], t.recipe.lr) for f, t in arms if f["rate"] in rates}
+    assert fixed == set(rates.items())
+    assert all(t.seed < 4 and t.target.images.name in scales.scale(scale).core_targets for f, t in arms if "aside" in f)
+    first = [t for f, t in arms if f["arm"] == "head first"]
+    heads = {t.key for f, t in arms if f["arm"] == "head alone"}
+    assert first
+    assert all(t.before.key in heads and t.method.keep_head for t in first)

@@ -1,15 +1,19 @@
 """What is shown of units: images, selectivity and filters, by hand."""
 
 import base64
+import io
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_world import run, small_world, trainings  # noqa: F401  (a fixture for the whole module)
 
 from transferlab.data.images import load, target_sample
 from transferlab.errors import UserError
 from transferlab.measure import Gallery
+from transferlab.measure.gallery import SIDE
 from transferlab.measure.representation import selectivity
 from transferlab.methods import FineTune, Grow, Scratch
 from transferlab.nets.build import build
@@ -35,34 +39,42 @@ def test_by_hand(tmp_path):
         found = run(tmp_path, trial(), network())
     nets = {"before": network(), "after": seen[0].run.trained}
     sample, stored = target_sample(TARGET, "test", 1), load(TARGET.images, 24)
-    assert found["gallery_layers"] == ["conv1"] * 3 + ["conv4"] * 3 + ["fc7"] * 3
+    groups = itertools.groupby(found["gallery"], lambda row: tuple(row[:4]))
+    told = {about: [row[4:] for row in rows] for about, rows in groups}
+    ranks = [(layer, rank, when) for layer in ("conv1", "conv4", "fc7") for rank in range(3) for when in nets]
+    assert [(layer, rank, when) for layer, rank, _, when in told] == ranks
     gains = {}
-    for i, (layer, unit) in enumerate(zip(found["gallery_layers"], found["gallery_units"], strict=True)):
-        known = {when: selectivity(read(net, sample, [layer])[layer], sample.labels) for when, net in nets.items()}
+    for (layer, rank, unit, when), rows in told.items():
+        known = {w: selectivity(read(net, sample, [layer])[layer], sample.labels) for w, net in nets.items()}
         change = (known["after"] - known["before"]).numpy()
-        gains.setdefault(layer, []).append((change[unit], np.sort(change)))
-        for when, net in nets.items():
-            excited = read(net, sample, [layer])[layer][:, unit].numpy()
-            rows = found[f"gallery_{when}"][i]
-            places = [sample.rows.tolist().index(row) for row in rows]
-            assert excited[places] == pytest.approx(np.sort(excited)[::-1][:2])
-            names = [stored.classes[label] for label in stored.splits["test"].labels[rows]]
-            assert found[f"gallery_{when}_classes"][i] == names
-            assert found[f"gallery_selectivity_{when}"][i] == pytest.approx(known[when][unit].item(), abs=1e-4)
+        gains.setdefault(layer, {})[rank] = change[unit], np.sort(change)
+        excited = read(nets[when], sample, [layer])[layer][:, unit].numpy()
+        for place, (now, at, row, name) in enumerate(rows, 1):
+            assert (now, at) == (pytest.approx(known[when][unit].item(), abs=1e-4), place)
+            assert excited[sample.rows.tolist().index(row)] == pytest.approx(np.sort(excited)[-place])
+            assert name == stored.classes[stored.splits["test"].labels[row]]
     for three in gains.values():
         change = three[0][1]
-        assert [gain for gain, _ in three] == pytest.approx([change[0], change[(len(change) - 1) // 2], change[-1]])
+        assert [gain for gain, _ in three.values()] == pytest.approx(
+            [change[0], change[(len(change) - 1) // 2], change[-1]]
+        )
 
 
-def test_filters_can_be_drawn(tmp_path):
+def test_filters_can_be_looked_at(tmp_path):
     with trainings() as seen:
         found = run(tmp_path, trial(), network())
-    for when, net in (("before", network()), ("after", seen[0].run.trained)):
-        weights = net.conv1.conv.weight.detach().permute(0, 2, 3, 1).numpy()
-        assert len(found[f"filters_{when}"]) == 5
-        for text, one in zip(found[f"filters_{when}"], weights, strict=False):
-            pixels = np.frombuffer(base64.b64decode(text), np.uint8).reshape(one.shape)
-            assert (pixels.astype(float) - 128) / 127 == pytest.approx(one / abs(one).max(), abs=0.51 / 127)
+    was, now = (net.conv1.conv.weight.detach().numpy() for net in (network(), seen[0].run.trained))
+    changes = np.sqrt(((now - was) ** 2).sum((1, 2, 3)) / (was**2).sum((1, 2, 3)))
+    which = [one for one in np.argsort(-changes)[:5] for _ in range(2)]
+    assert [row[0] for row in found["filters"]] == which
+    assert [row[1] for row in found["filters"]] == ["before", "after"] * 5
+    for number, when, url in found["filters"]:
+        one = {"before": was, "after": now}[when][number].transpose(1, 2, 0)
+        picture = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+        assert picture.size == (SIDE, SIDE)
+        small = np.asarray(picture.resize(one.shape[:2], Image.Resampling.BOX), float)
+        light, wanted = small.mean(2), (128 + 127 * one / abs(one).max()).mean(2)
+        assert np.corrcoef(light.ravel(), wanted.ravel())[0, 1] > 0.9
 
 
 def test_what_it_cannot_look_at_is_refused(tmp_path):

@@ -78,6 +78,8 @@ def test_layers_that_are_read():
     assert layer_taps(network()) == LAYERS
     assert layer_taps(build(AlexNet((8, 8, 8, 8, 8), (24, 16), "none"), 24, 6, 0)) == LAYERS
     assert layer_taps(build(ResNet(18), 16, 6, 0)) == ["conv1", "layer1", "layer2", "layer3", "layer4"]
+    convolutions = [f"features.{i}" for i in (0, 3, 6, 8, 10)]
+    assert layer_taps(build(Torchvision("alexnet"), 64, 6, 0)) == [*convolutions, "fc6", "fc7"]
     fires = [f"features.{i}" for i in (0, 3, 4, 5, 7, 8, 9, 10, 12)]
     assert layer_taps(build(Torchvision("squeezenet1_0"), 32, 6, 0)) == fires
 

@@ -150,7 +150,7 @@ def put_source(root: Path, asked: Trial, net: torch.nn.Module | None = None) -> 
     """Put a source's network where the trial finds it; return its file."""
     if not asked.start:
         return None
-    give(root, asked.start, net or network())
+    give(root, asked.start, net or build(BACKBONE, 24, 5 if asked.before else 6, seed=3))
     return context(root).store.file(asked.start)
 
 
@@ -380,6 +380,8 @@ def measured(one: Trial, by: Measure) -> Trial | None:
 def hosted(cls: type[Measure]) -> list[Trial]:
     """Trials with a measure that have what it looks at: for each example of it the first of all examples of methods."""
     training = [trial(m) for kind in registered(Method) for m in examples(kind) if hasattr(m, "prepare")]
+    head = trial(methods.FineTune(RECIPE, freeze="representation"))
+    training.append(replace(head, method=methods.FineTune(RECIPE, keep_head=True), source=head))  # a chain
     found = []
     for one in examples(cls):
         try:

@@ -25,11 +25,13 @@ def layer_taps(net: Any) -> list[str]:
     """
     from ..nets.alexnet import SECOND_HEADS
     from ..nets.build import head_name
+    from ..nets.sites import sites
     from ..nets.taps import taps
 
-    layers, head = [f"{name}." for name in weights_of(net)], head_name(net)
+    layers, head, hidden = [f"{name}." for name in weights_of(net)], head_name(net), sites(net)
     own = {tap: f"{n}." for tap, n in taps(net).items() if n != head and not n.startswith(SECOND_HEADS)}
-    return [t for t, n in own.items() if not t.endswith("_pre") and any(layer.startswith(n) for layer in layers)]
+    holds = {tap for tap, n in own.items() if tap in hidden or any(layer.startswith(n) for layer in layers)}
+    return [tap for tap in own if tap in holds and not tap.endswith("_pre")]
 
 
 def same_layers(kind: str, before: Any, after: Any) -> None:
