@@ -7,9 +7,9 @@ from contextlib import suppress
 from importlib import import_module
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, UnidentifiedImageError
 
-from ..errors import UserError, check
+from ..errors import UserError, check, line
 
 VERSION = 2  # raise it when pixels change: of pictures for which `version` says so, and their fingerprint with them
 LONG = 16  # times the short side, above which the middle of a picture is cut out before it is resized
@@ -17,6 +17,7 @@ TURNS = dict(zip(range(2, 9), (Image.Transpose[t] for t in (
     "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"
 )), strict=True))  # fmt: skip
 ORIENTATION = 0x0112  # the tag of EXIF
+LFS = b"version https://git-lfs.github.com/spec/"
 ALLOW = "TRANSFERLAB_MAX_PIXELS"
 
 with suppress(ImportError):  # it registers itself with Pillow
@@ -27,6 +28,19 @@ with suppress(ImportError):
 
 class TooLargeError(UserError):
     """A picture has more pixels than are allowed."""
+
+
+def reason(content: bytes | Image.Image, error: Exception) -> str:
+    """Return in a line why a picture cannot be decoded."""
+    if content == b"":
+        return "empty"
+    if isinstance(content, bytes) and content.startswith(LFS):
+        return "a pointer of Git LFS; fetch the images with: git lfs pull"
+    return (
+        "UnidentifiedImageError: no picture that Pillow knows"
+        if isinstance(error, UnidentifiedImageError)
+        else line(error)
+    )
 
 
 def opened(content: bytes | Image.Image) -> Image.Image:
@@ -118,7 +132,7 @@ def _eight_bits(values: np.ndarray) -> Image.Image:
     """
     finite = values[np.isfinite(values)].astype(float)
     low, high = finite.min(initial=0), finite.max(initial=0)
-    unit = values.dtype.kind == "f" and high <= 1
+    unit = values.dtype.kind == "f" and low >= 0 and high <= 1
     if low >= 0 and high <= 65535:
         low, high = 0, 1 if unit else 255 if high < 256 else 65280  # 65,280 is 255 x 256: the upper eight bits
     grey = (np.nan_to_num(values.astype(float), nan=low, posinf=high, neginf=low) - low) * 255 / (high - low)

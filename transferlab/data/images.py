@@ -157,11 +157,14 @@ def _unreadable(bad: dict[str, UserError]) -> str:
     """Return the rule that unreadable images break: those that are too large apart, and how to have them."""
     large = [name for name, error in bad.items() if isinstance(error, TooLargeError)]
     broken = [name for name in bad if name not in large]
-    rules = [f"{len(broken)} unreadable image{'s' * (len(broken) > 1)} ({few(broken)})"] if broken else []
+    rules, why = [], ""
+    if broken:
+        rules.append(f"{len(broken)} unreadable image{'s' * (len(broken) > 1)} ({few(broken)})")
+        why = f"; {broken[0]}: {str(bad[broken[0]]).partition('): ')[2]}"
     if large:
         most = max((str(bad[name]).rpartition("allow it with ")[2] for name in large), key=lambda v: (len(v), v))
         rules.append(f"{len(large)} too large ({few(large)}; allow with {most})")
-    return f"{', '.join(rules)}; leave out with --skip-unreadable"
+    return f"{', '.join(rules)}; leave out with --skip-unreadable{why}"
 
 
 def pin(name: str, skip_unreadable: bool = False) -> dict:

@@ -42,8 +42,8 @@ def labels(found: Found, refuse: Callable[[str], NoReturn]) -> dict[Parts, tuple
         width = max(map(len, rows), default=0)
         rows = [[*row, *[""] * (width - len(row))] for row in rows]
         hits = [len({row[c] for row in rows if _listed(row[c], index)}) for c in range(width)]
-        for column in [c for c in range(width) if _letters(rows[0][c]) in LABELS]:  # numbers are also names of files
-            hits[column] = min(hits[column], sum(hits) == hits[column])
+        if sum(map(bool, hits)) > 1:  # numbers of classes may also be names of files
+            hits = [n * (_letters(title) not in LABELS) for n, title in zip(hits, rows[0], strict=True)]
         if not any(hits):
             found.passed["other suffixes"].append(table.path)
             continue

@@ -63,7 +63,7 @@ class Item(NamedTuple):
         except decoding.TooLargeError as e:
             raise decoding.TooLargeError(f"image (={self.path}): {e}") from e
         except Exception as e:  # a damaged file is whatever its parser trips over
-            raise UserError(f"image (={self.path}): cannot be read ({line(e)})") from e
+            raise UserError(f"image (={self.path}): cannot be read ({decoding.reason(content, e)})") from e
 
     def digest(self) -> str:
         """Return the SHA-256 of the file's bytes, or of the pixels where there is no file, and of what else decides
