@@ -7,6 +7,7 @@ sets, where other machines find them, and in the cache, where they stay when ano
 
 import json
 import os
+import warnings
 from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha256
@@ -25,21 +26,28 @@ def packaged() -> dict[str, dict]:
     return json.loads(Path(__file__).with_name("manifest.json").read_text())
 
 
-def manifests() -> tuple[Path, Path, Path]:
+def manifests() -> list[Path]:
     """Return the user's own manifests, of which a later one goes before: beside the image sets; in the cache; there
-    too, of what lies beside image sets where nothing can be written.
+    too, of what lies beside image sets where nothing can be written. Without a home there is the first one alone.
     """
     folder = data_root()
-    mark = sha256(os.fsencode(folder.absolute())).hexdigest()[:8]
-    return folder / "manifest.json", cache_root() / "manifest.json", cache_root() / f"manifest-{mark}.json"
+    paths = [folder / "manifest.json"]
+    with suppress(UserError, RuntimeError):
+        cache = cache_root()
+        paths += [
+            cache / "manifest.json",
+            cache / f"manifest-{sha256(os.fsencode(folder.absolute())).hexdigest()[:8]}.json",
+        ]
+    return paths
 
 
 def local_path(name: str = "") -> Path:
     """Return the manifest in which `name` is pinned: beside the image sets, if that folder can be written."""
-    beside, own, apart = manifests()
-    if beside.parent.is_dir() and os.access(beside.parent, os.W_OK):
+    beside, *own = manifests()
+    there = os.path.isdir(beside.parent)
+    if there and os.access(beside.parent, os.W_OK):
         return beside
-    return apart if beside.parent.is_dir() and not name.startswith(PLACED) else own
+    return own[there and not name.startswith(PLACED)] if own else cache_root()  # which says what is missing
 
 
 def local() -> dict[str, dict]:
@@ -49,7 +57,7 @@ def local() -> dict[str, dict]:
 
 def _read(path: Path) -> dict[str, dict]:
     try:
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return json.loads(path.read_text()) if os.path.isfile(path) else {}
     except OSError as e:
         raise UserError(f"manifest (={path}): cannot be read ({e.strerror})") from e
     except ValueError as e:
@@ -119,16 +127,16 @@ def pin(name: str, entry: dict) -> None:
     DiskError
         If none of them can be written.
     """
-    place, own = local_path(name), manifests()[1]
-    for path in dict.fromkeys((place, *manifests())):
-        wanted = path in (place, own) if name.startswith(PLACED) else path == place
+    place, paths = local_path(name), manifests()
+    for path in paths:
+        wanted = path == place or (name.startswith(PLACED) and path in paths[1:2])
         try:
             _put(path, name, entry if wanted and entry != packaged().get(name) else None)
         except DiskError:
             if path == place:
                 raise
     if local().get(name, packaged().get(name)) != entry:  # the published set, and others' manifest names another
-        _put(manifests()[2], name, entry)
+        _put(paths[-1], name, entry)
 
 
 def _put(path: Path, name: str, entry: dict | None) -> None:
@@ -147,17 +155,19 @@ def _alone(path: Path):
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=60)
-        try:
-            lock.acquire()
-        except (OSError, NotImplementedError):
-            lock = SoftFileLock(path.with_name(f".{path.name}.soft"), timeout=60)
-            lock.acquire()
+        with warnings.catch_warnings(action="ignore"):  # that it takes the other lock by itself
+            try:
+                lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=60)
+                lock.acquire()
+            except (OSError, NotImplementedError):
+                lock = SoftFileLock(path.with_name(f".{path.name}.soft"), timeout=60)
+                lock.acquire()
     except OSError as e:
         raise DiskError(f"manifest (={path}): cannot be written ({e.strerror or e}); name another folder") from e
-    with lock:
-        lock.release()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def passed_over(passed: dict[str, list]) -> str:
