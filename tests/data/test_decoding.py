@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from transferlab.data import decoding
 from transferlab.data.images import look, shrink
@@ -186,6 +186,12 @@ def test_tiff_is_upright_though_its_tags_are_damaged(turn):
 @pytest.mark.parametrize("cut", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*", b"\xff" * 30])
 def test_half_a_header_of_exif(cut):
     assert shown(encoded(BLOCKS, "JPEG", exif=cut)).shape == (64, 64, 3)
+
+
+def test_long_words_cost_no_picture():
+    words = PngImagePlugin.PngInfo()
+    words.add_text("prompt", "a" * 3_000_000, zip=True)
+    assert shown(encoded(BLOCKS, pnginfo=words)).shape == (64, 64, 3)
 
 
 # ----------------------------------------------------------------------------------------------- sizes, and the version

@@ -304,6 +304,10 @@ def test_no_such_folder(tmp_path):
     assert refused(f"folder:{tmp_path}/none") == f"data set (=folder:{tmp_path}/none): there is no such folder"
 
 
+def test_no_such_home():
+    assert refused("folder:~nobody-of-this-name/x").endswith("there is no such folder")
+
+
 def test_home_is_known(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     paint_all(tmp_path / "set")

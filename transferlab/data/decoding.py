@@ -7,7 +7,7 @@ from contextlib import suppress
 from importlib import import_module
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from ..errors import UserError, check, line
 
@@ -20,6 +20,7 @@ ORIENTATION = 0x0112  # the tag of EXIF
 LFS = b"version https://git-lfs.github.com/spec/"
 ALLOW = "TRANSFERLAB_MAX_PIXELS"
 
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # long words cost no picture
 with suppress(ImportError):  # it registers itself with Pillow
     import_module("pillow_jxl")
 with suppress(ImportError):
