@@ -15,8 +15,8 @@ FORMATS = (
     "flc pcd pxr jxl heic heif hif"
 )
 IMAGE_SUFFIXES = {f".{name}" for name in FORMATS.split()}
-PLAIN = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000")  # looked for in files without a suffix
-TABLES = {".csv", ".tsv"}
+SNIFFED = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000")  # looked for in files without a suffix
+TABLE_SUFFIXES = {".csv", ".tsv"}
 LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
 Parts = tuple[str, ...]
 
@@ -88,7 +88,7 @@ def walk(folder: str) -> Found:
                 found.passed["no plain files"].append(file.path)
             elif suffix in IMAGE_SUFFIXES or (suffix in ("", ".") and _is_picture(entry.path)):
                 found.pictures.append(file)
-            elif suffix in TABLES:
+            elif suffix in TABLE_SUFFIXES:
                 found.tables.append(file)
             else:
                 found.passed["other suffixes"].append(file.path)
@@ -99,7 +99,7 @@ def walk(folder: str) -> Found:
 
 def _is_picture(place: str) -> bool:
     try:
-        with Image.open(place, formats=PLAIN):
+        with Image.open(place, formats=SNIFFED):
             return True
     except Exception:
         return False

@@ -10,11 +10,11 @@ from typing import NoReturn
 from .files import File, Found, Parts, composed
 from .shapes import split_of
 
-LABELS = {
+LABEL_COLUMNS = {
     "label", "labels", "class", "classes", "classname", "labelname", "category", "target", "breed", "species", "tag",
     "diagnosis", "classid", "labelid",
 }  # fmt: skip
-SIDES = {"split", "subset", "set", "partition", "usage"}
+SPLIT_COLUMNS = {"split", "subset", "set", "partition", "usage"}
 Index = dict[str, list[File]]
 
 
@@ -43,13 +43,13 @@ def labels(found: Found, refuse: Callable[[str], NoReturn]) -> dict[Parts, tuple
         rows = [[*row, *[""] * (width - len(row))] for row in rows]
         hits = [len({row[c] for row in rows if _listed(row[c], index)}) for c in range(width)]
         if sum(map(bool, hits)) > 1:  # numbers of classes may also be names of files
-            hits = [n * (_letters(title) not in LABELS) for n, title in zip(hits, rows[0], strict=True)]
+            hits = [n * (_letters(title) not in LABEL_COLUMNS) for n, title in zip(hits, rows[0], strict=True)]
         if not any(hits):
             found.passed["other suffixes"].append(table.path)
             continue
         at = hits.index(max(hits))
         head = [f"column {c + 1}" for c in range(width)] if _listed(rows[0][at], index) else rows.pop(0)
-        side = next((c for c, title in enumerate(head) if _letters(title) in SIDES and c != at), None)
+        side = next((c for c, title in enumerate(head) if _letters(title) in SPLIT_COLUMNS and c != at), None)
         label = _label(table, head, rows, {at, side}, refuse)
         stem = split_of(table.parts[-1].rpartition(".")[0])
         for row in rows:
@@ -105,7 +105,7 @@ def _nearest(files: list[File], table: File, split: str) -> list[File]:
 def _label(table: File, head: list[str], rows: list[list[str]], taken: set, refuse: Callable[[str], NoReturn]) -> int:
     """Return the column of labels."""
     others = [c for c in range(len(head)) if c not in taken]
-    called = others if len(others) == 1 else [c for c in others if _letters(head[c]) in LABELS]
+    called = others if len(others) == 1 else [c for c in others if _letters(head[c]) in LABEL_COLUMNS]
     both = {tuple(row[c] for c in called) for row in rows}
     if not called or any(len({pair[i] for pair in both}) < len(both) for i in range(len(called))):
         refuse(
