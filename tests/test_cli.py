@@ -182,6 +182,7 @@ def test_pinning_a_folder_and_training_on_it(monkeypatch, capsys, tmp_path):
     code, out, _ = transferlab(monkeypatch, capsys, "data", "pin", name)
     assert code == 0
     assert "20 images in 2 classes, fingerprint" in out
+    assert f"noted in {tmp_path / 'cache' / 'manifest.json'}" in out
 
     from transferlab import scales
     from transferlab.lab import Lab

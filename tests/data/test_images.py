@@ -322,6 +322,34 @@ def test_unreadable_images_are_counted_and_named(bugs):
     assert catalog.local() == {}
 
 
+def test_what_is_passed_over_is_noted(tmp_path):
+    for path in ("a/0.png", "a/1.png", "b/0.png", "b/1.png", "a/.hidden.png", "a/2.txt", "a/1.txt"):
+        write(tmp_path / "set" / path, encoded(0, ".png"))
+    frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]
+    frames[0].save(tmp_path / "set/b/film.gif", save_all=True, append_images=frames[1:])
+    entry = pin(f"folder:{tmp_path}/set")
+    assert entry["passed"] == {"hidden": [1, "a/.hidden.png"], "other suffixes": [2, "a/1.txt, a/2.txt"]}
+    assert (entry["several"], entry["splits"]) == (1, {"train": 3, "test": 2})
+
+
+def test_an_image_that_is_damaged_goes_and_one_of_its_name_stays(bugs):
+    write_set(bugs, train=[*rows(2), row(0, "0/00.png", b"damaged")])
+    entry = pin("bugs", skip_unreadable=True)
+    assert (entry["splits"], len(entry["skipped"])) == ({"train": 6}, 1)
+    assert load(ImageSet("bugs"), SIZE).splits["train"].labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_too_large_images_are_called_so(bugs, monkeypatch):
+    write_set(bugs, train=[*rows(1), row(0, "broken", b""), row(0, "large", encoded(0, ".png", (40, 40)))])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    wanted = (
+        r"1 unreadable image \(train/broken\), 1 too large \(train/large; allow with TRANSFERLAB_MAX_PIXELS=1600\); "
+        r"leave out with --skip-unreadable; train/broken: cannot be read \(empty\)$"
+    )
+    with pytest.raises(UserError, match=wanted):
+        pin("bugs")
+
+
 def test_only_a_few_unreadable_images_are_named(bugs):
     write_set(bugs, train=[row(c, f"{c}{i}", b"") for c in range(3) for i in range(2)])
     with pytest.raises(UserError, match=r"6 unreadable images \(train/00, train/01, train/10 ...\)"):

@@ -4,11 +4,13 @@ A reader returns an `Opened`: class names, and for each split its items in canon
 that neither the order of files nor of rows matters anywhere.
 """
 
+import os
 from pathlib import Path
 
 from ..errors import check
 from ..paths import data_root
 from .folders import open_folder
+from .opened import Item as Item
 from .opened import Opened
 from .parquet import open_parquet
 
@@ -28,7 +30,7 @@ def open_set(name: str) -> Opened:
     """
     if name.startswith("folder:"):
         check(name != "folder:", "data set", name, "must name a folder: folder:PATH")
-        return open_folder(Path(name.removeprefix("folder:")).expanduser(), name)
+        return open_folder(Path(os.path.expanduser(name.removeprefix("folder:"))), name)
     if name.startswith("torchvision:"):
         from .torchvision_sets import open_torchvision
 
