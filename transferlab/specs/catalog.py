@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from ..errors import UserError, suggest
-from ..paths import cache_root, data_root, write_atomically
+from ..paths import cache_root, data_root, weights_file, write_atomically
 
 SYNTHETIC_FINGERPRINT = "world-1"
 
@@ -71,6 +71,8 @@ def pinned(name: str) -> dict:
         return {"fingerprint": SYNTHETIC_FINGERPRINT}
     if entry := local().get(name) or packaged().get(name):
         return entry
+    if name.startswith("file:"):
+        weights_file(name)  # a file that is not there is not missing a pin
     if name.startswith(("folder:", "torchvision:", "file:")):
         raise UserError(f"data set (={name}): not pinned yet; pin it with: transferlab data pin {name}")
     known = [*names(), "synthetic:DISTANCE", "folder:PATH", "torchvision:NAME"]
