@@ -132,7 +132,7 @@ def unreadable(opened: Opened) -> list[str]:
         return [name for (name, _), is_good in zip(found, good, strict=True) if not is_good]
 
 
-def pin(name: str, skip_unreadable: bool = False) -> dict:
+def pin(name: str, skip_unreadable: bool = False, columns: dict[str, str] | None = None) -> dict:
     """Open a set, check every image, and write its fingerprint into the user's manifest.
 
     Parameters
@@ -141,6 +141,9 @@ def pin(name: str, skip_unreadable: bool = False) -> dict:
         As in `open_set`; also ``file:NAME`` for weights, whose file is not looked into.
     skip_unreadable : bool
         Leave unreadable images out (their names are kept in the manifest).
+    columns : dict, optional
+        Of Parquet files, the columns called ``image`` and ``label`` here: kept in the manifest, and read from there by
+        default.
 
     Returns
     -------
@@ -155,11 +158,13 @@ def pin(name: str, skip_unreadable: bool = False) -> dict:
     if name.startswith("file:"):
         entry = {"fingerprint": file_fingerprint(weights_file(name))}
     else:
-        opened = open_set(name)
+        columns = columns or catalog.local().get(name, {}).get("columns")
+        opened = open_set(name, columns)
         bad = unreadable(opened)
         rule = f"{len(bad)} unreadable image{'s' * (len(bad) > 1)} ({few(bad)}); leave out with --skip-unreadable"
         check(not bad or skip_unreadable, "data set", name, rule)
         entry = describe(opened.without(set(bad))) | ({"skipped": bad} if bad else {})
+        entry |= {"columns": columns} if columns else {}
     catalog.pin(name, entry)
     return entry
 

@@ -67,6 +67,7 @@ class Opened(NamedTuple):
     classes: tuple[str, ...]
     splits: dict[str, list[Item]]
     tree: ClassTree | None = None
+    passed: dict[str, list[str]] = {}  # noqa: RUF012
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits over class names, class tree, image names, labels and file contents."""
@@ -80,10 +81,16 @@ class Opened(NamedTuple):
     def without(self, left_out: set[str]) -> "Opened":
         """Return the set without the items called ``split/path``."""
         kept = {s: [i for i in items if f"{s}/{i.path}" not in left_out] for s, items in self.splits.items()}
-        return checked(self.name, self.classes, kept, self.tree)
+        return checked(self.name, self.classes, kept, self.tree, self.passed)
 
 
-def checked(name: str, classes: tuple[str, ...], splits: dict, tree: ClassTree | None = None) -> Opened:
+def checked(
+    name: str,
+    classes: tuple[str, ...],
+    splits: dict[str, list[Item]],
+    tree: ClassTree | None = None,
+    passed: dict[str, list[str]] | None = None,
+) -> Opened:
     check(len(classes) != 1, "data set", name, f"has one class ({classes[:1]}); at least two are needed")
     splits = {s: sorted(splits[s], key=lambda i: (i.label, i.path)) for s in SPLITS if splits.get(s)}
     check(bool(splits), "data set", name, "has no images")
@@ -92,7 +99,7 @@ def checked(name: str, classes: tuple[str, ...], splits: dict, tree: ClassTree |
         check(not empty, "data set", name, f"class {classes[min(empty, default=0)]} has no {split} images")
     if tree is not None:
         tree.covers(classes)
-    return Opened(name, classes, splits, tree)
+    return Opened(name, classes, splits, tree, passed or {})
 
 
 def split_off_test(items: list[Item]) -> dict[str, list[Item]]:
