@@ -201,9 +201,14 @@ def list_sets(as_json: bool) -> None:
 
     def line(r: dict) -> tuple:
         images = ", ".join(f"{split} {n:,}" for split, n in r["splits"].items())
-        return r["name"], r["classes"], images, r["fingerprint"]
+        return _plain(r["name"]), r["classes"], images, r["fingerprint"], _plain("; ".join(catalog.notes(r)))
 
-    _print(rows, as_json, ("name", "classes", "images", "fingerprint"), line)
+    _print(rows, as_json, ("name", "classes", "images", "fingerprint", "notes"), line)
+
+
+def _plain(text: str) -> str:
+    """Return text as one line that every terminal can be sent."""
+    return " ".join(text.encode(errors="backslashreplace").decode().split())
 
 
 @data.command()
@@ -217,14 +222,14 @@ def pin(name: str, skip_unreadable: bool, **columns: str | None) -> None:
     NAME is folder:PATH, torchvision:SET, or a folder of Parquet files below $TRANSFERLAB_DATA; or file:WEIGHTS.
     """
     from .data.images import pin as pin_set
+    from .specs import catalog
 
     entry = pin_set(name, skip_unreadable, {what: column for what, column in columns.items() if column})
     found = [f"fingerprint {entry['fingerprint']}"]
     if "splits" in entry:
         found.insert(0, f"{sum(entry['splits'].values()):,} images in {entry['classes']} classes")
-    if entry.get("skipped"):
-        found.append(f"{len(entry['skipped'])} unreadable left out")
-    click.echo(f"{name}: {', '.join(found)}")
+    place = f"noted in {catalog.local_path(name)}"
+    click.echo(_plain(f"{name}: {', '.join(found)}; {'; '.join([*catalog.notes(entry), place])}"))
 
 
 def main() -> None:

@@ -247,7 +247,10 @@ def test_what_is_no_image_of_a_class_is_left_out(tmp_path, odd):
     [
         ([], "holds no folders of images; wanted: FOLDER/CLASS/image.jpg"),
         ([".a/0.png", ".b/0.png"], "holds no folders of images"),
-        (["a/notes.txt", "b/notes.txt"], "holds no images (.bmp, .gif, .jpeg, .jpg"),
+        (
+            ["a/notes.txt", "b/notes.txt"],
+            "holds no images (JPEG, PNG, WebP, TIFF and what else Pillow opens); passed over: other suffixes 2",
+        ),
         (["a/0.png", "a/1.png"], "has one class (('a',)); at least two are needed"),
         (["a/0.png", "a/1.png", "b/notes.txt"], "class b has no train images"),
         (["train/a/0.png", "train/b/0.png", "test/a/0.png"], "class b has no test images"),
@@ -301,10 +304,25 @@ def test_palette_colours_are_looked_up():
     assert shown(item(picture)).tolist() == [[[10, 20, 30], [200, 100, 50]]]
 
 
-def test_transparency_is_dropped():
-    picture = Image.new("RGBA", (1, 2), (10, 20, 30, 255))
-    picture.putpixel((0, 1), (40, 50, 60, 128))
-    assert shown(item(picture)).tolist() == [[[10, 20, 30]], [[40, 50, 60]]]
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L", "I;16"])
+def test_white_is_behind_what_is_transparent(mode):
+    """What looks the same is the same, whatever an editor left under it."""
+    grey = np.repeat(np.array([[40], [200]], np.uint8), 3, 1)
+    wanted = [[[40] * 3] * 3, [[255] * 3] * 3]
+    if mode in ("RGBA", "LA"):
+        alpha = np.repeat(np.array([[255], [0]], np.uint8), 3, 1)
+        one = item(Image.merge(mode, [Image.fromarray(g) for g in [*[grey] * (len(mode) - 1), alpha]]))
+    elif mode == "I;16":
+        one = item(Image.fromarray(grey.astype(np.uint16) * 256), transparency=200 * 256)
+    else:
+        picture = Image.fromarray(grey).convert(mode)
+        clear = {"P": picture.getpixel((0, 1)), "RGB": (200, 200, 200), "L": 200}[mode]
+        one = item(picture, transparency=clear)
+    assert shown(one).tolist() == wanted
+
+
+def test_half_transparent_is_half_white():
+    assert shown(item(Image.new("RGBA", (1, 1), (40, 50, 60, 128)))).tolist() == [[[147, 152, 157]]]
 
 
 def test_black_and_white():
@@ -339,7 +357,7 @@ def test_digest_is_of_bytes_or_of_pixels():
 
 def test_a_folder_with_val_and_test_but_no_train(tmp_path):
     for split in ("val", "test"):
-        (tmp_path / "set" / split / "a").mkdir(parents=True)
+        paint(tmp_path / "set" / split / "a" / "0.png", 0)
     with pytest.raises(UserError, match=r"has test and validation but no train folder"):
         open_set(f"folder:{tmp_path / 'set'}")
 

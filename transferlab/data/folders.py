@@ -1,39 +1,107 @@
-"""Read image sets out of folders, one for each class."""
+"""Read image sets out of folders: a folder for each class, or a table of labels."""
 
+import os
+from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
-from ..errors import check
-from .opened import SPLITS, Item, Opened, checked, split_off_test
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-FOLDERS = dict(zip(SPLITS, SPLITS, strict=True)) | {"val": "validation", "valid": "validation"}
-
-
-def _folders(root: Path) -> set[str]:
-    return {d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith(".")}
+from ..errors import UserError, check
+from .files import Parts, walk
+from .labels import labels
+from .opened import Item, Opened, checked, split_off_test
+from .shapes import Shape
 
 
 def open_folder(folder: Path, name: str) -> Opened:
     """Open class-per-folder images: ``FOLDER/CLASS/*``, or ``FOLDER/train/CLASS/*`` beside ``validation`` and ``test``.
 
-    ``val`` and ``valid`` are read as ``validation``. A folder without splits gives up a fifth of each class for
-    ``test``. Hidden files and folders are left out.
+    Splits may have other names (see `shapes.split_of`), and may lie in the classes: ``FOLDER/CLASS/train/*``. A folder
+    without splits gives up a fifth of each class for ``test``. Where there are no folders of classes, a table says the
+    labels (see `labels.labels`). What is passed over is in `Opened.passed`.
+
+    Raises
+    ------
+    UserError
+        If there is no such folder, it holds no classes or no images, or it can be read in two ways.
     """
-    check(folder.is_dir(), "data set", name, "there is no such folder")
-    roots = {FOLDERS[d.name]: d for d in sorted(folder.iterdir()) if d.name in FOLDERS and d.is_dir()}
-    if "train" not in roots:
-        others = _folders(folder) - {d.name for d in roots.values()}
-        check(bool(others) or not roots, "data set", name, f"has {' and '.join(roots)} but no train folder")
-        roots = {"train": folder}
-    classes = tuple(sorted(set().union(*map(_folders, roots.values()))))
-    check(bool(classes), "data set", name, "holds no folders of images; wanted: FOLDER/CLASS/image.jpg")
-    splits: dict[str, list[Item]] = {}
-    for split, root in roots.items():
-        for label, cls in enumerate(classes):
-            for file in sorted((root / cls).rglob("*")):
-                path = file.relative_to(root)
-                shown = not any(part.startswith(".") for part in path.parts)
-                if shown and file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
-                    splits.setdefault(split, []).append(Item(path.as_posix(), label, file.read_bytes))
-    check(bool(splits), "data set", name, f"holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return checked(name, classes, splits if roots["train"] != folder else split_off_test(splits["train"]))
+    check(os.path.isdir(folder), "data set", name, "there is no such folder")
+    found = walk(os.fspath(folder))
+    shape = Shape(name, found)
+    if not found.pictures:
+        no_images = "holds no images (JPEG, PNG, WebP, TIFF and what else Pillow opens)"
+        shape.refuse(no_images if found.folders else "holds no folders of images; wanted: FOLDER/CLASS/image.jpg")
+    flat, known = _tabled(shape)
+    sides = {} if flat or "" not in shape.roots else shape.sides()
+    names = {f[-1] for root in {*shape.roots.values()} - flat for f in found.folders if f[:-1] == root}
+    rows: list[tuple[str, str, Item]] = []
+    for file in found.pictures:
+        split, root = next(
+            ((s, r) for s, r in shape.roots.items() if file.parts[: len(r)] == r and len(file.parts) > len(r)),
+            (None, ()),
+        )
+        inner, (label, said) = file.parts[len(root) :], known.get(file.parts, ("", ""))
+        if split is None:
+            found.passed["beside the splits"].append(file.path)
+        elif root in flat and not label:
+            found.passed["without a label"].append(file.path)
+        elif root not in flat and len(inner) == 1:
+            found.passed["without a class"].append(file.path)
+        else:
+            split, label = (said or split, label) if root in flat else (sides.get(inner[:2], split), inner[0])
+            rows.append((split, label, Item("/".join(inner), 0, partial(_read, file.place))))
+    classes = tuple(sorted(names | {label for _, label, _ in rows}))
+    at = {label: number for number, label in enumerate(classes)}
+    splits = defaultdict(list)
+    for split, label, item in rows:
+        splits[split].append(item._replace(label=at[label]))
+    whole = splits.pop("", [])
+    if splits:
+        splits["train"] += whole
+    opened = checked(name, classes, splits or {"train": whole}, passed=found.passed)
+    return opened if splits else checked(name, classes, split_off_test(opened.splits["train"]), passed=found.passed)
+
+
+def _read(place: str) -> bytes:
+    with open(place, "rb") as file:
+        return file.read()
+
+
+def _tabled(shape: Shape) -> tuple[set[Parts], dict[Parts, tuple[str, str]]]:
+    """Return the folders of splits that have no folders of classes, and the labels that a table says instead.
+
+    Raises
+    ------
+    UserError
+        If there is no such table for the training images, or there are both, and they say different things.
+    """
+    found, whole = shape.found, shape.roots.get("")
+    flat = {root for root in shape.roots.values() if not shape.classes(root)}
+    if whole is not None and found.tables and len(shape.classes(whole)) == 1:
+        flat = {whole}
+    if flat and (known := labels(found, shape.refuse)):
+        return flat, known
+    if whole in flat and not shape.classes(whole):
+        shape.refuse("holds no folders of images; wanted: FOLDER/CLASS/image.jpg, or a table (.csv) of their labels")
+    if flat:
+        if shape.roots.get("train") in flat:
+            where = "/".join(shape.roots["train"])
+            shape.refuse(f"{where} holds images, but no folders of classes, and no table (.csv) says their labels")
+        return flat - {whole}, {}
+    own = found._replace(passed=defaultdict(list))
+    try:
+        known = labels(own, shape.refuse)
+    except UserError:  # the folders say enough
+        known = {}
+    found.passed["other suffixes"] += [table.path for table in found.tables]
+    said = defaultdict(set)
+    for parts, (label, _) in known.items():
+        for root in shape.roots.values():
+            if parts[: len(root)] == root and len(parts) > len(root) + 1:
+                said[parts[len(root)]].add(label)
+    for folder, names in said.items():
+        if len(names) > 1:
+            shape.refuse(
+                f"can be read in two ways: by its folders ({folder} ...), or by the labels of {found.tables[0].path} "
+                f"({', '.join(sorted(names)[:3])} in {folder}); rename the table, or put all images into one folder"
+            )
+    return flat, {}

@@ -1,6 +1,7 @@
 """Decoded images: uint8 tensors, made once and cached on disk by fingerprint, and the splits that trials read."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -19,7 +20,8 @@ from ..paths import cache_root, file_fingerprint, sweep, weights_file, writable,
 from ..specs import ImageSet, Source, Subset, Target, catalog
 from ..specs.serial import digest
 from . import synthetic
-from .opened import Item, Opened
+from .decoding import LONG, TooLargeError, several
+from .opened import Item, Opened, counted
 from .readers import open_set
 from .subsets import draw, hold_out, relabel
 from .tree import ClassTree
@@ -109,7 +111,15 @@ _placed = lru_cache(maxsize=16)(torch.Tensor.to)
 
 
 def shrink(picture: Image.Image, size: int) -> np.ndarray:
-    """Return a picture as uint8 (size, size, 3): the short side resized with a box filter, then a centre crop."""
+    """Return a picture as uint8 (size, size, 3): the short side resized with a box filter, then a centre crop.
+
+    Of a very long picture the middle is cut out first: what is made stays as small as what is kept.
+    """
+    long = LONG * min(picture.size)
+    if max(picture.size) > long:
+        width, height = (min(side, long) for side in picture.size)
+        left, top = (picture.width - width) // 2, (picture.height - height) // 2
+        picture = picture.crop((left, top, left + width, top + height))
     width, height = picture.size
     scale = size / min(width, height)
     width, height = max(size, round(width * scale)), max(size, round(height * scale))
@@ -117,19 +127,44 @@ def shrink(picture: Image.Image, size: int) -> np.ndarray:
     return np.asarray(picture.resize((width, height), Image.Resampling.BOX).crop((left, top, left + size, top + size)))
 
 
-def unreadable(opened: Opened) -> list[str]:
-    """Return ``split/path`` of every item that is no whole image."""
+class Looked(NamedTuple):
+    """What a look at every image of a set found: ``split/path`` of those that are unreadable, with the reason, and how
+    many files hold several pictures.
+    """
 
-    def whole(item: Item) -> bool:
-        with suppress(UserError):
+    bad: dict[str, UserError]
+    several: int
+
+
+def look(opened: Opened) -> Looked:
+    """Decode every image of a set."""
+
+    def trouble(item: Item) -> tuple[UserError | None, bool]:
+        try:
             item.image()
-            return True
-        return False
+        except UserError as e:
+            return e, False
+        return None, several(item.content())
 
     found = [(f"{split}/{item.path}", item) for split, items in opened.splits.items() for item in items]
-    with ThreadPoolExecutor() as pool:
-        good = pool.map(whole, (item for _, item in found))
-        return [name for (name, _), is_good in zip(found, good, strict=True) if not is_good]
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
+        looked = list(pool.map(trouble, (item for _, item in found)))
+    bad = {name: error for (name, _), (error, _) in zip(found, looked, strict=True) if error}
+    return Looked(bad, sum(more for _, more in looked))
+
+
+def _unreadable(bad: dict[str, UserError]) -> str:
+    """Return the rule that unreadable images break: those that are too large apart, and how to have them."""
+    large = [name for name, error in bad.items() if isinstance(error, TooLargeError)]
+    broken = [name for name in bad if name not in large]
+    rules, why = [], ""
+    if broken:
+        rules.append(f"{len(broken)} unreadable image{'s' * (len(broken) > 1)} ({few(broken)})")
+        why = f"; {broken[0]}: {str(bad[broken[0]]).partition('): ')[2]}"
+    if large:
+        most = max((str(bad[name]).rpartition("allow it with ")[2] for name in large), key=lambda v: (len(v), v))
+        rules.append(f"{len(large)} too large ({few(large)}; allow with {most})")
+    return f"{', '.join(rules)}; leave out with --skip-unreadable{why}"
 
 
 def pin(name: str, skip_unreadable: bool = False, columns: dict[str, str] | None = None) -> dict:
@@ -160,20 +195,23 @@ def pin(name: str, skip_unreadable: bool = False, columns: dict[str, str] | None
     else:
         columns = columns or catalog.local().get(name, {}).get("columns")
         opened = open_set(name, columns)
-        bad = unreadable(opened)
-        rule = f"{len(bad)} unreadable image{'s' * (len(bad) > 1)} ({few(bad)}); leave out with --skip-unreadable"
-        check(not bad or skip_unreadable, "data set", name, rule)
-        entry = describe(opened.without(set(bad))) | ({"skipped": bad} if bad else {})
+        looked = look(opened)
+        check(not looked.bad or skip_unreadable, "data set", name, _unreadable(looked.bad))
+        left = {"skipped": list(looked.bad)} if looked.bad else {}
+        entry = describe(opened.without({*looked.bad})) | left | ({"several": looked.several} if looked.several else {})
         entry |= {"columns": columns} if columns else {}
     catalog.pin(name, entry)
     return entry
 
 
 def describe(opened: Opened) -> dict:
-    """Return a manifest entry: fingerprint, number of classes, images by split, and a hash over the images' names."""
+    """Return a manifest entry: fingerprint, number of classes, images by split, and a hash over the images' names; and
+    of what was passed over, if anything was, how many there are of each kind and the first names.
+    """
     splits = {s: len(items) for s, items in opened.splits.items()}
     names = names_digest({s: [i.path for i in items] for s, items in opened.splits.items()})
-    return {"fingerprint": opened.fingerprint(), "classes": len(opened.classes), "splits": splits, "names": names}
+    entry = {"fingerprint": opened.fingerprint(), "classes": len(opened.classes), "splits": splits, "names": names}
+    return entry | ({"passed": passed} if (passed := counted(opened.passed)) else {})
 
 
 def names_digest(names: dict[str, list[str]]) -> str:
@@ -224,7 +262,8 @@ def _decoded(name: str, fingerprint: str, size: int) -> Decoded:
             splits[split] = Split(_pieces(items, size), np.array([i.label for i in items]), [i.path for i in items])
         return Decoded(opened.classes, opened.tree, splits)
 
-    return _kept(folder, size, f"decoding {name}", decode)
+    with warnings.catch_warnings(action="ignore"):  # Pillow's, which name no file; `pin` looked at all of them
+        return _kept(folder, size, f"decoding {name}", decode)
 
 
 def _kept(folder: Path, size: int, doing: str, make: Callable[[], Decoded]) -> Decoded:

@@ -1,20 +1,21 @@
 """An image set that was opened: its items are known, and not decoded yet; every reader returns one."""
 
 import hashlib
-import io
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ..errors import UserError, check, line
+from ..errors import UserError, check, few, line
+from ..specs.catalog import passed_over
+from . import decoding
 from .subsets import hold_out
 from .tree import ClassTree
 
 SPLITS = ("train", "validation", "test")
-BAD = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 
 
 class Item(NamedTuple):
@@ -27,20 +28,30 @@ class Item(NamedTuple):
     load: Callable[[], bytes | Image.Image]
     box: tuple[float, ...] = ()
 
-    def image(self) -> Image.Image:
-        """Return the picture, upright and in RGB.
+    def content(self) -> bytes | Image.Image:
+        """Return its file's bytes, or its picture.
 
         Raises
         ------
         UserError
-            If it is no whole image.
+            If it is not there, or may not be read.
         """
         try:
-            loaded = self.load()
-            picture = Image.open(io.BytesIO(loaded)) if isinstance(loaded, bytes) else loaded
-            if picture.mode.startswith("I"):  # 16 bits a pixel
-                picture = picture.convert("I").point(lambda v: v / 256).convert("L")
-            picture = ImageOps.exif_transpose(picture).convert("RGB")
+            return self.load()
+        except OSError as e:
+            raise UserError(f"image (={self.path}): cannot be read ({line(e)})") from e
+
+    def image(self) -> Image.Image:
+        """Return the picture, upright and in RGB, as `decoding` makes it.
+
+        Raises
+        ------
+        UserError
+            If it is no whole image; a `decoding.TooLargeError` if it has more pixels than are allowed.
+        """
+        content = self.content()
+        try:
+            picture = decoding.decode(content)
             if not self.box:
                 return picture
             left, top, right, bottom = box = tuple(map(round, self.box))
@@ -49,19 +60,27 @@ class Item(NamedTuple):
                 inside, "box", box, f"must be left, top, right, bottom within {picture.width} x {picture.height} pixels"
             )
             return picture.crop(box)
-        except BAD as e:
-            raise UserError(f"image (={self.path}): cannot be read ({line(e)})") from e
+        except decoding.TooLargeError as e:
+            raise decoding.TooLargeError(f"image (={self.path}): {e}") from e
+        except Exception as e:  # a damaged file is whatever its parser trips over
+            raise UserError(f"image (={self.path}): cannot be read ({decoding.reason(content, e)})") from e
 
     def digest(self) -> str:
-        """Return the SHA-256 of the file's bytes, or of the pixels where there is no file."""
-        loaded = self.load()
+        """Return the SHA-256 of the file's bytes, or of the pixels where there is no file, and of what else decides
+        which pixels are read: the box, and the version of decoding where it is not the first.
+        """
+        loaded = self.content()
+        version = decoding.version(loaded, self.box)
         if not isinstance(loaded, bytes):
             loaded = f"{loaded.mode}{loaded.size}".encode() + loaded.tobytes()
-        return hashlib.sha256(loaded + repr(self.box).encode() * bool(self.box)).hexdigest()
+        more = repr(self.box) * bool(self.box) + f"decoder {version}" * (version > 1)
+        return hashlib.sha256(loaded + more.encode()).hexdigest()
 
 
 class Opened(NamedTuple):
-    """An image set whose items are known and whose pixels are not decoded yet."""
+    """An image set whose items are known and whose pixels are not decoded yet. No two items of a split share a name,
+    unless their content is the same; `passed` are the names of what was passed over, by kind.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -84,6 +103,11 @@ class Opened(NamedTuple):
         return checked(self.name, self.classes, kept, self.tree, self.passed)
 
 
+def counted(passed: dict[str, list[str]]) -> dict[str, list]:
+    """Return of what was passed over how many there are of each kind, and the first names."""
+    return {kind: [len(names), few(names)] for kind, names in sorted(passed.items()) if names}
+
+
 def checked(
     name: str,
     classes: tuple[str, ...],
@@ -91,15 +115,24 @@ def checked(
     tree: ClassTree | None = None,
     passed: dict[str, list[str]] | None = None,
 ) -> Opened:
-    check(len(classes) != 1, "data set", name, f"has one class ({classes[:1]}); at least two are needed")
-    splits = {s: sorted(splits[s], key=lambda i: (i.label, i.path)) for s in SPLITS if splits.get(s)}
-    check(bool(splits), "data set", name, "has no images")
+    """Return an image set in canonical order, if it has images of two classes and of every class in each split."""
+    passed = passed or {}
+    more = "".join(f"; {words}" for words in [passed_over(counted(passed))] if words)
+    check(len(classes) != 1, "data set", name, f"has one class ({classes[:1]}); at least two are needed{more}")
+    splits = {s: sorted(_apart(splits[s]), key=lambda i: (i.label, i.path)) for s in SPLITS if splits.get(s)}
+    check(bool(splits), "data set", name, f"has no images{more}")
     for split, items in splits.items():
         empty = set(range(len(classes))) - {i.label for i in items}
-        check(not empty, "data set", name, f"class {classes[min(empty, default=0)]} has no {split} images")
+        check(not empty, "data set", name, f"class {classes[min(empty, default=0)]} has no {split} images{more}")
     if tree is not None:
         tree.covers(classes)
-    return Opened(name, classes, splits, tree, passed or {})
+    return Opened(name, classes, splits, tree, passed)
+
+
+def _apart(items: Iterable[Item]) -> list[Item]:
+    """Return items with names of their own: those that share one are told apart by what they hold."""
+    shared = Counter(i.path for i in items)
+    return [i._replace(path=f"{i.path}~{i.digest()[:8]}") if shared[i.path] > 1 else i for i in items]
 
 
 def split_off_test(items: list[Item]) -> dict[str, list[Item]]:

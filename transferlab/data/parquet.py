@@ -1,5 +1,6 @@
 """Read image sets out of Parquet files, as the Hugging Face Hub, and whoever has a table of images, writes them."""
 
+import io
 import json
 import tempfile
 import threading
@@ -19,7 +20,8 @@ from .opened import Item, Opened, checked, split_off_test
 from .parquet_layout import class_names, columns_of, open_file, parquet_files
 from .tree import ClassTree
 
-HELD = 32 << 20  # bytes of images that are in memory at a time, about
+HELD = 32 << 20  # bytes of a file that are read at a time, about
+IN_MEMORY = 256 << 20  # bytes of files whose images stay in memory while they are decoded
 
 
 def open_parquet(folder: Path, name: str, columns: dict[str, str] | None = None) -> Opened:
@@ -51,7 +53,7 @@ def open_parquet(folder: Path, name: str, columns: dict[str, str] | None = None)
     wanted = columns or catalog.local().get(name, {}).get("columns", {})
     chosen: dict[str, str] = {}
     names: tuple[str, ...] = ()
-    spool, rows, used = _Spool(), defaultdict(list), set()
+    spool, rows, used = _Spool(sum(path.stat().st_size for _, path, _ in files)), defaultdict(list), set()
     for split, path, here in files:
         file = open_file(path)
         chosen = chosen or columns_of(file, path, name, wanted)
@@ -97,13 +99,14 @@ def open_parquet(folder: Path, name: str, columns: dict[str, str] | None = None)
 
 
 class _Spool:
-    """Bytes of images, one after another in a temporary file, from which they are read one by one."""
+    """Bytes of images, from which they are read one by one: in memory, or if they are too many in a temporary file."""
 
-    def __init__(self) -> None:
-        folder = None  # that of the system
-        with suppress(UserError):
-            folder = writable("cache", cache_root())
-        self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (open as long as there are images to be read)
+    def __init__(self, size: int) -> None:
+        large, folder = size > IN_MEMORY, None  # that of the system
+        if large:
+            with suppress(UserError):
+                folder = writable("cache", cache_root())
+        self.file = tempfile.TemporaryFile(dir=folder) if large else io.BytesIO()  # noqa: SIM115  (closed with the set)
         weakref.finalize(self, self.file.close)
         self.end, self.lock = 0, threading.Lock()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import check
 from ..paths import data_root
 from .folders import open_folder
+from .opened import Item as Item
 from .opened import Opened
 from .parquet import open_parquet
 

@@ -1,18 +1,22 @@
 """Image sets and weights by name and fingerprint, without opening them. Nothing here imports torch.
 
 Fingerprints are pinned in ``manifest.json`` beside this file, so that a clone without any data finds the published
-records. Sets that a user adds or rebuilds are pinned in a manifest of their own, which is asked first.
+records. Sets that a user adds or rebuilds are pinned in manifests of their own, which are asked first: beside the image
+sets, where other machines find them, and in the cache, where they stay when another folder of image sets is named.
 """
 
 import json
-from contextlib import suppress
+import os
+from contextlib import contextmanager, suppress
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
-from ..errors import UserError, suggest
+from ..errors import DiskError, UserError, few, suggest
 from ..paths import cache_root, data_root, weights_file, write_atomically
 
 SYNTHETIC_FINGERPRINT = "world-1"
+PLACED = ("folder:", "file:")  # how names begin that say where something lies, whatever the folder of image sets is
 
 
 @cache
@@ -21,17 +25,33 @@ def packaged() -> dict[str, dict]:
     return json.loads(Path(__file__).with_name("manifest.json").read_text())
 
 
-def local_path() -> Path:
-    """Return the user's own manifest: beside the image sets where that folder exists, else in the cache."""
+def manifests() -> tuple[Path, Path, Path]:
+    """Return the user's own manifests, of which a later one goes before: beside the image sets; in the cache; there
+    too, of what lies beside image sets where nothing can be written.
+    """
     folder = data_root()
-    return (folder if folder.is_dir() else cache_root()) / "manifest.json"
+    mark = sha256(os.fsencode(folder.absolute())).hexdigest()[:8]
+    return folder / "manifest.json", cache_root() / "manifest.json", cache_root() / f"manifest-{mark}.json"
+
+
+def local_path(name: str = "") -> Path:
+    """Return the manifest in which `name` is pinned: beside the image sets, if that folder can be written."""
+    beside, own, apart = manifests()
+    if beside.parent.is_dir() and os.access(beside.parent, os.W_OK):
+        return beside
+    return apart if beside.parent.is_dir() and not name.startswith(PLACED) else own
 
 
 def local() -> dict[str, dict]:
-    """Return the user's own manifest, by name; empty if there is none."""
-    path = local_path()
+    """Return what the user's own manifests hold, by name; empty if there are none."""
+    return {name: entry for path in manifests() for name, entry in _read(path).items()}
+
+
+def _read(path: Path) -> dict[str, dict]:
     try:
         return json.loads(path.read_text()) if path.is_file() else {}
+    except OSError as e:
+        raise UserError(f"manifest (={path}): cannot be read ({e.strerror})") from e
     except ValueError as e:
         raise UserError(f"manifest (={path}): is no JSON; restore it, or delete it and pin the sets again") from e
 
@@ -94,8 +114,63 @@ def named(place: str, fingerprint: str) -> str:
 
 
 def pin(name: str, entry: dict) -> None:
-    """Write an entry into the user's own manifest; one that equals the published entry replaces an own one."""
-    before = local()
-    after = {n: e for n, e in before.items() if n != name} | ({} if entry == packaged().get(name) else {name: entry})
-    if after != before:
-        write_atomically(local_path(), json.dumps(after, indent=1, sort_keys=True) + "\n")
+    """Write an entry into the user's own manifests; one that equals the published entry replaces an own one.
+
+    Raises
+    ------
+    DiskError
+        If none of them can be written.
+    """
+    place, own = local_path(name), manifests()[1]
+    for path in dict.fromkeys((place, *manifests())):
+        wanted = path in (place, own) if name.startswith(PLACED) else path == place
+        try:
+            _put(path, name, entry if wanted and entry != packaged().get(name) else None)
+        except DiskError:
+            if path == place:
+                raise
+    if local().get(name, packaged().get(name)) != entry:  # the published set, and others' manifest names another
+        _put(manifests()[2], name, entry)
+
+
+def _put(path: Path, name: str, entry: dict | None) -> None:
+    """Write an entry into a manifest, or remove it; what others write meanwhile stays."""
+    if _read(path).get(name) != entry:
+        with _alone(path):
+            rest = {n: e for n, e in _read(path).items() if n != name}
+            after = rest | ({name: entry} if entry else {})
+            write_atomically(path, json.dumps(after, indent=1, sort_keys=True) + "\n")
+
+
+@contextmanager
+def _alone(path: Path):
+    """Keep others from writing a file, by a lock beside it; where the file system has none, by one that is a file."""
+    from filelock import FileLock, SoftFileLock
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=60)
+        try:
+            lock.acquire()
+        except (OSError, NotImplementedError):
+            lock = SoftFileLock(path.with_name(f".{path.name}.soft"), timeout=60)
+            lock.acquire()
+    except OSError as e:
+        raise DiskError(f"manifest (={path}): cannot be written ({e.strerror or e}); name another folder") from e
+    with lock:
+        lock.release()
+        yield
+
+
+def passed_over(passed: dict[str, list]) -> str:
+    """Return in a few words what was passed over, from how many there are of each kind and their first names."""
+    kinds = ", ".join(f"{kind} {count} ({names})" for kind, (count, names) in sorted(passed.items()))
+    return f"passed over: {kinds}" if kinds else ""
+
+
+def notes(entry: dict) -> list[str]:
+    """Return what is to be said of a set besides its images: what was left out, and what is read in part."""
+    skipped, several = entry.get("skipped", ()), entry.get("several")
+    left = f"{len(skipped)} unreadable left out ({few(skipped)})" if skipped else ""
+    first = f"{several} with several pictures, of which the first is read" if several else ""
+    return [*filter(None, (left, first, passed_over(entry.get("passed", {}))))]
