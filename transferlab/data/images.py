@@ -338,7 +338,8 @@ def target_sample(target: Target, split: str, seed: int) -> Sample:
     Raises
     ------
     UserError
-        If the set lacks the split and what stands in for it.
+        If the set lacks the split and what stands in for it, or no class has a second training image, which could be
+        held out for validation.
     """
     splits = load(target.images, target.size).splits
     subset = target.subset if split == "train" else target.subset.shape
@@ -346,8 +347,12 @@ def target_sample(target: Target, split: str, seed: int) -> Sample:
         stored = "validation" if "test" not in splits and "validation" in splits else split
         return _sample(target, stored, subset, seed)
     train = splits.get("train")
+    rule = "has no images for validation: 2 training images of a class are needed at least, or a validation split"
+    check(not train or np.bincount(train.labels).max() > 1, "data set", target.images.name, rule)
     given = train and hold_out(train.labels, train.names, seed) == (split == "validation")
-    return _sample(target, "train", subset, seed, given)
+    sample = _sample(target, "train", subset, seed, given)
+    check(len(sample.rows) > 0, "data set", target.label, rule)
+    return sample
 
 
 def _sample(task: Source | Target, split: str, subset: Subset, seed: int, eligible: np.ndarray | bool = True) -> Sample:
