@@ -216,7 +216,9 @@ def _plain(text: str) -> str:
 @data.command()
 @click.argument("name")
 @click.option("--skip-unreadable", is_flag=True, help="Leave unreadable images out.")
-def pin(name: str, skip_unreadable: bool) -> None:
+@click.option("--image", metavar="COLUMN", help="Of Parquet files: the column of images.")
+@click.option("--label", metavar="COLUMN", help="Of Parquet files: the column of labels.")
+def pin(name: str, skip_unreadable: bool, **columns: str | None) -> None:
     """Check every image of NAME and note its fingerprint, so that trials can name it.
 
     NAME is folder:PATH, torchvision:SET, or a folder of Parquet files below $TRANSFERLAB_DATA; or file:WEIGHTS.
@@ -224,7 +226,7 @@ def pin(name: str, skip_unreadable: bool) -> None:
     from .data.images import pin as pin_set
     from .specs import catalog
 
-    entry = pin_set(name, skip_unreadable)
+    entry = pin_set(name, skip_unreadable, {what: column for what, column in columns.items() if column})
     found = [f"fingerprint {entry['fingerprint']}"]
     if "splits" in entry:
         found.insert(0, f"{sum(entry['splits'].values()):,} images in {entry['classes']} classes")

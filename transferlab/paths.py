@@ -11,6 +11,12 @@ from typing import IO
 
 from .errors import DiskError, UserError, check
 
+STANDS_FOR = {  # how a file begins that stands for another one, what it is, and what to do
+    b"version https://git-lfs": ("a Git LFS pointer", "git lfs pull"),
+    b"/annex/objects": ("a git-annex pointer", "git annex get"),
+    b"<!doctype": ("a web page", "a download of the file itself"),
+    b"<html": ("a web page", "a download of the file itself"),
+}
 LEFTOVER = 86_400  # seconds after which half-written files of the dead are removed
 
 
@@ -47,11 +53,30 @@ def weights_file(name: str) -> Path:
     Raises
     ------
     UserError
-        If it is not there.
+        If it is not there, is empty, or only stands for the file.
     """
     path = weights_root() / Path(name.removeprefix("file:")).expanduser()
     rule = "there is no such file; set TRANSFERLAB_WEIGHTS to the folder of weight files"
     check(path.is_file(), "weights", path, rule)
+    return whole_file("weights", path)
+
+
+def whole_file(what: str, path: Path) -> Path:
+    """Return the path of a file that is neither empty nor stands for another one.
+
+    Raises
+    ------
+    UserError
+        If it is, or cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError as e:
+        raise UserError(f"{what} (={path}): cannot be read ({e.strerror})") from e
+    check(bool(head), what, path, "is empty; fetch it again")
+    for begin, (kind, how) in STANDS_FOR.items():
+        check(not head.lower().startswith(begin), what, path, f"is {kind}, not the file itself; get that with: {how}")
     return path
 
 

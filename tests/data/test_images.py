@@ -34,7 +34,7 @@ def bugs():
 def openings(monkeypatch):
     """The names of the sets that were opened, in order."""
     opened, really = [], images.open_set
-    monkeypatch.setattr(images, "open_set", lambda name: (opened.append(name), really(name))[1])
+    monkeypatch.setattr(images, "open_set", lambda name, *more: (opened.append(name), really(name, *more))[1])
     return opened
 
 

@@ -105,49 +105,15 @@ def test_rows_without_names_are_numbered(bugs):
     assert names(open_set("bugs")) == [f"train-00000-of-00001/{i}" for i in (1, 0, 2)]
 
 
-def test_a_row_without_bytes_is_no_image(bugs):
-    write_set(bugs, train=rows(1))
-    content = rows(1)
-    content[0]["image"]["bytes"] = None
-    write_set(bugs, train=content)
-    with pytest.raises(UserError, match=r"image \(=0/00.png\): cannot be read \(empty\)"):
-        open_set("bugs").splits["train"][0].image()
-
-
-def test_a_file_without_class_names(bugs):
-    path = write_parquet(bugs / "train-0.parquet", rows(1), names=None)
-    assert (
-        refused("bugs")
-        == f"Parquet file (={path}): names no classes in its metadata (huggingface, features, label, names)"
-    )
-
-
 def test_files_with_different_class_names(bugs):
     write_set(bugs, train=rows(1))
     path = write_parquet(bugs / "test-0.parquet", rows(1), ("bee", "ant", "cat"))
     assert refused("bugs") == f"Parquet file (={path}): names other classes than the files before it"
 
 
-@pytest.mark.parametrize(
-    ("schema", "message"),
-    [
-        ({"image": IMAGE}, "has no column label"),
-        ({"label": pa.int64()}, "has no column image"),
-        ({"picture": pa.int64()}, "has no column image and none label"),
-        ({"image": IMAGE, "label": pa.string()}, "label (=string) a whole number"),
-        ({"image": pa.binary(), "label": pa.int64()}, "image (=binary) must be a struct of bytes and path"),
-        ({"image": pa.struct([("path", pa.string())]), "label": pa.int64()}, "must be a struct of bytes and path"),
-    ],
-)
-def test_columns(bugs, schema, message):
-    write_parquet(bugs / "train-0.parquet", [], schema=schema)
-    assert message in refused("bugs")
-
-
-@pytest.mark.parametrize("label", [None, -1, 3])
-def test_labels_without_a_class(bugs, label):
-    write_set(bugs, train=[*rows(1), row(0, "odd.png") | {"label": label}])
-    assert refused("bugs") == f"label (={label}): train-00000-of-00001.parquet row 3: must be 0 to 2"
+def test_a_label_without_a_class(bugs):
+    write_set(bugs, train=[*rows(1), row(0, "odd.png") | {"label": 3}])
+    assert refused("bugs") == "label (=3): train-00000-of-00001.parquet row 3: must be 0 to 2"
 
 
 def test_half_a_file(bugs):

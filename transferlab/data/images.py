@@ -167,7 +167,7 @@ def _unreadable(bad: dict[str, UserError]) -> str:
     return f"{', '.join(rules)}; leave out with --skip-unreadable{why}"
 
 
-def pin(name: str, skip_unreadable: bool = False) -> dict:
+def pin(name: str, skip_unreadable: bool = False, columns: dict[str, str] | None = None) -> dict:
     """Open a set, check every image, and write its fingerprint into the user's manifest.
 
     Parameters
@@ -176,6 +176,9 @@ def pin(name: str, skip_unreadable: bool = False) -> dict:
         As in `open_set`; also ``file:NAME`` for weights, whose file is not looked into.
     skip_unreadable : bool
         Leave unreadable images out (their names are kept in the manifest).
+    columns : dict, optional
+        Of Parquet files, the columns called ``image`` and ``label`` here: kept in the manifest, and read from there by
+        default.
 
     Returns
     -------
@@ -190,11 +193,13 @@ def pin(name: str, skip_unreadable: bool = False) -> dict:
     if name.startswith("file:"):
         entry = {"fingerprint": file_fingerprint(weights_file(name))}
     else:
-        opened = open_set(name)
+        columns = columns or catalog.local().get(name, {}).get("columns")
+        opened = open_set(name, columns)
         looked = look(opened)
         check(not looked.bad or skip_unreadable, "data set", name, _unreadable(looked.bad))
         left = {"skipped": list(looked.bad)} if looked.bad else {}
         entry = describe(opened.without({*looked.bad})) | left | ({"several": looked.several} if looked.several else {})
+        entry |= {"columns": columns} if columns else {}
     catalog.pin(name, entry)
     return entry
 
@@ -333,7 +338,8 @@ def target_sample(target: Target, split: str, seed: int) -> Sample:
     Raises
     ------
     UserError
-        If the set lacks the split and what stands in for it.
+        If the set lacks the split and what stands in for it, or no class has a second training image, which could be
+        held out for validation.
     """
     splits = load(target.images, target.size).splits
     subset = target.subset if split == "train" else target.subset.shape
@@ -341,8 +347,12 @@ def target_sample(target: Target, split: str, seed: int) -> Sample:
         stored = "validation" if "test" not in splits and "validation" in splits else split
         return _sample(target, stored, subset, seed)
     train = splits.get("train")
+    rule = "has no images for validation: 2 training images of a class are needed at least, or a validation split"
+    check(not train or np.bincount(train.labels).max() > 1, "data set", target.images.name, rule)
     given = train and hold_out(train.labels, train.names, seed) == (split == "validation")
-    return _sample(target, "train", subset, seed, given)
+    sample = _sample(target, "train", subset, seed, given)
+    check(len(sample.rows) > 0, "data set", target.label, rule)
+    return sample
 
 
 def _sample(task: Source | Target, split: str, subset: Subset, seed: int, eligible: np.ndarray | bool = True) -> Sample:

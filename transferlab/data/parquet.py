@@ -1,74 +1,188 @@
-"""Read image sets out of Parquet files, in the Hugging Face image convention."""
+"""Read image sets out of Parquet files, as the Hugging Face Hub, and whoever has a table of images, writes them."""
 
+import io
 import json
+import tempfile
+import threading
+import unicodedata
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from ..errors import UserError, check
-from .opened import SPLITS, Item, Opened, checked
+from ..errors import DiskError, UserError, check
+from ..paths import cache_root, writable
+from ..specs import catalog
+from .opened import Item, Opened, checked, split_off_test
+from .parquet_layout import class_names, columns_of, open_file, parquet_files
 from .tree import ClassTree
 
+HELD = 32 << 20  # bytes of a file that are read at a time, about
+IN_MEMORY = 256 << 20  # bytes of files whose images stay in memory while they are decoded
 
-def open_parquet(folder: Path, name: str) -> Opened:
-    """Open a folder of ``SPLIT-*.parquet`` files in the Hugging Face image convention.
 
-    Each file has a struct column ``image`` (``bytes``, ``path``) and an integer column ``label``; class names stand in
-    the schema's metadata. Of a detection set, which has ``objects`` (lists of ``bbox``, ``category`` and
-    ``difficult``) in place of labels, every object's box is an image; those that are marked difficult are left out. A
-    file ``wordnet.json`` beside them, if there is one, is the class tree.
+def open_parquet(folder: Path, name: str, columns: dict[str, str] | None = None) -> Opened:
+    """Open a folder of Parquet files.
+
+    Which split a file is of, its name says, or its folder's (``train-00000-of-00001.parquet``, ``val.parquet``,
+    ``default/train/0000.parquet``); where none does, each class gives up a fifth for ``test``. One column has the
+    images: structs of ``bytes`` and ``path``, bytes, or paths, which are looked for beside the file. Another one has
+    the labels: text, or whole numbers, whose names stand in the schema's metadata (else the numbers are the names). Of
+    a detection set, which has ``objects`` (lists of ``bbox``, ``category`` and ``difficult``) in place of labels, every
+    object's box is an image; those that are marked difficult are left out. A file ``wordnet.json`` beside them, if
+    there is one, is the class tree. Rows without a label or an image are passed over. A few rows are in memory at a
+    time.
+
+    Parameters
+    ----------
+    folder : Path
+    name : str
+        Of the set.
+    columns : dict, optional
+        Names of the columns called ``image`` and ``label`` here; by default those that were pinned, else found.
+
+    Raises
+    ------
+    UserError
+        If there are no such files, some cannot be read, or they may be read in several ways.
     """
-    files = [(split, path) for split in SPLITS for path in sorted(folder.glob(f"{split}-*.parquet"))]
-    rule = f"no Parquet files under {folder}; set TRANSFERLAB_DATA to the folder of image sets"
-    check(bool(files), "data set", name, rule)
-    classes: tuple[str, ...] = ()
-    splits: dict[str, list[Item]] = {}
-    for split, path in files:
-        names, contents, rows = _parquet(path)
-        classes = classes or names
-        check(names == classes, "Parquet file", path, "names other classes than the files before it")
-        for row, (image, shown) in enumerate(rows):
+    files, passed = parquet_files(folder, name)
+    wanted = columns or catalog.local().get(name, {}).get("columns", {})
+    chosen: dict[str, str] = {}
+    names: tuple[str, ...] = ()
+    spool, rows, used = _Spool(sum(path.stat().st_size for _, path, _ in files)), defaultdict(list), set()
+    for split, path, here in files:
+        file = open_file(path)
+        chosen = chosen or columns_of(file, path, name, wanted)
+        image, about = chosen["image"], chosen["label"]
+        check(image in file.schema_arrow.names, "Parquet file", path, f"has no column {image}")
+        found = class_names(file, about)
+        check(found in ((), names or found), "Parquet file", path, "names other classes than the files before it")
+        names = names or found
+        for row, (called, content, told) in enumerate(_rows(file, path, image, about)):
+            where = f"{here} row {row}"
+            shown = _objects(told, where) if about == "objects" else [(_label(told, where), ())]
+            if content is None and not called:
+                passed["rows without an image"].append(where)
+                continue
+            if shown == [(None, ())]:
+                passed["rows without a label"].append(where)
+                continue
+            if content is None:
+                place = _beside(path.parent, folder, called)
+                used.add(place)
+                load = place.read_bytes
+            else:
+                load = spool.put(content)
             for number, (label, box) in enumerate(shown):
-                known = label is not None and 0 <= label < len(classes)
-                check(known, "label", label, f"{path.name} row {row}: must be 0 to {len(classes) - 1}")
-                called = (image or f"{path.stem}/{row}") + f"#{number}" * bool(box)
-                item = Item(called, label, lambda c=contents, r=row: c[r].as_py() or b"", box)
-                splits.setdefault(split, []).append(item)
-    tree = folder / "wordnet.json"
-    return checked(name, classes, splits, wordnet_tree(tree) if tree.is_file() else None)
-
-
-def _parquet(path: Path):
-    """Return of a Parquet file the class names, the images' bytes, and for each row its name and what it shows: labels,
-    each with a box, which is empty where the label is that of the whole image.
-    """
-    from pyarrow import parquet, types
-
-    try:
-        file = parquet.ParquetFile(path)
-        about = "objects" if {"objects", "label"} & {*file.schema_arrow.names} == {"objects"} else "label"
-        rows = file.read(["image", about])
-    except (OSError, ValueError) as e:
-        raise UserError(f"Parquet file (={path}): cannot be read ({str(e).splitlines()[0]})") from e
-    missing = [c for c in ("image", about) if c not in rows.column_names]
-    check(not missing, "Parquet file", path, f"has no column {' and none '.join(missing)}")
-    image, label = (rows.schema.field(name).type for name in ("image", about))
-    proper = types.is_struct(image) and min(map(image.get_field_index, ("bytes", "path"))) >= 0
-    rule = f"image (={image}) must be a struct of bytes and path, {about} (={label}) "
-    if about == "label":
-        check(proper and types.is_integer(label), "Parquet file", path, rule + "a whole number")
+                one = Item((called or f"{path.stem}/{row}") + f"#{number}" * bool(box), label, load, box)
+                rows[split].append((one, where))
+    passed["other suffixes"] = [here for here in passed["other suffixes"] if folder / here not in used]
+    labels = {item.label for some in rows.values() for item, _ in some}
+    check(len({*map(type, labels)}) < 2, "data set", name, "labels are text in some rows, and numbers in others")
+    if names and not any(isinstance(label, str) for label in labels):
+        at = {number: number for number in range(len(names))}
     else:
-        known = types.is_struct(label) and min(map(label.get_field_index, ("bbox", "category", "difficult"))) >= 0
-        check(proper and known, "Parquet file", path, rule + "one of bbox, category and difficult")
-    try:
-        features = json.loads(rows.schema.metadata[b"huggingface"])["info"]["features"][about]
-        names = tuple((features["category"]["feature"] if about == "objects" else features)["names"])
-    except (KeyError, TypeError, ValueError) as e:
-        wanted = f"huggingface, features, {about}, names"
-        raise UserError(f"Parquet file (={path}): names no classes in its metadata ({wanted})") from e
-    shown = ([(label, ())] for label in rows[about].to_pylist())
+        check(about != "objects", "data set", name, "objects want names in the metadata (features, objects, category)")
+        at, names = {label: i for i, label in enumerate(sorted(labels))}, tuple(map(str, sorted(labels)))
+    splits: dict[str, list[Item]] = defaultdict(list)
+    for split, some in rows.items():
+        for item, where in some:
+            check(item.label in at, "label", item.label, f"{where}: must be 0 to {len(names) - 1}")
+            splits[split].append(item._replace(label=at[item.label]))
+    tree = folder / "wordnet.json"
+    whole = split_off_test(splits.pop("")) if "" in splits else {}
+    return checked(name, names, splits | whole, wordnet_tree(tree) if tree.is_file() else None, dict(passed))
+
+
+class _Spool:
+    """Bytes of images, from which they are read one by one: in memory, or if they are too many in a temporary file."""
+
+    def __init__(self, size: int) -> None:
+        large, folder = size > IN_MEMORY, None  # that of the system
+        if large:
+            with suppress(UserError):
+                folder = writable("cache", cache_root())
+        self.file = tempfile.TemporaryFile(dir=folder) if large else io.BytesIO()  # noqa: SIM115  (closed with the set)
+        weakref.finalize(self, self.file.close)
+        self.end, self.lock = 0, threading.Lock()
+
+    def put(self, content: bytes) -> Callable[[], bytes]:
+        """Write an image's bytes, and return what reads them."""
+        try:
+            self.file.write(content)
+        except OSError as e:
+            rule = f"cannot hold the images while they are read ({e.strerror}); free the disk or name another folder"
+            raise DiskError(f"cache (={cache_root()}): {rule}") from e
+        self.end += len(content)
+        return partial(self._get, self.end - len(content), len(content))
+
+    def _get(self, at: int, size: int) -> bytes:
+        with self.lock:
+            self.file.seek(at)
+            return self.file.read(size)
+
+
+def _beside(near: Path, folder: Path, called: str) -> Path:
+    """Return where an image lies that a row only names: beside its file, in the set's folder, or where the row says."""
+    called = called.replace("\\", "/")
+    places = (near / called, folder / called, near / Path(called).name)
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def _rows(file: Any, path: Path, image: str, about: str) -> Iterator[tuple[str | None, bytes | None, Any]]:
+    """Yield of each row the image's name and bytes, and what says its label: nothing where the file has no such column.
+
+    Raises
+    ------
+    UserError
+        If the file is damaged, or the columns hold something else.
+    """
+    from pyarrow import types
+
+    schema, about_all = file.schema_arrow, file.metadata
+    there = about in schema.names
+    kind, told = schema.field(image).type, schema.field(about).type if there else None
+    size = sum(about_all.row_group(i).total_byte_size for i in range(about_all.num_row_groups))
+    some = max(1, min(1000, HELD * about_all.num_rows // max(1, size)))
+    plain = told is None or types.is_dictionary(told) or types.is_null(told) or types.is_boolean(told)
+    plain = plain or types.is_integer(told) or types.is_floating(told) or types.is_string(told)
     if about == "objects":
-        shown = [_objects(found, f"{path.name} row {row}") for row, found in enumerate(rows[about].to_pylist())]
-    rows = rows.flatten()
-    return names, rows["image.bytes"], zip(rows["image.path"].to_pylist(), shown, strict=True)
+        known = types.is_struct(told) and min(map(told.get_field_index, ("bbox", "category", "difficult"))) >= 0
+        check(known, "Parquet file", path, f"objects (={told}) must be a struct of bbox, category and difficult")
+    else:
+        rule = f"{about} (={told}) must be whole numbers or text"
+        check(plain or types.is_large_string(told), "Parquet file", path, rule)
+    try:
+        for batch in file.iter_batches(some, columns=[image] + [about] * there):
+            images, paths = batch.column(image), [None] * len(batch)
+            if types.is_struct(kind):
+                parts = dict(zip((field.name for field in kind), images.flatten(), strict=True))
+                images, paths = parts.get("bytes", paths), parts.get("path", paths)
+            elif not (types.is_binary(kind) or types.is_large_binary(kind)):
+                images, paths = paths, images
+            contents = images if isinstance(images, list) else (value.as_py() for value in images)
+            paths = paths if isinstance(paths, list) else paths.to_pylist()
+            yield from zip(
+                paths, contents, batch.column(about).to_pylist() if there else [None] * len(batch), strict=True
+            )
+    except (OSError, ValueError) as e:
+        if isinstance(e, UserError):
+            raise
+        raise UserError(f"Parquet file (={path}): cannot be read ({str(e).splitlines()[0]})") from e
+
+
+def _label(told: Any, where: str) -> int | str | None:
+    """Return a row's label; nothing where it has none: null, not a number, below zero, or empty."""
+    if isinstance(told, str):
+        return unicodedata.normalize("NFC", told.strip()) or None
+    if told is None or told != told or told < 0:
+        return None
+    check(told == int(told), "label", told, f"{where}: must be a whole number")
+    return int(told)
 
 
 def _objects(found: dict | None, where: str) -> list[tuple[int, tuple[float, ...]]]:

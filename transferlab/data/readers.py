@@ -15,19 +15,24 @@ from .opened import Opened
 from .parquet import open_parquet
 
 
-def open_set(name: str) -> Opened:
+def open_set(name: str, columns: dict[str, str] | None = None) -> Opened:
     """Open an image set by name.
 
     Parameters
     ----------
     name : str
         ``flowers102`` or another folder of Parquet files below the data root, ``folder:PATH`` or ``torchvision:NAME``.
+    columns : dict, optional
+        Of Parquet files, the columns called ``image`` and ``label`` here.
 
     Raises
     ------
     UserError
         If it is not there, holds no images or no labels, has one class, or a class without training images.
     """
+    if columns:
+        parquet = not name.startswith(("folder:", "torchvision:"))
+        check(parquet, "columns", ", ".join(columns.values()), "are named of Parquet files only")
     if name.startswith("folder:"):
         check(name != "folder:", "data set", name, "must name a folder: folder:PATH")
         return open_folder(Path(os.path.expanduser(name.removeprefix("folder:"))), name)
@@ -35,4 +40,4 @@ def open_set(name: str) -> Opened:
         from .torchvision_sets import open_torchvision
 
         return open_torchvision(name.removeprefix("torchvision:"))
-    return open_parquet(data_root() / name, name)
+    return open_parquet(data_root() / name, name, columns)

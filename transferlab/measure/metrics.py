@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..errors import check
 from ..train.read import predict
 
 
@@ -23,7 +24,13 @@ def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float | int]
     dict
         ``accuracy``, ``mean_class_accuracy`` (over the classes that occur), ``log_loss`` (mean cross-entropy, in nats)
         and ``n``, the number of images.
+
+    Raises
+    ------
+    UserError
+        If there are no images.
     """
+    check(len(labels) > 0, "images", 0, "there are none to be right or wrong about")
     logits, labels = logits.cpu().double(), labels.cpu()
     right = (logits.argmax(1) == labels).double()
     counts = torch.bincount(labels, minlength=logits.shape[1]).double()

@@ -82,7 +82,7 @@ class TaskDistance(Method, kind="task-distance", version=1):
         Raises
         ------
         UserError
-            If the network has no such tap.
+            If the network has no such tap, or no head of its own.
         """
         import torch
         from torch.nn import functional as F
@@ -90,9 +90,10 @@ class TaskDistance(Method, kind="task-distance", version=1):
         from ..data.images import target_sample
         from ..measure import distances, transferability
         from ..measure.metrics import scores
+        from ..nets.build import with_head
         from ..train.read import BATCH
 
-        (source,), net = self.reads(trial), context.network(trial)
+        (source,), net = self.reads(trial), with_head(context.network(trial))
         parts = [target_sample(trial.target, split, trial.seed) for split in ("train", "validation")]
         sets = [parts, [target_sample(source, "test", trial.seed)]]
         count = min(self.images, *(sum(len(part.rows) for part in one) for one in sets))

@@ -40,9 +40,10 @@ class Distillation(Regulariser, kind="distillation", version=1):
         above_zero(self, "strength", "temperature")
 
     def objective(self, net: Any, before: Any, sample: Any) -> Any:
+        from ..nets.build import with_head
         from ..train import objectives
 
-        return objectives.Distillation(before, self.strength, self.temperature)
+        return objectives.Distillation(with_head(before), self.strength, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class CoTuning(Regulariser, kind="co-tuning", version=1):
         from ..nets import build, heads
         from ..train import objectives, read
 
-        heads.keep_head(net, heads.SOURCE_HEAD, build.head_of(before)[2])
+        heads.keep_head(net, heads.SOURCE_HEAD, build.head_of(build.with_head(before))[2])
         answers = read.predict(before, sample).softmax(1)
         relation = stack([answers[sample.labels == label].mean(0) for label in range(sample.classes)])
         return objectives.CoTuning(relation, self.strength)

@@ -1,18 +1,17 @@
 """Networks from their specs: fresh, with a new head, or with weights from a file or from torchvision."""
 
-from pathlib import Path
-
-import safetensors.torch
 import torch
 from torch import nn
 
-from ..errors import UserError, check, choose, torchvision
+from ..errors import check, choose, torchvision
 from ..paths import file_fingerprint, weights_file
 from ..specs import AlexNet, Backbone, ResNet, Weights
 from .alexnet import AlexNetModule
 from .blocks import drawn, like
+from .weights import fit_state, found_in, read_state
 
 HEAD_STD = 0.01
+WITH_AUXILIARY = ("googlenet", "inception_v3")  # second and third heads, which are left out
 
 
 def build(backbone: Backbone, size: int, classes: int, seed: int) -> nn.Module:
@@ -39,7 +38,8 @@ def build(backbone: Backbone, size: int, classes: int, seed: int) -> nn.Module:
             return AlexNetModule(backbone, size, classes)
         models = torchvision("models")
         name = choose("backbone", backbone.name, models.list_models(models))
-        net = models.get_model(name, weights=None, num_classes=classes)
+        without = {"aux_logits": False, "init_weights": True} if name in WITH_AUXILIARY else {}
+        net = models.get_model(name, weights=None, num_classes=classes, **without)
         if isinstance(backbone, ResNet) and backbone.stem == "small":
             net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
             nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -81,6 +81,19 @@ def head_of(net: nn.Module) -> tuple[nn.Module, str, nn.Module]:
     return holder, leaf, holder.get_submodule(leaf)
 
 
+def with_head(net: nn.Module) -> nn.Module:
+    """Return a network whose own answers are asked for.
+
+    Raises
+    ------
+    UserError
+        If its weights came without a head.
+    """
+    rule = "its weights came without a head, so it has no answers; a new head is trained by fine-tuning and probes"
+    check(not getattr(net, "headless", False), "network", type(net).__name__, rule)
+    return net
+
+
 def new_head(net: nn.Module, classes: int, seed: "int | torch.Generator", before: int | None = None) -> nn.Module:
     """Put a fresh head in place, weights drawn from N(0, 0.01^2), bias zero, and return the head.
 
@@ -97,11 +110,12 @@ def new_head(net: nn.Module, classes: int, seed: "int | torch.Generator", before
     draw = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
     head = drawn(like(old, before or old.weight.shape[1], classes), draw, HEAD_STD)
     setattr(holder, leaf, head)
+    net.headless = False
     return head
 
 
 def pretrained(weights: Weights, backbone: Backbone, size: int) -> nn.Module:
-    """Return a network with somebody else's weights, with their head.
+    """Return a network with somebody else's weights, with their head; where they have none, ``net.headless`` is true.
 
     Raises
     ------
@@ -112,51 +126,18 @@ def pretrained(weights: Weights, backbone: Backbone, size: int) -> nn.Module:
         check(not isinstance(backbone, AlexNet), "weights", weights.name, "belong to torchvision's own networks")
         known = [w.name for w in torchvision("models").get_model_weights(backbone.name)]
         name = choose("weights", weights.name.removeprefix("torchvision:"), known)
-        return name_head(torchvision("models").get_model(backbone.name, weights=name))
+        without = {"aux_logits": False} if backbone.name in WITH_AUXILIARY else {}
+        return name_head(torchvision("models").get_model(backbone.name, weights=name, **without))
     path = weights_file(weights.name)
     found = file_fingerprint(path)
     check(found == weights.fingerprint, f"{weights.name} fingerprint", found, f"the trials name {weights.fingerprint}")
-    state = read_state(path)
     net = build(backbone, size, 2, seed=0)
-    head = f"{head_name(net)}.weight"
-    if head in state:
-        new_head(net, len(state[head]), seed=0)
+    head = head_name(net)
+    state = found_in(read_state(path), net, head, weights.name)
+    if f"{head}.weight" in state:
+        new_head(net, len(state[f"{head}.weight"]), seed=0)
+    else:
+        net.headless = True
+        state |= {k: v for k, v in net.state_dict().items() if k.startswith(f"{head}.")}
     fit_state(net, state, weights.name)
     return net
-
-
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict from safetensors or a torch file, floating point as float32.
-
-    Raises
-    ------
-    UserError
-        If the file is truncated or no state dict.
-    """
-    try:
-        safe = path.suffix == ".safetensors"
-        state = safetensors.torch.load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-        return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    except Exception as e:
-        why = (str(e) or type(e).__name__).splitlines()[0]
-        raise UserError(f"weights (={path}): cannot be read as a state dict ({why})") from e
-
-
-def fit_state(net: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
-    """Load a state dict whose names and shapes must all match.
-
-    Raises
-    ------
-    UserError
-        Naming the first difference, if the weights are of another architecture, or the first that are no numbers.
-    """
-    own = net.state_dict()
-    odd = sorted(own.keys() ^ state.keys()) or sorted(k for k in own if own[k].shape != state[k].shape)
-    if odd:
-        shapes = [str(tuple(each[odd[0]].shape)) for each in (state, own) if odd[0] in each]
-        where = f" is only in the {'network' if odd[0] in own else 'file'}"
-        differs = f", {' for '.join(shapes)}" if len(shapes) > 1 else where
-        raise UserError(f"weights (={name}): of another architecture ({len(odd)} tensors differ; {odd[0]}{differs})")
-    bad = next((n for n, value in state.items() if not value.isfinite().all()), None)
-    check(bad is None, "weights", name, f"hold what is no finite number ({bad})")
-    net.load_state_dict(state)

@@ -25,7 +25,7 @@ def taps(net: nn.Module) -> dict[str, str]:
     logits). Torchvision networks: ResNet's ``layer1`` to ``layer4`` and ``avgpool``, ``features.0`` ... where the
     network has ``features``, ``fc6`` and ``fc7`` (after ReLU) of its AlexNet and VGG, and ``head`` (the logits). All:
     ``representation`` (what the head reads: its module is the head), second heads by their names (``source_head``: what
-    they make of it), and after a linear head ``softmax``.
+    they make of it), and after a linear head ``softmax``. A head that did not come with the weights is none.
     """
     head = head_name(net)
     second = {name: f"{SECOND_HEADS}.{name}" for name in getattr(net, SECOND_HEADS, ())}
@@ -37,12 +37,13 @@ def taps(net: nn.Module) -> dict[str, str]:
                 found[f"{name}_pre"] = f"{name}.{'norm' if hasattr(child, 'norm') else 'conv'}"
             if name not in ("flatten", "head", SECOND_HEADS):
                 found[name] = name
-        return found | behind | {"fc8": head, SOFTMAX: head}
+        return found | behind | ({} if getattr(net, "headless", False) else {"fc8": head, SOFTMAX: head})
     stages = [n for n, _ in net.named_children() if n not in BEHIND]
     features = getattr(net, "features", None)
     inner = [f"features.{n}" for n, _ in features.named_children()] if isinstance(features, nn.Module) else []
     hidden = {name: f"classifier.{site.relu}" for name, site in sites(net).items()}
     last = ("head", SOFTMAX) if isinstance(net.get_submodule(head), nn.Linear) else ("head",)
+    last = () if getattr(net, "headless", False) else last
     return {n: n for n in (*inner, *stages)} | hidden | behind | dict.fromkeys(last, head)
 
 

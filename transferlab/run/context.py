@@ -16,8 +16,9 @@ from torch import nn
 
 from ..data.images import Sample, load, source_sample, target_sample
 from ..errors import DiskError, UserError
-from ..nets.build import build, fit_state, pretrained
+from ..nets.build import build, pretrained
 from ..nets.taps import taps
+from ..nets.weights import fit_state
 from ..paths import write_atomically
 from ..seeds import stream
 from ..specs import Artefact, Backbone, Duplicates, Features, Neighbours, Pretrained, Target, Trained, Trial

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..errors import DiskError, UserError, few, suggest
-from ..paths import cache_root, data_root, write_atomically
+from ..paths import cache_root, data_root, weights_file, write_atomically
 
 SYNTHETIC_FINGERPRINT = "world-1"
 PLACED = ("folder:", "file:")  # how names begin that say where something lies, whatever the folder of image sets is
@@ -99,6 +99,8 @@ def pinned(name: str) -> dict:
         return {"fingerprint": SYNTHETIC_FINGERPRINT}
     if entry := local().get(name) or packaged().get(name):
         return entry
+    if name.startswith("file:"):
+        weights_file(name)  # a file that is not there is not missing a pin
     if name.startswith(("folder:", "torchvision:", "file:")):
         raise UserError(f"data set (={name}): not pinned yet; pin it with: transferlab data pin {name}")
     known = [*names(), "synthetic:DISTANCE", "folder:PATH", "torchvision:NAME"]

@@ -143,8 +143,9 @@ class Target(_OnImages, Spec, kind="target"):
     """The task that knowledge is moved to.
 
     Images are decoded to `size` pixels: the short side resized with a box filter, then a centre crop. A set without a
-    validation split gives up 20% of its training images for one, stratified, drawn by the seed; a set without a test
-    split is tested on its validation split.
+    validation split gives up 20% of its training images for one, stratified, drawn by the seed (of a class with a
+    single one it gives up none, so that class is not validated); a set without a test split is tested on its validation
+    split.
 
     Parameters
     ----------

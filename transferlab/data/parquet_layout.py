@@ -1,0 +1,150 @@
+"""Which Parquet files are of which split, and which of their columns have the images and the labels."""
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, check, few
+from ..paths import whole_file
+from .opened import SPLITS
+
+MEANT = {
+    **dict.fromkeys(("train", "training", "trainval"), "train"),
+    **dict.fromkeys(("validation", "val", "valid", "dev", "eval"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+NOTHING = {"set", "data", "split", "part", "shard", "of"}  # words that tell no sets apart
+SHARD = re.compile(r"(.*?)[-_.]?(\d+)-of-(\d+)(.*)")
+IMAGE = re.compile(
+    r"(^|_)(image|img|picture|photo|jpe?g|png|webp)s?(_?(bytes|data|file|path|name))*$|^file_?(name|path)$"
+)
+LABEL = re.compile(r"(^|_)(labels?|class(es)?|category|target|species|breed)(_?(ids?|idx|index|names?))?$")
+Passed = dict[str, list[str]]
+
+
+def parquet_files(folder: Path, name: str) -> tuple[list[tuple[str, Path, str]], Passed]:
+    """Return the Parquet files of a folder, or the one that it is, each with its split and its name there, and by kind
+    what else there is. The split is empty where no name says it.
+
+    Raises
+    ------
+    UserError
+        If there are none, those of several sets, or a split has two names.
+    """
+    passed: Passed = defaultdict(list)
+    sets: dict[str, dict[str, dict[str, list[tuple[Path, str]]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
+    base = folder if folder.is_dir() else folder.parent
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else [folder] * folder.is_file():
+        parts = path.relative_to(base).parts
+        here = "/".join(parts)
+        if path.is_dir() or any(part.startswith(".") for part in parts):
+            continue
+        if path.suffix.lower() not in (".parquet", ".pq"):
+            passed["other suffixes"] += [here] * (here != "wordnet.json")
+        elif not path.is_file():
+            passed["broken links"].append(here)
+        else:
+            word, of = _split(parts)
+            sets[of][MEANT.get(word, "")][word].append((path, here))
+    none = f"no Parquet files under {folder}; set TRANSFERLAB_DATA to the folder of image sets"
+    check(bool(sets), "data set", name, none + f", or name a folder of images folder:{folder}" * folder.is_dir())
+    several = (
+        f"holds several sets ({few([of or '.' for of in sorted(sets)], 6)}); name the folder of one, {name}/FOLDER"
+    )
+    check(len(sets) == 1, "data set", name, several)
+    (found,) = sets.values()
+    passed["of no split"] = (
+        [here for files in found.pop("", {}).values() for _, here in files] if len(found) > 1 else []
+    )
+    for split, words in found.items():
+        check(len(words) < 2, "data set", name, f"{' and '.join(words)} are both {split or 'train'}; keep one of them")
+    shards: dict[tuple[str, str], set[int]] = defaultdict(set)
+    files = [(split, *one) for split in (*SPLITS, "") for some in found.get(split, {}).values() for one in some]
+    for _, path, here in files:
+        if told := SHARD.fullmatch(path.stem):
+            shards[here[: -len(path.name)] + told[1], told[3]].add(int(told[2]))
+    for (start, count), there in shards.items():
+        passed["files not there"] += [f"{start}-{i:05}-of-{count}" for i in range(int(count)) if i not in there]
+    return files, passed
+
+
+def _split(parts: tuple[str, ...]) -> tuple[str, str]:
+    """Return the word for a split in a file's path, and what else that says: of which set it is, if there are more."""
+    *folders, stem = (*parts[:-1], SHARD.sub(r"\1", parts[-1].rpartition(".")[0]))
+    words = [[w.rstrip("0123456789") for w in re.split(r"[\W_]+", part.casefold())] for part in (*folders, stem)]
+    said = [[w for w in part if w in MEANT] for part in words]
+    more = ["-".join(w for w in part if w.isalpha() and w not in {*MEANT, *NOTHING}) for part in words]
+    rest = [w if split else folder for folder, w, split in zip((*folders, ""), more, said, strict=True)]
+    return ([w for part in said for w in part] or [""])[-1], "/".join(filter(None, rest))
+
+
+def open_file(path: Path) -> Any:
+    """Return a Parquet file of which only what is asked for is read.
+
+    Raises
+    ------
+    UserError
+        If it is none.
+    """
+    from pyarrow import parquet
+
+    whole_file("Parquet file", path)
+    try:
+        return parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+    except (OSError, ValueError) as e:
+        raise UserError(f"Parquet file (={path}): cannot be read ({str(e).splitlines()[0]})") from e
+
+
+def _features(file: Any) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"])
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def class_names(file: Any, column: str) -> tuple[str, ...]:
+    """Return the names of a column's classes in a file's metadata, none if there are none."""
+    told = _features(file).get(column)
+    try:
+        names = (told["category"]["feature"] if column == "objects" else told)["names"]
+        return tuple(map(str, names.values() if isinstance(names, dict) else names))
+    except (KeyError, TypeError):
+        return ()
+
+
+def columns_of(file: Any, path: Path, name: str, wanted: dict[str, str]) -> dict[str, str]:
+    """Return which column has the images, and which the labels: those that are wanted, else the only ones that can be.
+
+    Raises
+    ------
+    UserError
+        If there is none, or several may be meant: the columns are listed, with the option that names one.
+    """
+    from pyarrow import types
+
+    kinds = {field.name: field.type for field in file.schema_arrow}
+    told = {c: about.get("_type") for c, about in _features(file).items() if c in kinds and isinstance(about, dict)}
+    structs = [c for c, t in kinds.items() if types.is_struct(t) and {f.name for f in t} & {"bytes", "path"}]
+    binary = [c for c, t in kinds.items() if types.is_binary(t) or types.is_large_binary(t)]
+    texts = [c for c, t in kinds.items() if types.is_string(t) or types.is_large_string(t)]
+    able = [*structs, *binary, *texts]
+    images = [["image"] if "image" in able else [], [c for c in able if told.get(c) == "Image"], structs]
+    images += [[c for c in able if IMAGE.search(c.casefold())], binary]
+    labels = [[c] if c in kinds else [] for c in ("label", "objects")]
+    labels += [[c for c in kinds if told.get(c) == "ClassLabel"], [c for c in kinds if LABEL.search(c.casefold())]]
+    chosen: dict[str, str] = {}
+    for what, ways in (("image", images), ("label", labels)):
+        left = [[c for c in way if c not in chosen.values()] for way in ways]
+        found = [wanted[what]] if what in wanted else next(filter(None, left), [])
+        listed = f"columns: {', '.join(kinds)}; name one with: transferlab data pin {name} --{what} COLUMN"
+        if what in wanted:
+            right = wanted[what] in (able if what == "image" else kinds)
+            check(right, f"{what} column", wanted[what], f"{path.name} has no such column of {what}s; {listed}")
+        several = f"{' and '.join(found)} may all be" if found else "has no column that may be"
+        check(len(found) == 1, "Parquet file", path, f"{several} that of the {what}s; {listed}")
+        chosen[what] = found[0]
+    return chosen
