@@ -4,6 +4,7 @@ import ast
 import base64
 import html
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -417,6 +418,31 @@ def test_a_failing_page_is_named(tmp_path):
     ):
         build.execute(page, tmp_path / "out.ipynb", {})
     assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_page_is_executed_by_this_python_in_a_folder_of_any_name(tmp_path, monkeypatch):
+    """Whatever else is called python3 on this machine, or is gone."""
+    spec = {"argv": ["/gone/python", "-f", "{connection_file}"], "display_name": "theirs", "language": "python"}
+    theirs = tmp_path / "kernels" / "python3" / "kernel.json"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    page, out = tmp_path / "page.md", tmp_path / "{v2} 50% [a] #1 é 'q' \"r\"" / "out.ipynb"
+    head = "---\nkernelspec:\n  name: theirs\n  display_name: theirs\n---\n"
+    cells = ":tags: [parameters]\na = b = 1", "import sys\n(sys.executable, a, b)"
+    page.write_text(head + "".join(f"```{{code-cell}}\n{cell}\n```\n" for cell in cells), "utf-8")
+    build.execute(page, out, {"a": None, "b": ["{v2}", 1.5]})
+    *_, cell = json.loads(out.read_text("utf-8"))["cells"]
+    assert ast.literal_eval("".join(cell["outputs"][0]["data"]["text/plain"])) == (sys.executable, None, ["{v2}", 1.5])
+    assert [file.name for file in out.parent.iterdir()] == ["out.ipynb"]
+
+
+@pytest.mark.parametrize("package", ["jupytext", "papermill", "ipykernel"])
+def test_what_a_page_needs_is_named(tmp_path, monkeypatch, package):
+    monkeypatch.setattr(build, "find_spec", lambda name: None if name == package else object())
+    rule = r"install the book's needs: pip install 'transferlab\[book\]'"
+    with pytest.raises(build.UserError, match=rf"^{package} \(=missing\): {rule}$"):
+        build.execute(ROOT / "book" / "made.md", tmp_path / "out.ipynb", {})
 
 
 @pytest.mark.parametrize(

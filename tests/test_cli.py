@@ -1,8 +1,11 @@
 """The command: what a user gets for good and for bad words. Every error is one line and exit code 2."""
 
+import _thread
 import json
+import socket
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 
@@ -231,3 +234,30 @@ def test_the_installed_command():
     )
     assert done.returncode == 0
     assert "0.1.0" in done.stdout
+
+
+def test_a_browser_in_the_terminal_gets_the_book(monkeypatch, capsys, tmp_path):
+    """It ends when it is left: what it asks for is served meanwhile."""
+    found = []
+
+    def browse(address: str) -> None:
+        with urllib.request.urlopen(address, timeout=20) as page:
+            found.append(page.read())
+        _thread.interrupt_main()
+
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "_build" / "html").mkdir(parents=True)
+    (tmp_path / "_toc.yml").write_text("")
+    (tmp_path / "_build" / "html" / "index.html").write_text("the book")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("webbrowser.open", browse)
+    code, out, err = transferlab(monkeypatch, capsys, "serve", "--port", str(free_port()))
+    assert (code, found) == (130, [b"the book"])
+    assert out.startswith("the book is at http://127.0.0.1:")
+    assert "Traceback" not in err
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]

@@ -13,7 +13,7 @@ from browsing import axe_findings, browser, drawn, in_chromium, loaded, low_cont
 
 from transferlab.report import theme
 from transferlab.report.controls import Control, Explorer
-from transferlab.report.figure import BOOK, Figure, Table, table_html
+from transferlab.report.figure import BOOK, Figure, Table, drawn_here, table_html
 from transferlab.report.sphinx import mend_page, vega
 
 pytestmark = in_chromium
@@ -461,3 +461,14 @@ def test_printed_figures_and_cards_are_whole(visit):
     whole = "all => all.every(e => getComputedStyle(e).breakInside === 'avoid')"
     assert page.locator(".tl-figure, .tl-legend, .tl-verdict, .tl-answer").evaluate_all(whole)
     assert page.locator(".tl-controls").evaluate_all("all => all.every(e => !e.offsetParent)")
+
+
+@in_chromium
+def test_a_live_notebook_draws_its_charts_without_a_network(browser):  # noqa: F811
+    page = offline_page(browser)
+    with drawn_here():
+        shown = [lines()._repr_mimebundle_(None, None)["text/html"] for _ in range(2)]
+    page.set_content("<!doctype html><title>t</title>" + "".join(shown))
+    page.wait_for_function("document.querySelectorAll('.vega-embed canvas').length === 2")
+    assert page.trouble == []
+    page.context.close()

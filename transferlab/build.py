@@ -180,12 +180,12 @@ def stage(executed: dict[str, Path]) -> Path:
     for name in ("book", "transferlab"):
         shutil.copytree(root / name, target / name, ignore=IGNORED)
     shutil.copy2(root / "_toc.yml", target)
-    config = yaml.safe_load((root / "_config.yml").read_text()) | {"execute": {"execute_notebooks": "off"}}
+    config = yaml.safe_load((root / "_config.yml").read_text("utf-8")) | {"execute": {"execute_notebooks": "off"}}
     (target / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
     for name, path in executed.items():
         (target / name).with_suffix(".md").unlink(missing_ok=True)
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        page = json.loads(path.read_text())
+        page = json.loads(path.read_text("utf-8"))
         for cell in page["cells"]:
             if "injected-parameters" in cell["metadata"].get("tags", []):
                 cell["metadata"]["tags"].append("remove-cell")
@@ -215,10 +215,10 @@ def build(say: Callable[[str], None] = print) -> Path:
     began = time.perf_counter()
     command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(staged), "--path-output", str(root), *STRICT]
     log = build_folder() / "sphinx.log"
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    log.write_text(done.stdout + done.stderr)
+    done = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    log.write_text(done.stdout + done.stderr, "utf-8")
     if done.returncode:
-        told = re.findall(r"^.*(?:WARNING|ERROR|Error).*$", log.read_text(), re.MULTILINE) or ["failed"]
+        told = re.findall(r"^.*(?:WARNING|ERROR|Error).*$", log.read_text("utf-8"), re.MULTILINE) or ["failed"]
         raise UserError(f"jupyter-book (={done.returncode}): {told[0].strip()}; all of it in {log}")
     write_atomically(stamp_file, stamp)
     say(f"built {first} ({time.perf_counter() - began:.0f} s)")

@@ -7,6 +7,7 @@ from others, by name, and a trial, and may define ``tried(scale)``, settings tha
 the box at the top of its page.
 """
 
+import ast
 import re
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -50,11 +51,15 @@ def value_of(parameter: "Parameter", text: str) -> Any:
     UserError
         If it is none of the parameter's types.
     """
-    types = [word for word in READERS if re.search(rf"\b{word}\b", parameter.inferred_type_name)]
+    named = parameter.inferred_type_name
+    types = [word for word in READERS if re.search(rf"\b{word}\b", named) and not re.match("list|dict|tuple", named)]
+    if not types:  # no type is named, or another one: it is written as in Python
+        with suppress(ValueError, SyntaxError):
+            return ast.literal_eval(text)
     for word in types:
         with suppress(ValueError, KeyError):
             return READERS[word](text)
-    wanted = " or ".join(types).replace("Optional", "none")
+    wanted = " or ".join(types).replace("Optional", "none") or "written as in Python"
     raise UserError(f"{parameter.name} (={text}): must be {wanted}; by default {parameter.default}")
 
 
@@ -81,7 +86,7 @@ class Chapter:
     @property
     def title(self) -> str:
         """The first heading."""
-        found = re.search(r"^# (.+)$", self.path.read_text(), re.MULTILINE)
+        found = re.search(r"^# (.+)$", self.path.read_text("utf-8"), re.MULTILINE)
         return found[1].strip() if found else self.name
 
     @property
@@ -290,7 +295,7 @@ def _sources(trials: Iterable[Trial]) -> set[Pretrained]:
 def contents() -> str:
     """Return the table of contents as text, empty if there is none."""
     path = project() / "_toc.yml"
-    return path.read_text() if path.is_file() else ""
+    return path.read_text("utf-8") if path.is_file() else ""
 
 
 def chapters() -> dict[str, Chapter]:

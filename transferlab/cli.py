@@ -42,9 +42,10 @@ def cli() -> None:
 @click.option("--threads", type=COUNT, default=1, show_default=True, help="Threads of each worker.")
 @click.option("--pack", type=COUNT, default=None, help="Trials trained together; by default what measures fastest.")
 @click.option("--cluster", metavar="ADDRESS", help="A Dask scheduler, tcp://host:port, whose workers run the trials.")
+@click.option("--wait", type=float, default=300, show_default=True, help="Seconds that it may be without workers.")
 @click.option("--publish/--no-publish", default=True, help="Write the records into results/ when done (not at smoke).")
 @click.option("--page/--no-page", default=True, help="Execute the notebook when done.")
-def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, cluster, publish, page) -> None:
+def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, cluster, wait, publish, page) -> None:
     """Run the trials of CHAPTER that are not on record, publish them, and execute its notebook.
 
     Stop it with Ctrl-C at any time: the same command goes on.
@@ -69,8 +70,8 @@ def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, 
                 click.echo(f"not published: seeds {','.join(left)}; {scale.name} has {scale.seeds}, from 0", err=True)
 
     with connected(cluster) as client:
-        lab = Lab(None, mode, device, workers, threads, Published(), client=client, pack=pack)
-        count = cluster_slots(client) if client else workers or cpu_workers(threads)
+        lab = Lab(None, mode, device, workers, threads, Published(), client=client, pack=pack, wait=wait)
+        count = max(1, cluster_slots(client)) if client else workers or cpu_workers(threads)
         seeds = ",".join(map(str, chosen))
         click.echo(f"{chapter} at scale {scale.name}, seeds {seeds}: {lab.plan(trials).text(count)}", err=not plan)
         if plan:

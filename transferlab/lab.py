@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from .errors import RefusedError, UserError, check, choose
-from .run.executors import KILLED, Here, cluster_executor, cluster_slots, local_pool, run_jobs
+from .run.executors import KILLED, WAIT, Cluster, Here, cluster_slots, leave_if_read, local_pool, run_jobs
 from .run.progress import Progress, duration
 from .run.queue import Asked, Job, Queue
 from .specs import Artefact, Trial
@@ -101,6 +101,8 @@ class Lab:
     pack : int, optional
         Trials of one shape that one worker trains together. By default a GPU takes as many as measure fastest, and a
         CPU one after another, which is fastest there. Trained together, losses differ by rounding.
+    wait : float
+        Seconds that a cluster may be without workers: these may stand in a queue, and come and go.
     """
 
     def __init__(
@@ -114,12 +116,13 @@ class Lab:
         quiet: bool | None = None,
         client: Any = None,
         pack: int | None = None,
+        wait: float = WAIT,
     ) -> None:
         self.mode = choose("run", run, ("missing", "never"))
         self.store = store if isinstance(store, Store) else Store(store)
         choose("device", device.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
         self.device, self.workers, self.threads, self.quiet = device, workers, threads, quiet
-        self.client, self.pack = client, pack
+        self.client, self.pack, self.wait = client, pack, wait
         above_zero(self, "workers", "threads", "pack")
         self.known: dict[str, Record] = {}
         self.chosen: dict[Trial, list[Asked]] = {}  # what stands behind trials whose search is complete
@@ -286,6 +289,7 @@ class Lab:
 
         Networks that are needed `later` are kept.
         """
+        leave_if_read()
         devices, work = run_layer()
         self.store.prepare()
         where = devices.pick_device(self.device)
@@ -315,13 +319,13 @@ class Lab:
             progress.done(job, job.training.cost())
             self.tried[job.key] = status
 
-        def alive() -> bool:
-            return self.client is None or self.client.status == "running"
+        def places() -> int:
+            return workers if self.client is None else cluster_slots(self.client)
 
         try:
             while queue:
                 with suppress(BrokenProcessPool), self._executor(workers) as executor:
-                    run_jobs(queue, executor, workers, limit, do, done, alive)
+                    run_jobs(queue, executor, places, limit, do, done)
         finally:
             progress.bar.close()
         for trial, _ in asked:
@@ -347,13 +351,13 @@ class Lab:
     def _slots(self, seconds: float) -> int:
         """Return how many jobs to run at once, for so much work."""
         if self.client is not None:
-            return cluster_slots(self.client)
+            return max(1, cluster_slots(self.client))
         few = seconds < WORTH_A_POOL
         return self.workers or (1 if few else run_layer()[0].default_workers(self.device, self.threads))
 
     def _executor(self, workers: int) -> Executor:
         if self.client is not None:
-            return cluster_executor(self.client)
+            return Cluster(self.client, self.wait)
         devices, _ = run_layer()
         return Here() if workers == 1 else local_pool(workers, devices.begin, devices.gpus(self.device))
 

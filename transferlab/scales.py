@@ -79,7 +79,7 @@ class Scale:
         return FineTune(self.train, self.head_lr)
 
 
-TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 SCALES = {name: Scale(name, **{field: of_plain(value) for field, value in t.items()}) for name, t in TABLES.items()}
 
 

@@ -222,7 +222,7 @@ class Published:
         """
         found = []
         for path in sorted(self.root.glob("*/*.jsonl")):
-            rows = map(json.loads, path.read_text().splitlines())
+            rows = map(json.loads, path.read_text("utf-8").splitlines())
             found += [{"scale": path.parent.name, "chapter": path.stem, **row} for row in rows if "key" not in row]
         return found
 
@@ -256,7 +256,7 @@ class Published:
 def _read(path: Path, modified: int) -> dict[str, Record]:
     batches: dict[int, dict] = {}
     found: dict[str, Record] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
         except ValueError as e:

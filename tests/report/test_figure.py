@@ -378,3 +378,37 @@ def test_tiles_have_pictures_where_there_are_some():
     assert both["layer"][0]["encoding"]["url"]["field"] == "picture"
     for layer in (*words["layer"], *both["layer"]):
         assert layer["transform"] == [{"filter": "datum.t == t"}]
+
+
+# --------------------------------------------------------------------------------------------------- live notebooks
+
+
+def shown_live(monkeypatch, figure: Figure) -> list[str]:
+    """Return the HTML of what a figure shows in a live notebook."""
+    found = []
+    page_of = lambda one: (one._repr_mimebundle_(None, None) or {}).get("text/html", "") or one.data  # noqa: E731
+    of = lambda one: page_of(one) if hasattr(one, "_repr_mimebundle_") else one.data  # noqa: E731
+    monkeypatch.setattr("IPython.display.display", lambda *those: found.extend(map(of, those)))
+    figure._ipython_display_()
+    return found
+
+
+def test_a_live_chart_brings_what_draws_it(monkeypatch):
+    two = Figure([chart(), chart()], f"Two {NASTY}.", RECORDS.assign(target=NASTY), "two")
+    *charts, caption = shown_live(monkeypatch, two)
+    assert caption == f"<p>Two {html.escape(NASTY)}.</p>"
+    places = [page(text).only("div")["id"] for text in charts]
+    assert len(set(places)) == 2
+    for text, place in zip(charts, places, strict=True):
+        (script,) = page(text).scripts
+        assert script.count(f'"{place}"') == 1
+        assert "window.vegaEmbed=" in script.replace(" ", "")
+        assert "cdn" not in script
+        assert script.count('"encoding": {"x": {"field": "gain"') == 1
+
+
+def test_a_person_may_choose_how_charts_are_drawn(monkeypatch):
+    alt.renderers.register("theirs", lambda spec, **_: {"text/html": "theirs"})
+    with alt.renderers.enable("theirs"):
+        assert shown_live(monkeypatch, Figure(chart(), "Mine.", RECORDS, "mine")) == ["theirs", "<p>Mine.</p>"]
+    assert alt.renderers.active == "default"

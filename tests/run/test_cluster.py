@@ -6,17 +6,20 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
 from distributed import Client, LocalCluster
 from interruptions import read_records
 from test_lab import some_trials
+from test_queue import scratch
 
 from transferlab.cli import main
 from transferlab.errors import UserError
 from transferlab.lab import Lab
 from transferlab.run import executors
+from transferlab.run.queue import Queue
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("one_world")]  # warnings are Dask's own
 
@@ -118,37 +121,105 @@ def test_nobody_answers(monkeypatch, capsys):
     )
 
 
+def test_workers_may_come_when_there_is_something_to_do(tmp_path, capsys):
+    """An adaptive cluster, which starts a worker for what waits for one, and none before."""
+    quiet = {"dashboard_address": None, "silence_logs": 50, "local_directory": str(tmp_path), "memory_limit": None}
+    with LocalCluster(n_workers=0, threads_per_worker=1, **quiet) as cluster, Client(cluster) as client:
+        cluster.adapt(minimum=0, maximum=1)
+        table = Lab(tmp_path / "store", client=client).run(some_trials([0])[:2])
+    assert (table["status"] == "ok").all()
+    assert "has no workers now; waiting for 300 s" in capsys.readouterr().err
+
+
 class Fake:
-    """A client that says what workers there are and what it was asked for."""
+    """A client that says what workers there are, does what it is asked to do once there are some, and notes it."""
+
+    status = "running"
 
     def __init__(self, *resources: dict) -> None:
-        self.workers = {str(i): {"resources": r} for i, r in enumerate(resources)}
-        self.scheduler = SimpleNamespace(address="tcp://x")
+        self.scheduler = SimpleNamespace(address="tcp://x", identity=self.identity)
+        self.asked, self.waiting, self.most = [], [], []
+        self.has(*resources)
 
-    def scheduler_info(self, n_workers: int) -> dict:
+    def has(self, *resources: dict) -> None:
+        self.workers = {str(i): {"resources": r} for i, r in enumerate(resources)}
+
+    def identity(self, n_workers: int) -> dict:
         assert n_workers == -1
         return {"workers": self.workers}
 
-    def get_executor(self, **given) -> dict:
-        return given
+    def sync(self, function, **given):
+        return function(**given)
+
+    def get_executor(self, **given):
+        self.asked.append(given)
+        return self
+
+    def submit(self, function, *arguments) -> Future:
+        self.waiting.append((future := Future(), function, arguments))
+        return future
+
+    def work(self) -> None:
+        """Note how much waits, and do it."""
+        self.most.append(len(self.waiting))
+        for future, function, arguments in self.waiting:
+            future.set_result(function(*arguments))
+        self.waiting.clear()
 
 
 def test_a_gpu_has_one_pack_at_a_time():
     client = Fake({"GPU": 2.0}, {"GPU": 1.0}, {})
     assert executors.cluster_slots(client) == 3
-    assert executors.cluster_executor(client) == {"pure": False, "retries": 2, "resources": {"GPU": 1}}
-    assert executors.cluster_executor(Fake({}, {})) == {"pure": False, "retries": 2}
-    assert executors.cluster_slots(Fake({}, {})) == 2
-    with pytest.raises(UserError, match=r"cluster \(=tcp://x\): has no workers"):
-        executors.cluster_slots(Fake())
+    executor = executors.Cluster(client, 1.0)
+    executor.submit(print)
+    client.has({}, {})  # the others went
+    assert executors.cluster_slots(client) == 2
+    executor.submit(print)
+    assert client.asked == [{"pure": False, "retries": 2, "resources": {"GPU": 1}}, {"pure": False, "retries": 2}]
+    assert executors.cluster_slots(Fake()) == 0
 
 
-@pytest.mark.parametrize("scheduler", [SimpleNamespace(address="tcp://x"), None])  # looked for, then given up
-@pytest.mark.parametrize("ask", [executors.cluster_slots, executors.cluster_executor])
+def test_workers_are_used_and_missed_as_they_come_and_go(monkeypatch):
+    """What waits beyond what the workers do tells an adaptive cluster that it may have more of them."""
+    client, counts, done, really = Fake(), iter([0, 1, 3, 2, 0, 2, 0, 0]), [], executors.wait
+
+    def places() -> int:
+        client.has(*[{}] * next(counts))
+        return executors.cluster_slots(client)
+
+    monkeypatch.setattr(executors, "wait", lambda running, **how: (client.work(), really(running, **how))[1])
+    queue = Queue([(t, t.asked) for t in map(scratch, range(20))], lambda made: False)
+    work = lambda jobs: ["ok"] * len(jobs)  # noqa: E731
+    executor = executors.Cluster(client, 60.0)
+    executors.run_jobs(queue, executor, places, 1, lambda pack: (work, pack), lambda job, status: done.append(status))
+    assert done == ["ok"] * 20
+    assert client.most == [1, 2, 6, 4, 1, 4, 1, 1]
+
+
+def test_no_workers_for_too_long_is_told(monkeypatch, capsys):
+    now, client = [0.0], Fake()
+    monkeypatch.setattr(executors, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    executor = executors.Cluster(client, 60.0)
+    for moment, workers in ((0, 0), (50, 0), (55, 1), (100, 0), (159, 0)):
+        now[0] = moment
+        client.has(*[{}] * workers)
+        assert executor.alive()
+    line = "cluster (=tcp://x): has no workers now; waiting for 60 s"
+    assert capsys.readouterr().err.splitlines() == [line, line]  # once each time that they went
+    now[0] = 161.0
+    why = r"start some with: dask worker ADDRESS --nthreads 1; or wait longer, with --wait SECONDS"
+    rule = rf"has had no workers for 60 s; {why}; the same command goes on"
+    with pytest.raises(UserError, match=rf"^cluster \(=tcp://x\): {rule}$"):
+        executor.alive()
+    client.status = "closed"
+    assert not executor.alive()
+
+
+@pytest.mark.parametrize("scheduler", [SimpleNamespace(address="tcp://x", identity=lambda **_: {}), None])
+@pytest.mark.parametrize("ask", [executors.cluster_slots, lambda client: executors.Cluster(client, 1).submit(print)])
 def test_a_scheduler_that_went_between_two_rounds_is_told(ask, scheduler):
     client = Fake()
     client.scheduler, client.status = scheduler, "closed"
-    client.scheduler_info = lambda n_workers: {}  # what Dask says then
     rule = "the scheduler is gone; what is on record stays, and the same command goes on"
     with pytest.raises(UserError, match=rf"cluster \(=(tcp://x|closed)\): {rule}"):
         ask(client)

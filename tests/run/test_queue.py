@@ -55,11 +55,10 @@ def started(queue: Queue, executor, statuses=lambda job, asked: "ok", slots: int
     run_jobs(
         queue,
         executor,
-        slots,
+        lambda: slots,
         1,
         lambda jobs: (work, jobs),
         lambda job, status: done.append((job, status)),
-        lambda: True,
     )
     return asked, done
 
@@ -169,7 +168,7 @@ def outcome(queue: Queue, slots: int, limit: int, *culprits: Trial, cluster: boo
         with suppress(BrokenProcessPool):
             pool = Deadly(*culprits, cluster=cluster)
             noted = lambda job, status: done.update({job.trial.seed: status})  # noqa: E731
-            run_jobs(queue, pool, slots, limit, lambda jobs: (work, jobs), noted, lambda: True)
+            run_jobs(queue, pool, lambda: slots, limit, lambda jobs: (work, jobs), noted)
     return done
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 @cache
 def table() -> dict[str, dict[str, list[str]]]:
     """Return, for each target that shares classes with tiny-imagenet, nodes of its tree by class of the target."""
-    return tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+    return tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 
 
 def overlap(target: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from ..errors import UserError, check, choose, line, torchvision
 from ..paths import data_root, writable
 from .opened import Item, Opened, checked, split_off_test
 
-ABOUT = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+ABOUT = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 SETS = ABOUT["sets"]
 
 

@@ -36,7 +36,7 @@ def write_vega(app: Sphinx) -> None:
     target = Path(app.outdir) / "_static" / "vega.js"
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.is_file():
-        target.write_text(vega())
+        target.write_text(vega(), "utf-8")
     for script in SCRIPTS:
         app.add_js_file(script, defer="defer")
 

@@ -108,7 +108,7 @@ COMMIT = commit()  # when the code is loaded, not when the first record is writt
 def processor() -> str:
     """Return the processor's name and the instruction sets that change a float's last bits."""
     info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.is_file() else ""
+    text = info.read_text("utf-8", "replace") if info.is_file() else ""
     name, flags = (re.search(rf"^{word}\s*:\s*(.+)$", text, re.MULTILINE) for word in ("model name", "flags"))
     if not (name and flags):
         return platform.processor() or platform.machine()
