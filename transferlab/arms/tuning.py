@@ -10,9 +10,9 @@ from ..scales import scale as scale_of
 from ..specs import OneOf
 from .factors import CLASS_MEAN, FEW, VALIDATED, Network, networks
 
-RATES = {"smoke": (0.005, 0.05, 0.5), "paper": (0.0001, 0.0004, 0.0016, 0.0064, 0.0256, 0.1)}
+OTHER_RATES = {"smoke": (0.005, 0.05, 0.5), "paper": (0.0001, 0.0004, 0.0016, 0.0064, 0.0256, 0.1)}
 GRID = (0.001, 0.004, 0.016, 0.064, 0.256, 1.0)  # of cpu and gpu
-DECIDE = (0, 1, 2, 3)  # the seeds whose validation accuracy chooses
+FIRST_FOUR = (0, 1, 2, 3)  # the seeds whose validation accuracy chooses
 
 
 def network(scale: str) -> Network:
@@ -22,13 +22,13 @@ def network(scale: str) -> Network:
 
 def rates(scale: str) -> tuple[float, ...]:
     """Return the learning rates from one end, where little moves, to the other."""
-    return RATES.get(scale, GRID)
+    return OTHER_RATES.get(scale, GRID)
 
 
 def searched(scale: str) -> float | OneOf:
     """Return the rates among which every variant chooses: those between the ends."""
     inside = rates(scale)[1:-1]
-    return OneOf(*inside, seeds=DECIDE) if len(inside) > 1 else inside[0]
+    return OneOf(*inside, seeds=FIRST_FOUR) if len(inside) > 1 else inside[0]
 
 
 def tuned(scale: str, lr: float | OneOf, changed: dict[str, Any] | None = None, **fields: Any) -> FineTune:
