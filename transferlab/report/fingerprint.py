@@ -2,7 +2,7 @@
 
 import ast
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..arms import factors, tuning
@@ -38,27 +38,27 @@ def fingerprint(claim: str, cells: Iterable[str], arms: Iterable[tuple[Mapping[s
         known |= {name: [*known.get(name, []), *nodes] for name, nodes in _defined(tree).items()}
     calls = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Call) and _names_claim(n, claim)]
     check(len(calls) == 1, "rule", claim, f"must be written once, is {len(calls)} times")
-    imported = {name: of for tree in trees for name, of in _imported(tree)}
-    found, todo = {"": ast.unparse(calls[0])}, _used(calls[0])
-    while todo:
-        name = todo.pop()
-        of = imported.get(name, {})
-        nodes = known.get(name) or library.get(name) or of.get(name)
-        if name not in found and nodes:
-            found[name] = "\n".join(ast.unparse(_bare(node)) for node in nodes)
-            used = {used for node in nodes for used in _used(node)}
-            imported |= dict.fromkeys(used, of) if nodes is of.get(name) else {}
-            todo |= used
+    shared = [_defined(ast.parse(inspect.getsource(module))) for module in SHARED]
+    imported = [set().union(*(_imported(tree, module) for tree in trees)) for module in SHARED]
+    names, found, before = _used(calls[0]), {}, -1
+    while len(names) > before:  # until nothing is added
+        before = len(names)
+        for name in [*names]:
+            of = [name in theirs and its.get(name) for its, theirs in zip(shared, imported, strict=True)]
+            found[name] = known.get(name) or library.get(name) or [node for nodes in of for node in nodes or ()]
+            used = set().union(*map(_used, found[name]))
+            names |= used
+            for theirs, nodes in zip(imported, of, strict=True):
+                theirs |= used if nodes and found[name][-1] is nodes[-1] else set()
     told = sorted({canonical({"arm": dict(factors), "target": target}) for factors, target in arms})
-    return digest(canonical({"code": dict(sorted(found.items())), "arms": told}))
+    code = {name: "\n".join(ast.unparse(_bare(node)) for node in nodes) for name, nodes in found.items() if nodes}
+    return digest(canonical({"code": dict(sorted({"": ast.unparse(calls[0]), **code}.items())), "arms": told}))
 
 
-def _imported(tree: ast.Module) -> Iterator[tuple[str, dict[str, list[ast.stmt]]]]:
-    """Yield the names that a cell imports from what chapters share, each with all that its module defines."""
-    for module in SHARED:
-        found = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == module.__name__]
-        defined = _defined(ast.parse(inspect.getsource(module))) if found else {}
-        yield from ((alias.name, defined) for node in found for alias in node.names)
+def _imported(tree: ast.Module, module: Any) -> set[str]:
+    """Return the names that a cell imports from a module that chapters share."""
+    found = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == module.__name__]
+    return {alias.name for node in found for alias in node.names}
 
 
 def _names_claim(call: ast.Call, claim: str) -> bool:
