@@ -7,7 +7,7 @@ from ..errors import check
 from ..specs import Measure, Trial
 from .along import same_layers, weights_of
 
-SHOWN_DIGITS = 6  # that are kept of numbers that may be very near to 0 or to 1
+DECIMALS = 6  # that are kept of numbers that may be very near to 0 or to 1
 
 
 @dataclass(frozen=True)
@@ -38,5 +38,5 @@ class WeightChange(Measure, kind="weight-change", version=1):
             flips = (now.sign() != was.sign()).double().mean()
             cosine = now @ was / (size * now.norm().clamp_min(1e-300))
             for column, value in zip(self.columns[1:], (apart / size, flips, cosine), strict=True):
-                found[column].append(round(value.item(), SHOWN_DIGITS))
+                found[column].append(round(value.item(), DECIMALS))
         return found
