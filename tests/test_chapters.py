@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from interruptions import HEADER
+from papermill.translators import PythonTranslator
 from test_cli import transferlab
 
 from transferlab import chapters, scales
@@ -72,6 +73,27 @@ def test_parameters_by_name_and_type(project):
     assert subject.values(["rate=1e-3", "seeds=yes", "live=True"]) == {"rate": 0.001, "seeds": "yes", "live": True}
     assert subject.values(["scale=[1", "workers="]) == {"scale": "[1", "workers": None}
     assert subject.title == "A question?"
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "value"),
+    [
+        ("x = None", "none", UserError),
+        ("x = None", "None", None),
+        ("x = 0.5", "0.25", 0.25),
+        ("x = [1, 2]", "['a', 3]", ["a", 3]),
+        ('x: "list[int]" = [1]', "[2, 3]", [2, 3]),
+        ('x: "Optional[float]" = None', "null", None),
+        ('x: "Optional[str]" = None', "a b", "a b"),
+    ],
+)
+def test_parameters_of_other_kinds(line, text, value):
+    (found,) = PythonTranslator.inspect({"source": line})
+    if value is UserError:
+        with pytest.raises(UserError, match=r"^x \(=none\): must be written as in Python; by default None$"):
+            chapters.value_of(found, text)
+    else:
+        assert chapters.value_of(found, text) == value
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ from .report.figure import BOOK
 from .store import Published
 
 TIMEOUTS = {"execution_timeout": 900, "start_timeout": 180}  # seconds: of a cell, of a kernel on a busy machine
-KERNEL = {"kernel_name": "python3", "extra_arguments": ["--log-level=CRITICAL"]}  # errors of cells come as outputs
+KERNEL = {"kernel_name": "python3", "language": "python"}
+QUIET = {"extra_arguments": ["--log-level=CRITICAL"]}  # errors of cells come as outputs
 NEEDS = "install the book's needs: pip install 'transferlab[book]'"
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 STRICT = ("-W", "--keep-going", "-q")  # a warning fails the build
@@ -122,7 +123,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> float:
     notebook = jupytext.read(source)
     writable("build folder", target.parent)
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.ipynb")
-    options = KERNEL | TIMEOUTS | {"cwd": str(project()), "progress_bar": False, "kernel_manager_class": Kernel}
+    options = KERNEL | QUIET | TIMEOUTS | {"cwd": str(project()), "progress_bar": False, "kernel_manager_class": Kernel}
     place = str(temporary).replace("{", "{{").replace("}", "}}")  # papermill fills in what stands in braces
     try:
         papermill.execute_notebook(notebook, place, parameters, **options)

@@ -206,7 +206,12 @@ def test_no_workers_for_too_long_is_told(monkeypatch, capsys):
         assert executor.alive()
     line = "cluster (=tcp://x): has no workers now; waiting for 60 s"
     assert capsys.readouterr().err.splitlines() == [line, line]  # once each time that they went
-    now[0] = 161.0
+    client.has({})
+    executor.submit(print)  # they were here meanwhile
+    client.has()
+    now[0] = 300.0
+    assert executor.alive()
+    now[0] = 361.0
     why = r"start some with: dask worker ADDRESS --nthreads 1; or wait longer, with --wait SECONDS"
     rule = rf"has had no workers for 60 s; {why}; the same command goes on"
     with pytest.raises(UserError, match=rf"^cluster \(=tcp://x\): {rule}$"):

@@ -121,8 +121,13 @@ class Cluster(Executor):
     def __init__(self, client: Any, wait: float) -> None:
         self.client, self.wait, self.since = client, wait, math.inf
 
+    def _workers(self) -> list[dict]:
+        if found := cluster_workers(self.client):
+            self.since = math.inf
+        return found
+
     def submit(self, function: Callable, /, *arguments: Any, **named: Any) -> Future:
-        needs = {"resources": {GPU: 1}} if any(GPU in w["resources"] for w in cluster_workers(self.client)) else {}
+        needs = {"resources": {GPU: 1}} if any(GPU in w["resources"] for w in self._workers()) else {}
         return self.client.get_executor(pure=False, retries=RETRIES, **needs).submit(function, *arguments, **named)
 
     def alive(self) -> bool:
@@ -136,12 +141,10 @@ class Cluster(Executor):
         if self.client.status != "running":
             return False
         now, name = time.monotonic(), f"cluster (={self.client.scheduler.address})"
-        if cluster_workers(self.client):
-            self.since = math.inf
-        elif self.since == math.inf:
+        if not self._workers() and self.since == math.inf:
             self.since = now
             print(f"{name}: has no workers now; waiting for {self.wait:.0f} s", file=sys.stderr)
-        elif now - self.since > self.wait:
+        if now - self.since > self.wait:
             why = "start some with: dask worker ADDRESS --nthreads 1; or wait longer, with --wait SECONDS"
             raise UserError(f"{name}: has had no workers for {self.wait:.0f} s; {why}; the same command goes on")
         return True
