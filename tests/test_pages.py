@@ -469,6 +469,6 @@ def test_a_live_notebook_draws_its_charts_without_a_network(browser):  # noqa: F
     with drawn_here():
         shown = [lines()._repr_mimebundle_(None, None)["text/html"] for _ in range(2)]
     page.set_content("<!doctype html><title>t</title>" + "".join(shown))
-    page.wait_for_function("document.querySelectorAll('.vega-embed canvas').length === 2")
+    page.wait_for_function("document.querySelectorAll('.vega-embed .chart-wrapper svg').length === 2")
     assert page.trouble == []
     page.context.close()
