@@ -9,13 +9,10 @@ from typing import Any
 from ..errors import UserError, check, few
 from ..paths import whole_file
 from .opened import SPLITS
+from .shapes import WORDS
 
-MEANT = {
-    **dict.fromkeys(("train", "training", "trainval"), "train"),
-    **dict.fromkeys(("validation", "val", "valid", "dev", "eval"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-EMPTY = {"set", "data", "split", "part", "shard", "of"}  # words that tell no sets apart
+MEANT = WORDS | {"trainval": "train"}
+FILLERS = {"set", "data", "split", "part", "shard", "of"}  # words that tell no sets apart
 SHARD = re.compile(r"(.*?)[-_.]?(\d+)-of-(\d+)(.*)")
 IMAGE = re.compile(
     r"(^|_)(image|img|picture|photo|jpe?g|png|webp)s?(_?(bytes|data|file|path|name))*$|^file_?(name|path)$"
@@ -77,7 +74,7 @@ def _split(parts: tuple[str, ...]) -> tuple[str, str]:
     *folders, stem = (*parts[:-1], SHARD.sub(r"\1", parts[-1].rpartition(".")[0]))
     words = [[w.rstrip("0123456789") for w in re.split(r"[\W_]+", part.casefold())] for part in (*folders, stem)]
     said = [[w for w in part if w in MEANT] for part in words]
-    more = ["-".join(w for w in part if w.isalpha() and w not in {*MEANT, *EMPTY}) for part in words]
+    more = ["-".join(w for w in part if w.isalpha() and w not in {*MEANT, *FILLERS}) for part in words]
     rest = [w if split else folder for folder, w, split in zip((*folders, ""), more, said, strict=True)]
     return ([w for part in said for w in part] or [""])[-1], "/".join(filter(None, rest))
 
