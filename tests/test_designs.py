@@ -56,7 +56,7 @@ def test_coarse_labels_are_those_of_the_chapter_on_classes():
 
 
 BORROWING = ("does_borrowing_help", "what_to_borrow")
-TUNING = ("what_does_finetuning_change",)  # whose rates are what is compared
+TUNING = ("what_does_finetuning_change", "how_fast", "how_much")  # whose rates are what is compared
 READING = ("which_layer", "how_far_is_a_task", "finding_alike")  # frozen networks, some of them given
 
 
@@ -171,3 +171,18 @@ def test_what_finetuning_changes_is_read_at_fair_rates(scale):
     heads = {t.key for f, t in arms if f["arm"] == "head alone"}
     assert first
     assert all(t.before.key in heads and t.method.keep_head for t in first)
+
+
+@pytest.mark.parametrize("name", ["how_fast", "how_much"])
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
+def test_every_repetition_is_tuned_alike_and_every_variant_searched_as_widely(name, scale):
+    """Main arms of all seeds have the same trials; a search has four rates and four seeds, wherever there is one."""
+    arms = chapters.chapter(name).arms(scale, range(6))
+    assert len({t.key for _, t in arms}) == len(arms)
+    main = [(f, t) for f, t in arms if not f.get("aside")]
+    by_seed = [{t.at_seed(0).key for _, t in main if t.seed == seed} for seed in range(6)]
+    assert all(keys == by_seed[0] for keys in by_seed)
+    assert len({t.root.canonical for _, t in arms}) == 1
+    searches = {options for _, t in arms for options in t.options.values()}
+    assert len(searches) == (name == "how_much" and scale != "smoke")
+    assert all(len(options.options) == len(options.seeds) == 4 for options in searches)

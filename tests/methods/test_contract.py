@@ -69,7 +69,7 @@ BY_TYPE = {
 }
 MADE_BY_HAND = (  # by test_joint, say
     *("recipe", "strength", "tap", "pool", "whiten", "reference"),
-    *("more_neighbours", "oversample", "entropy", "keep_head"),
+    *("more_neighbours", "oversample", "entropy", "keep_head", "points", "shares"),
 )
 for package in (methods, measure):
     for module in walk_packages(package.__path__, f"{package.__name__}."):
