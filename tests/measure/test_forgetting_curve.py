@@ -10,7 +10,7 @@ from small_world import context, give, run, small_world, trainings  # noqa: F401
 from transferlab.data.images import source_sample, target_sample
 from transferlab.errors import UserError
 from transferlab.measure import ForgettingCurve
-from transferlab.measure.forgetting_curve import PENALTY
+from transferlab.measure.forgetting_curve import PROBE_PENALTY
 from transferlab.methods import FineTune, Grow, SourceTask
 from transferlab.nets.build import build
 from transferlab.run import work
@@ -38,7 +38,7 @@ def by_hand(net) -> tuple[float, float]:
     known, asked = source_sample(SOURCE, 1), target_sample(Target(SOURCE.images, 24, SOURCE.subset), "test", 1)
     near, far = (read(net, sample, ["fc7"])["fc7"] for sample in (known, asked))
     variance = near.double().var(0, correction=0).mean().item()
-    peer = Ridge(PENALTY * variance * len(near)).fit(near.double(), torch.nn.functional.one_hot(known.labels))
+    peer = Ridge(PROBE_PENALTY * variance * len(near)).fit(near.double(), torch.nn.functional.one_hot(known.labels))
     with torch.no_grad():
         old = network().head(far)
     found = old.argmax(1), torch.from_numpy(peer.predict(far.double())).argmax(1)

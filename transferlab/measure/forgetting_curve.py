@@ -9,7 +9,7 @@ from ..specs import Measure, Source, Target, Trial
 from ..specs.serial import positive
 from .along import Watcher, shares_of
 
-PENALTY = 0.1  # penalty of the linear probe, as a multiple of the features' mean variance
+PROBE_PENALTY = 0.1  # penalty of the linear probe, as a multiple of the features' mean variance
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ForgettingCurve(Measure, kind="forgetting-curve", version=1):
 
         def ask(net: Any) -> dict[str, float]:
             near, far = (old_units(net, sample, before) for sample in (known, asked))
-            weights, biases = ridge(near, known.labels, known.classes, (PENALTY,))
+            weights, biases = ridge(near, known.labels, known.classes, (PROBE_PENALTY,))
             answers = {"head": head_of(before)[2](far).detach(), "probe": far.to(weights) @ weights[0] + biases[0]}
             return {f"source_{name}_accuracy": scores(of, asked.labels)["accuracy"] for name, of in answers.items()}
 
