@@ -335,7 +335,14 @@ def test_notebooks_are_short():
         for name, subject in chapters.chapters().items()
     }
     special = {"how_many_classes", "coarse_or_fine", "grown_or_wide", "does_borrowing_help", "what_to_borrow"}
-    special |= {"which_layer", "how_far_is_a_task", "finding_alike", "what_does_finetuning_change"}
+    special |= {
+        "which_layer",
+        "how_far_is_a_task",
+        "finding_alike",
+        "what_does_finetuning_change",
+        "how_fast",
+        "how_much",
+    }
     assert {name: n for name, n in lines.items() if not 55 <= n <= (230 if name in special else 120)} == {}
     assert sum(lines.values()) <= 165 * len(lines)
     for subject in chapters.chapters().values():

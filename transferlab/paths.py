@@ -61,6 +61,11 @@ def weights_file(name: str) -> Path:
     return whole_file("weights", path)
 
 
+def stands_for(head: bytes) -> tuple[str, str] | None:
+    """Return what it is that stands for a file, and how to get that, if the file begins as such things do."""
+    return next((told for begin, told in STANDS_FOR.items() if head[:64].lower().startswith(begin)), None)
+
+
 def whole_file(what: str, path: Path) -> Path:
     """Return the path of a file that is neither empty nor stands for another one.
 
@@ -75,8 +80,8 @@ def whole_file(what: str, path: Path) -> Path:
     except OSError as e:
         raise UserError(f"{what} (={path}): cannot be read ({e.strerror})") from e
     check(bool(head), what, path, "is empty; fetch it again")
-    for begin, (kind, how) in STANDS_FOR.items():
-        check(not head.lower().startswith(begin), what, path, f"is {kind}, not the file itself; get that with: {how}")
+    if told := stands_for(head):
+        raise UserError(f"{what} (={path}): is {told[0]}, not the file itself; get that with: {told[1]}")
     return path
 
 

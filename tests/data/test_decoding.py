@@ -70,7 +70,7 @@ def test_every_format_that_pillow_writes_whole_and_truncated(kind):
         (b"<html>no such page</html>", "UnidentifiedImageError: no picture that Pillow knows"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00",
-            "a pointer of Git LFS; fetch the images with: git lfs pull",
+            "a Git LFS pointer; get the image itself with: git lfs pull",
         ),
     ],
 )

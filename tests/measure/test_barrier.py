@@ -125,9 +125,9 @@ def test_another_head_is_refused_before_it_is_trained(tmp_path):
     assert [each.job.trial for each in seen] == [None], "the trial before alone was trained"
 
 
-def test_it_asks_for_a_chain_and_three_points():
+def test_it_asks_for_a_chain_and_two_points():
     rule = r"measure \(=barrier\): asks for a chain: the line begins at the network of the trial before"
     with pytest.raises(UserError, match=rule):
         replace(HEAD, measures=(Barrier(),))
-    with pytest.raises(UserError, match=r"points \(=2\): must be 3 or more, the ends included"):
-        Barrier(2)
+    with pytest.raises(UserError, match=r"points \(=1\): must be 2 or more, the ends included"):
+        Barrier(1)

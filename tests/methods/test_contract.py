@@ -61,7 +61,7 @@ BY_TYPE = {
     "float": [0.5],
     "str": ["fc7"],  # a layer, where the docstring names no choices
     "tuple[int, ...]": [(), (10, 6), (6,), (5, 6)],
-    "tuple[float, ...]": [(0.5, 2.0)],
+    "tuple[float, ...]": [(0.5, 2.0), (0.25, 0.5)],
     "tuple[transferlab.specs.data.ImageSet, ...]": ["synthetic:0.2"],
     "ImageSet": [ImageSet("synthetic:0.2")],
     "Subset": [Subset(per_class=3)],
@@ -69,7 +69,7 @@ BY_TYPE = {
 }
 MADE_BY_HAND = (  # by test_joint, say
     *("recipe", "strength", "tap", "pool", "whiten", "reference"),
-    *("more_neighbours", "oversample", "entropy", "keep_head", "points", "shares"),
+    *("more_neighbours", "oversample", "entropy", "keep_head"),
 )
 for package in (methods, measure):
     for module in walk_packages(package.__path__, f"{package.__name__}."):

@@ -1,7 +1,11 @@
 """The decision table, against a second implementation and known cases; and what a rule's hash covers."""
 
+import ast
 import inspect
+import itertools
 import math
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from verdicts import Numbers
 
-from transferlab.arms import factors
+from transferlab.arms import factors, tuning
 from transferlab.errors import UserError
 from transferlab.report import cards, contrasts, rules, theme
 from transferlab.report.fingerprint import fingerprint
@@ -559,15 +563,47 @@ def test_the_hash_covers_what_is_imported_of_the_arms(monkeypatch):
     design = "from transferlab.arms.factors import over_families\n\ndef design(scale, seeds): ..."
     rule = 'RULES = [Rule("F7", {"a": order(lambda s: over_families(s), "below")})]'
     cells, arms = [design, rule], [({"arm": "a"}, "mnist")]
-    whole, library = inspect.getsource(factors), inspect.getsource(contrasts)
+    whole, others = inspect.getsource(factors), {m: inspect.getsource(m) for m in (contrasts, tuning)}
     before = fingerprint("F7", cells, arms)
 
     def after(old: str, new: str) -> str:
         assert whole.count(old) == 1
-        changed = {factors: whole.replace(old, new), contrasts: library}
+        changed = others | {factors: whole.replace(old, new)}
         with monkeypatch.context() as patch:
             patch.setattr(inspect, "getsource", changed.get)
             return fingerprint("F7", cells, arms)
 
     assert after('"mnist": 5, "bccd": 6}', '"mnist": 6, "bccd": 5}') != before  # of the order, which it uses
     assert after("FEW = 4", "FEW = 3") == before
+
+
+class Names(set):
+    """A set of names that is gone through in an order of its own."""
+
+    order = ("top", "below", "other", "FACTOR")
+
+    def __iter__(self):
+        return iter(sorted(super().__iter__(), key=lambda name: (*self.order, name).index(name)))
+
+
+def test_a_hash_does_not_depend_on_the_order_in_which_names_are_followed(monkeypatch):
+    """What a shared function uses is found, also where it was met before it counted as imported, and of each module."""
+    source = {
+        "one": "def top(x):\n    return below(x)\n\ndef below(x):\n    return FACTOR * x\n\nFACTOR = 2\n",
+        "two": "def other(x):\n    return x + FACTOR\n\nFACTOR = 3\n",
+    }
+    hashing, plain = sys.modules[fingerprint.__module__], inspect.getsource
+    modules = tuple(SimpleNamespace(__name__=name) for name in source)
+    monkeypatch.setattr(hashing, "SHARED", modules)
+    monkeypatch.setattr(inspect, "getsource", lambda m: source[m.__name__] if m in modules else plain(m))
+    monkeypatch.setattr(hashing, "_used", lambda tree: Names(n.id for n in ast.walk(tree) if isinstance(n, ast.Name)))
+    cell = "from one import top\nfrom two import other\nRULES = [Rule('X', below(top) + other + FACTOR)]"
+    found = set()
+    for names in itertools.permutations(Names.order):
+        monkeypatch.setattr(Names, "order", names)
+        found.add(fingerprint("X", [cell], []))
+    assert len(found) == 1
+    for name, old, new in (("one", "FACTOR = 2", "FACTOR = 4"), ("two", "FACTOR = 3", "FACTOR = 4"), ("one", "*", "-")):
+        with monkeypatch.context() as changed:
+            changed.setitem(source, name, source[name].replace(old, new))
+            assert fingerprint("X", [cell], []) not in found

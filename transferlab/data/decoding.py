@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from ..errors import UserError, check, line
+from ..paths import stands_for
 
 VERSION = 2  # raise it when pixels change: of pictures for which `version` says so, and their fingerprint with them
 LONG = 16  # times the short side, above which the middle of a picture is cut out before it is resized
@@ -17,7 +18,6 @@ TURNS = dict(zip(range(2, 9), (Image.Transpose[t] for t in (
     "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"
 )), strict=True))  # fmt: skip
 ORIENTATION = 0x0112  # the tag of EXIF
-LFS = b"version https://git-lfs.github.com/spec/"
 ALLOW = "TRANSFERLAB_MAX_PIXELS"
 
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # long words cost no picture
@@ -35,8 +35,8 @@ def reason(content: bytes | Image.Image, error: Exception) -> str:
     """Return in a line why a picture cannot be decoded."""
     if content == b"":
         return "empty"
-    if isinstance(content, bytes) and content.startswith(LFS):
-        return "a pointer of Git LFS; fetch the images with: git lfs pull"
+    if isinstance(content, bytes) and (pointer := stands_for(content)):
+        return "{}; get the image itself with: {}".format(*pointer)
     return (
         "UnidentifiedImageError: no picture that Pillow knows"
         if isinstance(error, UnidentifiedImageError)

@@ -141,10 +141,11 @@ def look(opened: Opened) -> Looked:
 
     def trouble(item: Item) -> tuple[UserError | None, bool]:
         try:
-            item.image()
+            content = item.content()  # once: files may be large, or far away
+            item._replace(load=lambda: content).image()
         except UserError as e:
             return e, False
-        return None, several(item.content())
+        return None, several(content)
 
     found = [(f"{split}/{item.path}", item) for split, items in opened.splits.items() for item in items]
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:

@@ -4,7 +4,6 @@ import io
 import json
 import tempfile
 import threading
-import unicodedata
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Any
 from ..errors import DiskError, UserError, check
 from ..paths import cache_root, writable
 from ..specs import catalog
+from .files import composed
 from .opened import Item, Opened, checked, split_off_test
 from .parquet_layout import class_names, columns_of, open_file, parquet_files
 from .tree import ClassTree
@@ -178,7 +178,7 @@ def _rows(file: Any, path: Path, image: str, about: str) -> Iterator[tuple[str |
 def _label(told: Any, where: str) -> int | str | None:
     """Return a row's label; nothing where it has none: null, not a number, below zero, or empty."""
     if isinstance(told, str):
-        return unicodedata.normalize("NFC", told.strip()) or None
+        return composed(told.strip()) or None
     if told is None or told != told or told < 0:
         return None
     check(told == int(told), "label", told, f"{where}: must be a whole number")

@@ -38,9 +38,11 @@ def parquet_files(folder: Path, name: str) -> tuple[list[tuple[str, Path, str]],
     for path in sorted(folder.rglob("*")) if folder.is_dir() else [folder] * folder.is_file():
         parts = path.relative_to(base).parts
         here = "/".join(parts)
-        if path.is_dir() or any(part.startswith(".") for part in parts):
+        if path.is_dir():
             continue
-        if path.suffix.lower() not in (".parquet", ".pq"):
+        if any(part.startswith(".") for part in parts):
+            passed["hidden"].append(here)
+        elif path.suffix.lower() not in (".parquet", ".pq"):
             passed["other suffixes"] += [here] * (here != "wordnet.json")
         elif not path.is_file():
             passed["broken links"].append(here)

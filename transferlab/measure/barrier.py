@@ -32,7 +32,7 @@ class Barrier(Measure, kind="barrier", version=1):
     )
 
     def __post_init__(self) -> None:
-        check(self.points > 2, "points", self.points, "must be 3 or more, the ends included")
+        check(self.points > 1, "points", self.points, "must be 2 or more, the ends included")
 
     def fits(self, trial: Trial) -> None:
         check(

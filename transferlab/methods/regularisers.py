@@ -97,7 +97,7 @@ class DELTA(Regulariser, kind="delta", version=1):
 class BSS(Regulariser, kind="bss", version=1):
     """`strength` times the sum of squares of the `k` smallest singular values of a batch of features.
 
-    Batch spectral shrinkage (Chen et al. 2019, eq. 6), of what the head reads. It holds nothing near to the source, and
+    Batch spectral shrinkage (Chen et al. 2019), of what the head reads. It holds nothing near to the source, and
     keeps out what transfers worst.
     """
 

@@ -40,16 +40,17 @@ def fingerprint(claim: str, cells: Iterable[str], arms: Iterable[tuple[Mapping[s
     check(len(calls) == 1, "rule", claim, f"must be written once, is {len(calls)} times")
     shared = [_defined(ast.parse(inspect.getsource(module))) for module in SHARED]
     imported = [set().union(*(_imported(tree, module) for tree in trees)) for module in SHARED]
-    names, found, before = _used(calls[0]), {}, -1
-    while len(names) > before:  # until nothing is added
-        before = len(names)
+    names, found, size, before = _used(calls[0]), {}, 0, -1
+    while size > before:  # until nothing is added, so that the order does not matter
+        before, size = size, len(names) + sum(map(len, imported))
         for name in [*names]:
-            of = [name in theirs and its.get(name) for its, theirs in zip(shared, imported, strict=True)]
-            found[name] = known.get(name) or library.get(name) or [node for nodes in of for node in nodes or ()]
+            own = known.get(name) or library.get(name)
+            of = [its.get(name, []) if name in theirs else [] for its, theirs in zip(shared, imported, strict=True)]
+            found[name] = own or [node for nodes in of for node in nodes]
             used = set().union(*map(_used, found[name]))
             names |= used
             for theirs, nodes in zip(imported, of, strict=True):
-                theirs |= used if nodes and found[name][-1] is nodes[-1] else set()
+                theirs |= used if nodes and not own else set()
     told = sorted({canonical({"arm": dict(factors), "target": target}) for factors, target in arms})
     code = {name: "\n".join(ast.unparse(_bare(node)) for node in nodes) for name, nodes in found.items() if nodes}
     return digest(canonical({"code": dict(sorted({"": ast.unparse(calls[0]), **code}.items())), "arms": told}))

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..errors import DiskError, UserError, few, suggest
-from ..paths import cache_root, data_root, weights_file, write_atomically
+from ..paths import cache_root, data_root, elsewhere, weights_file, write_atomically
 
 SYNTHETIC_FINGERPRINT = "world-1"
 PLACED = ("folder:", "file:")  # how names begin that say where something lies, whatever the folder of image sets is
@@ -165,7 +165,7 @@ def _alone(path: Path):
                 lock = SoftFileLock(path.with_name(f".{path.name}.soft"), timeout=60)
                 lock.acquire()
     except OSError as e:
-        raise DiskError(f"manifest (={path}): cannot be written ({e.strerror or e}); name another folder") from e
+        raise DiskError(f"manifest (={path}): cannot be written ({e.strerror or e}); {elsewhere(path)}") from e
     try:
         yield
     finally:

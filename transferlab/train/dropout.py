@@ -48,7 +48,7 @@ def dropped(layer: nn.Module, generator: torch.Generator, x: torch.Tensor) -> to
 def stochastic_norm(layer: nn.Module, generator: torch.Generator, x: torch.Tensor) -> torch.Tensor:
     """Return what BatchNorm does; in training, of half of the channels, by the running statistics as they were.
 
-    StochNorm (Kou et al. 2020, "Stochastic normalization", sec. 3.2) with p = 0.5: x_hat = (1 - s) * x by the running
+    StochNorm (Kou et al. 2020, "Stochastic normalization") with p = 0.5: x_hat = (1 - s) * x by the running
     statistics + s * x by the batch's, with s drawn for each channel. The running ones move as they ever do.
     """
     before = (layer.running_mean.clone(), layer.running_var.clone()) if layer.training else ()

@@ -139,12 +139,12 @@ class Distillation(CrossEntropy):
 class DELTA(CrossEntropy):
     """Cross-entropy, and what some convolutions make of the target's images is to stay as it was, by channel.
 
-    DELTA (Li et al. 2019, eq. 5-7), scaled as in the transfer-learning library of Jiang et al.: `strength` times the
+    DELTA (Li et al. 2019), scaled as in the transfer-learning library of Jiang et al.: `strength` times the
     mean over a batch of the sum, over layers and their C channels, of C / (H * W) * W_c / 2 * the squared distance of
     the channel's map, of H x W positions and before any normalisation, from the source's. (That library sums over the
     batch: its 0.01 for 48 images is a strength of 0.48 here.) The source is in evaluation, so that where BatchNorm goes
-    by the batch the two differ from the first step on. Layers are those
-    of `nets.taps.last_convolutions`, weights W_c those of `channel_weights`.
+    by the batch the two differ from the first step on. Layers are those of `nets.taps.last_convolutions`, weights W_c
+    those of `channel_weights`.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def channel_weights(net: nn.Module, sample: Sample) -> dict[str, torch.Tensor]:
 class BSS(CrossEntropy):
     """Cross-entropy, and the smallest singular values of a batch of features are to be small.
 
-    Batch spectral shrinkage (Chen et al. 2019, eq. 6): `strength` times the sum of squares of the `k` smallest singular
+    Batch spectral shrinkage (Chen et al. 2019): `strength` times the sum of squares of the `k` smallest singular
     values of what the head reads, a matrix of images by units. Where units are fewer than images and one of them is
     dead, that is 0.
 
