@@ -370,6 +370,9 @@ def status(subject: Chapter, scale: str, published: Published | None = None) -> 
 
 
 def verdicts(scale: str | None = None) -> list[Verdict]:
-    """Return every verdict that counts and that published records support, chapter by chapter, larger scales first."""
+    """Return every verdict of the book that counts and that published records support, larger scales first: a draft has
+    none yet.
+    """
     at = (scale,) if scale else PUBLISHED_SCALES
-    return [v for subject in chapters().values() for v in subject.verdicts(at) if not subject.rule(v.claim).aside]
+    shown = [subject for subject in chapters().values() if not subject.draft]
+    return [v for subject in shown for v in subject.verdicts(at) if not subject.rule(v.claim).aside]

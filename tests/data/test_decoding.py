@@ -67,7 +67,8 @@ def test_every_format_that_pillow_writes_whole_and_truncated(kind):
     ("content", "why"),
     [
         (b"", "empty"),
-        (b"<html>no such page</html>", "UnidentifiedImageError: no picture that Pillow knows"),
+        (b"<html>no such page</html>", "a web page; get the image itself with: a download of the file itself"),
+        (b"no picture", "UnidentifiedImageError: no picture that Pillow knows"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00",
             "a Git LFS pointer; get the image itself with: git lfs pull",

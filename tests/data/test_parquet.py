@@ -128,6 +128,7 @@ def test_what_is_passed_over_is_counted(bugs):
         "files not there": ["test-00000-of-00003", "test-00002-of-00003"],
         "other suffixes": ["README.md"],
         "broken links": ["test-gone.parquet"],
+        "hidden": [".cache/train.parquet"],
     }
 
 

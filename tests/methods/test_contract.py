@@ -67,6 +67,7 @@ BY_TYPE = {
     "Subset": [Subset(per_class=3)],
     "Selected": [Selected(Gabor(2, 2, lowest=0.2, bins=8), 2, 300)],
 }
+BY_NAME = {("Similarity", "images"): [200], ("Similarity", "batch"): [100]}  # more than a few
 MADE_BY_HAND = (  # by test_joint, say
     *("recipe", "strength", "tap", "pool", "whiten", "reference"),
     *("more_neighbours", "oversample", "entropy", "keep_head"),
@@ -91,7 +92,7 @@ def values(cls: type[Spec], name: str) -> list:
     plain = text.rpartition(".")[2] if "[" not in text else text
     if plain in ("Regulariser", "Measure", "Method"):
         return [one for kind in registered(globals()[plain]) for one in examples(kind)]
-    return BY_TYPE[plain]
+    return BY_TYPE[plain] + BY_NAME.get((cls.__name__, name), [])
 
 
 @cache

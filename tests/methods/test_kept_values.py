@@ -22,7 +22,20 @@ from PIL import Image
 from small_world import context, give, run, shrink_world, small_world, trainings  # noqa: F401  (one is a fixture)
 
 from transferlab.data import images
-from transferlab.measure import Blocks, Borrowed, Forgetting, TrainAccuracy, UnitTrace, metrics
+from transferlab.measure import (
+    Barrier,
+    Blocks,
+    Borrowed,
+    Forgetting,
+    ForgettingCurve,
+    Gallery,
+    Selectivity,
+    Similarity,
+    TrainAccuracy,
+    UnitTrace,
+    WeightChange,
+    metrics,
+)
 from transferlab.methods import (
     BSS,
     DELTA,
@@ -132,11 +145,17 @@ OF_ALEXNET = (
     "auto-rgn",
     "second stage",
 )  # alone: other networks have nothing of their own here
-MEASURES = {
-    "blocks": Blocks(),
-    "forgetting": Forgetting(),
-    "train-accuracy": TrainAccuracy(),
-    "unit-trace": UnitTrace(looks=3),
+MEASURES = {  # and of which training
+    "blocks": (Blocks(), "widened"),
+    "forgetting": (Forgetting(), "widened"),
+    "train-accuracy": (TrainAccuracy(), "widened"),
+    "unit-trace": (UnitTrace(looks=3), "widened"),
+    "weight-change": (WeightChange(), "fine-tune"),
+    "selectivity": (Selectivity(), "fine-tune"),
+    "similarity": (Similarity(images=60, batch=30, shares=(0.5,)), "fine-tune"),
+    "forgetting-curve": (ForgettingCurve(images=60, shares=(0.0, 0.5)), "fine-tune"),
+    "gallery": (Gallery(units=2, images=2, shown=2), "fine-tune"),
+    "barrier": (Barrier(3), "second stage"),
 }
 
 
@@ -226,12 +245,22 @@ def results(backbone: str, method: str) -> list[float]:
 
 
 def measured(name: str) -> list[float]:
-    """What a measure puts on record of a widened network."""
-    asked = replace(trial("alexnet", "widened"), measures=(MEASURES[name],))
+    """What a measure puts on record: its numbers, but counts and places."""
+    measure, method = MEASURES[name]
+    asked, net = replace(trial("alexnet", method), measures=(measure,)), pretrained("alexnet")[0]
+    if asked.before:
+        new_head(net := copy.deepcopy(net), 8, seed=5)
     with tempfile.TemporaryDirectory() as root:
-        found = run(Path(root), asked, pretrained("alexnet")[0])
-    values = [found[column] for column in asked.measures[0].columns]
-    return [float(v) for value in values for v in (value if isinstance(value, list) else [value])]
+        found = run(Path(root), asked, net)
+    return numbers([found[column] for column in measure.columns])
+
+
+def numbers(value: float | list) -> list[float]:
+    """All numbers; of a row with words, which says what is where, those that were measured."""
+    if not isinstance(value, list):
+        return [float(value)]
+    told = any(isinstance(each, str) for each in value)
+    return [number for each in value if not told or isinstance(each, float) for number in numbers(each)]
 
 
 def ratios() -> list[float]:
@@ -300,7 +329,7 @@ CASES = {
         if (b, m) not in LACKING
         if b == "alexnet" or m not in OF_ALEXNET
     },
-    **{f"alexnet {m}": (type(MEASURES[m]), functools.partial(measured, m)) for m in MEASURES},
+    **{f"alexnet {m}": (type(measure), functools.partial(measured, m)) for m, (measure, _) in MEASURES.items()},
     "alexnet borrowed": (Borrowed, ratios),
     "alexnet retrieval": (Retrieval, retrieved),
     "alexnet hardness": (Hardness, hardness),
