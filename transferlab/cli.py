@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from .errors import RefusedError, UserError, check, choose
+from .own import commands
 
 COUNT = click.IntRange(1)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
@@ -28,7 +29,11 @@ class Group(click.Group):
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="transferlab")
 def cli() -> None:
-    """Transfer learning, tested: run studies, judge claims, build the book."""
+    """Transfer learning, tested: run studies, judge claims, build the book; and train on images of your own."""
+
+
+cli.add_command(commands.finetune)
+cli.add_command(commands.predict)
 
 
 @cli.command()
