@@ -36,14 +36,15 @@ LAYERS = {
     "run": {"select", "measure", "train", "nets", "data", "store", "specs"},
     "lab": {"run", "store", "specs"},
     "scales": {"methods", "specs"},
+    "own": {"lab", "run", "measure", "methods", "scales", "train", "nets", "data", "store", "specs"},
     "arms": {"scales", "methods", "measure", "specs"},
     "report": {"arms", "scales", "lab", "run", "store", "specs"},
     "chapters": {"report", "arms", "scales", "lab", "run", "store", "specs"},
     "publish": {"chapters", "lab", "store"},
     "build": {"chapters", "report", "store"},
-    "cli": {"build", "publish", "chapters", "report", "scales", "lab", "run", "store", "data", "specs"},
+    "cli": {"own", "build", "publish", "chapters", "report", "scales", "lab", "run", "store", "data", "specs"},
     "__main__": {"cli"},
-    "__init__": set(),
+    "__init__": {"own"},
 }
 ALWAYS = {"errors", "paths", "seeds"}
 METHODS = {name: thing for name, thing in vars(methods).items() if isinstance(thing, type)}  # and their two bases

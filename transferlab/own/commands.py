@@ -36,7 +36,7 @@ def finetune(folder: str, out: str | None, **parameters) -> None:
 
     tuner = FineTuner(**parameters, verbose=True)
     if place.is_dir() and any(place.iterdir()):
-        same = (place / MODEL).is_file() and read_about(place).get("made") == tuner.made(folder)
+        same = (place / MODEL).is_file() and read_about(place).get("made") == tuner.command(folder)
         check(same, "out", place, "exists, and is not of this command; name another folder with --out")
     tuner.fit(folder).save(place)
     report = _report(place)

@@ -1,15 +1,16 @@
 """A trained network as files that stand alone: written, read again, and asked about images."""
 
+import csv
 import io
 import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,30 +27,22 @@ from ..nets.build import build
 from ..nets.grow import widen
 from ..nets.weights import fit_state
 from ..paths import write_atomically
-from ..specs import Torchvision
+from ..specs import Backbone, Torchvision
 from ..specs.serial import Spec
 from ..train.read import predict
 
 FORMAT = "1"  # of the files; raise it when a network that was written before would be read wrongly
 MODEL, ONNX, METRICS, PREDICTIONS = "model.safetensors", "model.onnx", "metrics.json", "predictions.csv"
-AT_ONCE_READ = 64  # pictures that are decoded before the network is asked
-STEPS = (
-    "decode upright (EXIF), as RGB of 8 bits, transparent parts white; resize the short side to {size} px with a box "
-    "filter (PIL.Image.Resampling.BOX); cut out the {size} x {size} px in the middle; divide by 255; subtract mean; "
-    "divide by std; order: channels, rows, columns"
+READ_AT_ONCE = 64  # pictures that are decoded before the network is asked
+PREPROCESSING = (
+    "decode upright (EXIF), as RGB of 8 bits, transparent parts white; resize the short side to size with a box filter "
+    "(PIL.Image.Resampling.BOX); cut out the middle, size x size px; divide by 255; subtract mean, divide by std; "
+    "order: channels, rows, columns"
 )
 
 
-@dataclass(frozen=True)
-class Model:
-    """A trained network that knows its classes and how its images are made.
-
-    Attributes
-    ----------
-    net : Module
-    about : dict of str to str
-        What stands in the file beside the weights.
-    """
+class Model(NamedTuple):
+    """A trained network, and what is written beside its weights."""
 
     net: nn.Module
     about: dict[str, str]
@@ -59,51 +52,37 @@ class Model:
         """Names of the classes, in the order of its outputs."""
         return json.loads(self.about["classes"])
 
-    @property
-    def size(self) -> int:
-        """Side of its images in pixels."""
-        return int(self.about["size"])
-
-    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the logits of images, uint8 of shape (N, size, size, 3), as float32 (N, classes) on the CPU."""
-        rows = torch.arange(len(pixels))
-        return predict(self.net, Sample(pixels, rows, rows, len(self.classes))).cpu()
-
     def probabilities(self, places: Iterable[str]) -> Iterator[tuple[str, np.ndarray | UserError]]:
         """Yield files with the probabilities of the classes, float64, or with the reason why they cannot be read."""
 
         def pixels(place: str) -> np.ndarray | UserError:
             try:
-                return shrink(Item(place, 0, partial(read_file, place)).image(), self.size)
+                return shrink(Item(place, 0, partial(read_file, place)).image(), int(self.about["size"]))
             except UserError as e:
                 return e
 
+        waiting = iter(places)
         with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
-            waiting = iter(places)
-            while some := list(islice(waiting, AT_ONCE_READ)):
+            while some := list(islice(waiting, READ_AT_ONCE)):
                 read = list(pool.map(pixels, some))
                 good = [r for r in read if not isinstance(r, UserError)]
-                found = iter(self.logits(torch.from_numpy(np.stack(good))).double().softmax(1).numpy() if good else ())
+                rows = torch.arange(len(good))
+                logits = predict(self.net, Sample(torch.from_numpy(np.stack(good)), rows, rows, 0)) if good else rows
+                found = iter(logits.cpu().double().softmax(-1).numpy())
                 yield from (
                     (p, r if isinstance(r, UserError) else next(found)) for p, r in zip(some, read, strict=True)
                 )
 
 
-def described(name: str, backbone: Spec, size: int, classes: Sequence[str], **more: str) -> dict[str, str]:
+def described(name: str, backbone: Backbone, size: int, classes: Sequence[str], **more: str) -> dict[str, str]:
     """Return what is written beside a network's weights."""
-    loading = f"torchvision.models.get_model({name!r}, num_classes={len(classes)})"
-    given = {
-        "format": FORMAT,
-        "network": name,
-        "backbone": backbone.canonical,
-        "classes": json.dumps(list(classes)),
-        "size": str(size),
-        "preprocessing": STEPS.format(size=size),
-        "mean": json.dumps(CHANNEL_MEAN),
-        "std": json.dumps(STD),
-    }
-    plain = {"load": f"net = {loading}; net.load_state_dict(safetensors.torch.load_file({MODEL!r})); net.eval()"}
-    return given | (plain if isinstance(backbone, Torchvision) else {}) | more
+    net = f"torchvision.models.get_model({name!r}, num_classes={len(classes)})"
+    load = f"net = {net}; net.load_state_dict(safetensors.torch.load_file({MODEL!r})); net.eval()"
+    about = {"format": FORMAT, "network": name, "backbone": backbone.canonical, "classes": json.dumps(list(classes))}
+    about |= {"size": str(size), "mean": json.dumps(CHANNEL_MEAN), "std": json.dumps(STD)}
+    return (
+        about | {"preprocessing": PREPROCESSING} | ({"load": load} if isinstance(backbone, Torchvision) else {}) | more
+    )
 
 
 def write_model(folder: Path, model: Model) -> str:
@@ -119,26 +98,24 @@ def write_model(folder: Path, model: Model) -> str:
     try:
         write_atomically(folder / ONNX, onnx(model))
     except ImportError as e:
-        return (
-            f"{ONNX}: not written, for want of {e.name}; pip install onnx onnxscript, and give the same command again"
-        )
-    except Exception as e:  # an exporter that lacks an operator: all else is there
+        return f"{ONNX}: not written, {e.name} is missing; pip install onnxscript, and give the same command again"
+    except UserError:
+        raise
+    except Exception as e:  # an exporter that lacks an operator, say: all else is there
         return f"{ONNX}: not written ({line(e)})"
     return ""
 
 
 def onnx(model: Model) -> bytes:
     """Return a network as an ONNX file: ``images`` (N, 3, size, size), normalised, to ``logits``, for any N."""
-    import onnxscript  # noqa: F401  (which torch asks for, late and in many words)
+    import onnxscript  # noqa: F401  (torch says in many words that it is missing)
 
-    net, example = model.net.cpu().eval(), torch.zeros(2, 3, model.size, model.size)
-    shapes = ({0: torch.export.Dim("N")},)
+    device, side = next(model.net.parameters()).device, int(model.about["size"])
+    names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": ({0: torch.export.Dim("N")},)}
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
-        named = {"input_names": ["images"], "output_names": ["logits"]}
-        made = torch.onnx.export(
-            net, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False, **named
-        ).model_proto
-    for name in ("classes", "size", "preprocessing", "mean", "std"):
+        example = (torch.zeros(2, 3, side, side, device=device),)
+        made = torch.onnx.export(model.net.eval(), example, dynamo=True, verbose=False, **names).model_proto
+    for name in ("classes", "size", "mean", "std", "preprocessing"):
         made.metadata_props.add(key=name, value=model.about[name])
     return made.SerializeToString()
 
@@ -151,14 +128,14 @@ def read_about(folder: Path) -> dict[str, str]:
     UserError
         If there is no model, or one that another version of the package made.
     """
-    path = Path(folder) / MODEL
+    path = folder / MODEL
     check(path.is_file(), "model", folder, f"there is no {MODEL} in it; make one with: transferlab finetune FOLDER")
     try:
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
     except (SafetensorError, OSError) as e:
         raise UserError(f"model (={path}): cannot be read ({line(e)}); make it again") from e
-    made = about.get("format")
+    made = about.get("format", "none")
     check(made == FORMAT, "model", folder, f"is of format {made}, and this version of transferlab reads {FORMAT}")
     return about
 
@@ -172,18 +149,15 @@ def read_model(folder: Path, device: torch.device) -> Model:
         As `read_about`; or if the weights are not the network's.
     """
     about = read_about(folder)
-    backbone, classes = Spec.from_dict(json.loads(about["backbone"])), json.loads(about["classes"])
-    net = build(backbone, int(about["size"]), len(classes), seed=0)
-    if about.get("widened"):
-        net = widen(net, int(about["widened"]), classes=len(classes))
-    fit_state(net, load_file(Path(folder) / MODEL), os.fspath(folder))
+    classes = len(json.loads(about["classes"]))
+    net = build(Spec.from_dict(json.loads(about["backbone"])), int(about["size"]), classes, seed=0)
+    net = widen(net, int(about["widened"]), classes=classes) if "widened" in about else net
+    fit_state(net, load_file(folder / MODEL), os.fspath(folder))
     return Model(net.to(device), about)
 
 
 def table(rows: Iterable[Sequence]) -> str:
     """Return rows as CSV."""
-    import csv
-
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows(rows)
     return file.getvalue()

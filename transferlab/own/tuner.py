@@ -18,17 +18,16 @@ from ..data.files import walk
 from ..errors import UserError, check, choose
 from ..lab import Lab
 from ..measure.metrics import scores
-from ..methods import FineTune
 from ..paths import writable, write_atomically
 from ..run.devices import pick_device, provenance
-from ..specs.serial import canonical, positive
+from ..specs.serial import positive
 from ..train.read import predict
 from . import exported
 from .arranged import Arranged, arranged, as_files, open_any
-from .fitting import TRIED, Fitting, Found, widened
-from .networks import OWN, start
+from .fitting import TRIED, Fitting, Found
+from .networks import OWN, Start, start
 
-HANDED = ("auto", "finetune", "probe", "grow")
+WAYS = ("auto", "finetune", "probe", "grow")
 BORROW = "needs a source set to borrow from, and hours: see the chapter does_borrowing_help"
 
 
@@ -38,9 +37,9 @@ class FineTuner:
     Parameters
     ----------
     method : {"auto", "finetune", "probe", "grow"}
-        ``probe``: a linear classifier on what the pretrained network makes of the images; ``finetune``: all layers are
-        trained; ``grow``: the book's own network is widened and trained; ``auto``: the better of the first two on
-        validation images.
+        ``probe``: a linear classifier on what the pretrained network makes of the images; ``finetune``: from there on
+        all layers are trained; ``grow``: the book's own network is widened and trained; ``auto``: the better of the
+        first two on validation images.
     minutes : float
         That it may take.
     network : str, optional
@@ -59,13 +58,12 @@ class FineTuner:
     steps, rates : int, optional
         Steps of each run, and how many learning rates are tried, instead of what the time allows.
     verbose : bool
-        Tell on standard error what is found, line by line.
+        Tell on standard error what is found.
 
     Attributes
     ----------
     classes_ : ndarray
         The classes, as they were given.
-    model_ : exported.Model
     metrics_ : dict
         What is written as ``metrics.json``.
     """
@@ -99,9 +97,7 @@ class FineTuner:
         return self
 
     def fit(self, X: Any, y: Sequence | None = None) -> "FineTuner":
-        """Learn from images.
-
-        What was done before is found in the store: after a stop the same call goes on.
+        """Learn from images, and return the tuner. What was done before is in the store: after a stop it goes on.
 
         Parameters
         ----------
@@ -115,125 +111,108 @@ class FineTuner:
         UserError
             If parameters or images are not what they must be, or there is too little time.
         """
-        self._check()
-        device = pick_device(self.device)
-        lab = Lab(device=self.device, workers=1, threads=torch.get_num_threads(), quiet=None if self.verbose else True)
-        opened, classes = open_any(X, y)
-        begin = start(self.network, self.weights, self.size, self.seed, device)
-        grows, finds = self.method == "grow", self.method in ("auto", "probe")
-        check(not grows or begin.name == OWN, "method", "grow", f"widens the book's own network; take network {OWN}")
-        began = time.monotonic()
-        images = arranged(opened, self.seed, self.skip_unreadable)
-        counts = ", ".join(f"{split} {len(items)}" for split, items in images.opened.splits.items())
-        for words in (f"{len(classes)} classes: {counts}", f"{begin.note}, at {begin.size} px", *images.notes):
-            self._say(words)
-        fitting = Fitting(images, begin, lab, self.seed, self._say)
-        fitting.began = began
-        found = [] if grows else [fitting.probe()]
-        for probe in found:
-            self._say(f"probe: {_percent(probe)} ({time.monotonic() - began:.0f} s)")
-        plan: dict[str, Any] = {}
-        if self.method != "probe":
-            method = widened(begin) if grows else FineTune
-            plan = fitting.plan(method, self.minutes, self.steps, self.rates)
-            check(bool(plan["rates"]) or finds, "minutes", self.minutes, "too few: " + getattr(fitting, "short", ""))
-            if plan["rates"]:
-                found.append(fitting.tuned(method, plan, self.minutes))
-                rates = ", ".join(f"{row['rate']:g}" for row in fitting.rates)
-                chosen = f"rate {found[-1].trial.recipe.lr:g} of {rates}, {plan['steps']} steps at {plan['size']} px"
-                self._say(f"{found[-1].name}: {_percent(found[-1])} ({chosen}; {time.monotonic() - began:.0f} s)")
-            else:
-                self._say(f"no fine-tuning: {fitting.short}")
-        best = max(found if self.method == "auto" else found[-1:], key=lambda one: one.rank(images.balanced))
-        if len(found) > 1 and self.method == "auto":
-            self._say(f"handed out: {best.name}, the better one on validation images")
-        self.classes_ = classes
-        self._finish(X, begin, images, fitting, found, best, plan)
-        self.metrics_["seconds"] = round(time.monotonic() - began, 1)
-        return self
-
-    def _check(self) -> None:
-        """Check the parameters, which the constructor only stores."""
-        check(self.method != "borrow", "method", "borrow", f"{BORROW}; must be one of {', '.join(HANDED)}")
-        choose("method", self.method, HANDED)
-        number = isinstance(self.minutes, int | float) and self.minutes > 0
-        check(number, "minutes", self.minutes, "must be a number above 0")
-        check(isinstance(self.seed, int) and self.seed >= 0, "seed", self.seed, "must be a whole number, 0 or more")
+        check(self.method != "borrow", "method", "borrow", f"{BORROW}; must be one of {', '.join(WAYS)}")
+        choose("method", self.method, WAYS)
         for name in ("steps", "rates", "size"):
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))
         check((self.rates or 1) <= len(TRIED), "rates", self.rates, f"must be {len(TRIED)} at most")
+        check(self.minutes > 0, "minutes", self.minutes, "must be above 0")
+        check(self.seed >= 0, "seed", self.seed, "must be 0 or more")
+        began, quiet = time.monotonic(), None if self.verbose else True
+        lab = Lab(device=self.device, workers=1, threads=torch.get_num_threads(), quiet=quiet)
+        opened, self.classes_ = open_any(X, y)
+        begin = start(self.network, self.weights, self.size, self.seed, pick_device(self.device).type)
+        grows = self.method == "grow"
+        check(not grows or begin.name == OWN, "method", "grow", f"widens the book's own network; take network {OWN}")
+        images = arranged(opened, self.seed, self.skip_unreadable)
+        counts = ", ".join(f"{len(items)} for {split}" for split, items in images.splits.items())
+        for words in (f"{begin.note}, at {begin.size} px", f"{len(opened.classes)} classes; {counts}", *images.notes):
+            self._say(words)
+        fitting = Fitting(images, begin, lab, self.seed, self.minutes - (time.monotonic() - began) / 60, self._say)
+        probe, plan, tuned = None if grows else fitting.probe(), {}, None
+        if probe:
+            self._say(f"probe: {_percent(probe)} ({time.monotonic() - began:.0f} s)")
+        strength = probe and probe.record["strength"]
+        if self.method != "probe":
+            plan = fitting.plan(strength, self.steps, self.rates)
+            check("rates" in plan or self.method == "auto", "minutes", self.minutes, f"too few: {plan.get('why')}")
+            self._say(f"no fine-tuning: {plan['why']}" if "why" in plan else "")
+        if "rates" in plan:
+            tuned = fitting.tuned(plan, strength)
+            rates = ", ".join(f"{row['rate']:g}" for row in fitting.rates)
+            how = f"rate {tuned.trial.recipe.lr:g} of {rates}; {plan['steps']} steps at {plan['size']} px"
+            self._say(f"{tuned.trial.method.kind}: {_percent(tuned)} ({how}; {time.monotonic() - began:.0f} s)")
+        found = [one for one in (probe, tuned) if one]
+        best = max(found, key=lambda one: one.rank(images.balanced)) if self.method == "auto" else found[-1]
+        self._say(f"handed out: {best.trial.method.kind}, by validation images" if found[1:] else "")
+        self._finish(X, opened.classes, begin, images, fitting, probe, best, plan)
+        self.metrics_["seconds"] = round(time.monotonic() - began, 1)
+        return self
 
     def _say(self, words: str) -> None:
-        if self.verbose:
+        if self.verbose and words:
             print(words, file=sys.stderr, flush=True)
 
-    def _finish(self, X: Any, begin, images: Arranged, fitting: Fitting, found: list[Found], best: Found, plan) -> None:
+    def _finish(
+        self, X: Any, names: Sequence[str], begin: Start, images: Arranged, fitting: Fitting, probe: Found | None,
+        best: Found, plan: dict[str, Any],
+    ) -> None:  # fmt: skip
         """Ask the network about the test images, and put together what is to be written."""
-        test, names, size = fitting.sample(best.trial, "test"), images.opened.classes, best.trial.target.size
-        logits = predict(best.net, test).cpu()
-        labels, told, chances = test.labels.cpu(), logits.argmax(1), logits.double().softmax(1).amax(1)
-        right = told == labels
-        places = [item.place for item in images.opened.splits["test"]]
+        folder = os.path.abspath(X) if isinstance(X, str | Path) else None
+        test, record = fitting.context.sample(best.trial.target, "test", self.seed), best.record
+        logits, labels = predict(best.net, test).cpu(), test.labels.cpu()
+        told, chances = logits.argmax(1), logits.double().softmax(1).amax(1)
+        places = [os.path.abspath(item.place) for item in images.splits["test"]]
+        places = [p.removeprefix(f"{folder}{os.sep}") for p in places]
         rows = zip(places, labels.tolist(), told.tolist(), chances.tolist(), strict=True)
         self.predictions_ = [(place, names[a], names[b], f"{p:.6f}") for place, a, b, p in rows]
-        each = {c: right[labels == i] for i, c in enumerate(names)}
-        folder = os.path.abspath(X) if isinstance(X, str | Path) else None
-        record = best.record
-        self.metrics_ = scores(logits, labels) | {
-            "split": "test",
-            "images": {split: len(items) for split, items in images.opened.splits.items()},
-            "classes": list(names),
-            "per_class": {c: {"n": len(r), "accuracy": round(r.double().mean().item(), 5)} for c, r in each.items()},
-            "validation": best.validation,
-            "probe": {one.name: one.validation for one in found}.get("probe"),
-            "rates": fitting.rates,
-            "losses": fitting.losses(best),
-            "changed": dict(zip(record.get("changed_layers", ()), record.get("relative_change", ()), strict=True)),
-            "method": best.name,
-            "network": begin.name,
-            "size": size,
-            "steps": plan.get("steps"),
-            "balanced": images.balanced,
-            "notes": images.notes,
-            "folder": folder,
-            "command": self._command(folder, plan),
-            "versions": {"transferlab": __version__} | provenance(fitting.context.device),
-        }
-        more = {
-            "recipe": best.trial.method.canonical,
-            "made": self.made(X),
-            "labels": json.dumps(self.classes_.tolist()),
-        }
+        right = {c: (told == labels)[labels == i].double() for i, c in enumerate(names)}
+        done = {"steps": plan["steps"], "rates": len(plan["rates"])} if "rates" in plan else {}
+        size = best.trial.target.size
+        self.metrics_ = (
+            scores(logits, labels)
+            | {
+                "split": "test",
+                "images": {split: len(items) for split, items in images.splits.items()},
+                "classes": list(names),
+                "per_class": {c: {"n": len(r), "accuracy": round(r.mean().item(), 5)} for c, r in right.items()},
+                "validation": best.validation,
+                "probe": probe and probe.validation,
+                "rates": fitting.rates,
+                "losses": fitting.losses(best),
+                "changed": dict(zip(record.get("changed_layers", ()), record.get("relative_change", ()), strict=True)),
+                "method": best.trial.method.kind,
+                "network": begin.name,
+                "size": size,
+                "balanced": images.balanced,
+                "notes": images.notes,
+                "folder": folder,
+                "command": folder and self.command(folder, **done),
+                "versions": {"transferlab": __version__} | provenance(fitting.context.device),
+            }
+            | done
+        )
+        more = {"recipe": best.trial.method.canonical, "labels": json.dumps(self.classes_.tolist())}
+        more |= {"made": self.command(folder)} if folder else {}
         more |= {"widened": str(best.trial.method.units[0])} if self.method == "grow" else {}
-        about = exported.described(begin.name, begin.backbone, size, names, **more)
-        self.model_ = exported.Model(best.net, about)
+        self.model_ = exported.Model(best.net, exported.described(begin.name, begin.backbone, size, names, **more))
 
-    def made(self, X: Any) -> str:
-        """Return what tells this call from others: folder and parameters."""
-        return canonical([os.path.abspath(X) if isinstance(X, str | Path) else None, self._given()])
-
-    def _given(self) -> dict[str, Any]:
-        """Return the parameters that are not the usual ones, but for what is only shown."""
-        usual = FineTuner().get_params()
-        return {name: v for name, v in self.get_params().items() if v != usual[name] and name != "verbose"}
-
-    def _command(self, folder: str | None, plan: dict[str, Any]) -> str | None:
-        """Return the command that repeats this, whatever the time; there is none for files and pixels."""
-        if folder is None:
-            return None
-        given = self._given() | ({"steps": plan["steps"], "rates": len(plan["rates"])} if plan.get("rates") else {})
-        words = [
-            f"--{name.replace('_', '-')}" + ("" if v is True else f" {shlex.quote(str(v))}")
-            for name, v in given.items()
-        ]
-        return " ".join(("transferlab finetune", shlex.quote(folder), *words))
-
-    # ----------------------------------------------------------------------------------------------- what was learned
+    def command(self, folder: str, **done: Any) -> str:
+        """Return the command that does this to a folder; with what was `done`, it does not depend on the time."""
+        usual = FineTuner().get_params() | {"verbose": self.verbose}
+        words = ["transferlab finetune", shlex.quote(os.path.abspath(folder))]
+        for name, value in ({n: v for n, v in self.get_params().items() if v != usual[n]} | done).items():
+            words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [shlex.quote(str(value))])
+        return " ".join(words)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probabilities of the classes, float64 of shape (N, classes); `X` as in `fit`, folders with all
-        images below them in the order of their names.
+        """Return the probabilities of the classes, float64 of shape (N, classes).
+
+        Parameters
+        ----------
+        X
+            As in `fit`; of a folder all images below it, by name.
 
         Raises
         ------
@@ -252,13 +231,14 @@ class FineTuner:
         return self.classes_[self.predict_proba(X).argmax(1)]
 
     def score(self, X: Any, y: Sequence | None = None) -> float:
-        """Return the share of images whose class is told; a folder says its labels itself."""
+        """Return the share of images that are told right; a folder says its labels itself."""
         if isinstance(X, str | Path):
             opened, names = open_any(X, y)
             items = [item for its in opened.splits.values() for item in its]
             X, y = [item.place for item in items], names[[item.label for item in items]]
-        check(y is not None and len(y) == len(X), "y", y is not None and len(y), "must be one label for each image")
-        return float(np.mean(self.predict(X) == np.asarray(y)))
+        told = self.predict(X)
+        check(y is not None and len(y) == len(told), "y", y is not None and len(y), f"must be {len(told)} labels")
+        return float(np.mean(told == np.asarray(y)))
 
     def save(self, folder: str | Path) -> Path:
         """Write the network, what is known of it, and what it says of each test image; return the folder.
@@ -270,8 +250,7 @@ class FineTuner:
         """
         check(hasattr(self, "model_"), "FineTuner", "not fitted", "call fit first")
         folder = writable("folder", Path(folder))
-        if why := exported.write_model(folder, self.model_):
-            self._say(why)
+        self._say(exported.write_model(folder, self.model_))
         if hasattr(self, "predictions_"):
             rows = [("path", "class", "predicted", "probability"), *self.predictions_]
             write_atomically(folder / exported.PREDICTIONS, exported.table(rows))
@@ -287,14 +266,12 @@ class FineTuner:
         UserError
             If there is none, or it is of another version.
         """
-        self = cls(device=device)
+        self, path = cls(device=device), Path(folder) / exported.METRICS
         self.model_ = exported.read_model(Path(folder), pick_device(device))
         self.classes_ = np.array(json.loads(self.model_.about["labels"]))
-        path = Path(folder) / exported.METRICS
         self.metrics_ = json.loads(path.read_text("utf-8")) if path.is_file() else {}
         return self
 
 
 def _percent(found: Found) -> str:
-    v = found.validation
-    return f"{100 * v['accuracy']:.1f}% of {v['n']} validation images"
+    return f"{100 * found.validation['accuracy']:.1f}% of {found.validation['n']} validation images"
