@@ -170,29 +170,26 @@ class FineTuner:
         right = {c: (told == labels)[labels == i].double() for i, c in enumerate(names)}
         done = {"steps": plan["steps"], "rates": len(plan["rates"])} if "rates" in plan else {}
         size = best.trial.target.size
-        self.metrics_ = (
-            scores(logits, labels)
-            | {
-                "split": "test",
-                "images": {split: len(items) for split, items in images.splits.items()},
-                "classes": list(names),
-                "per_class": {c: {"n": len(r), "accuracy": round(r.mean().item(), 5)} for c, r in right.items()},
-                "validation": best.validation,
-                "probe": probe and probe.validation,
-                "rates": fitting.rates,
-                "losses": fitting.losses(best),
-                "changed": dict(zip(record.get("changed_layers", ()), record.get("relative_change", ()), strict=True)),
-                "method": best.trial.method.kind,
-                "network": begin.name,
-                "size": size,
-                "balanced": images.balanced,
-                "notes": images.notes,
-                "folder": folder,
-                "command": folder and self.command(folder, **done),
-                "versions": {"transferlab": __version__} | provenance(fitting.context.device),
-            }
-            | done
-        )
+        self.metrics_ = scores(logits, labels) | {
+            "split": "test",
+            "images": {split: len(items) for split, items in images.splits.items()},
+            "classes": list(names),
+            "per_class": {c: {"n": len(r), "accuracy": round(r.mean().item(), 5)} for c, r in right.items()},
+            "validation": best.validation,
+            "probe": probe and probe.validation,
+            "rates": fitting.rates,
+            "losses": fitting.losses(best),
+            "changed": dict(zip(record.get("changed_layers", ()), record.get("relative_change", ()), strict=True)),
+            "method": best.trial.method.kind,
+            "network": begin.name,
+            "size": size,
+            "steps": plan.get("steps"),
+            "balanced": images.balanced,
+            "notes": images.notes,
+            "folder": folder,
+            "command": folder and self.command(folder, **done),
+            "versions": {"transferlab": __version__} | provenance(fitting.context.device),
+        }
         more = {"recipe": best.trial.method.canonical, "labels": json.dumps(self.classes_.tolist())}
         more |= {"made": self.command(folder)} if folder else {}
         more |= {"widened": str(best.trial.method.units[0])} if self.method == "grow" else {}
@@ -228,7 +225,8 @@ class FineTuner:
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class of each image, shape (N,)."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        chances = self.predict_proba(X)
+        return self.classes_[chances.argmax(1)]
 
     def score(self, X: Any, y: Sequence | None = None) -> float:
         """Return the share of images that are told right; a folder says its labels itself."""
