@@ -1,4 +1,4 @@
-"""Folders of small drawn pictures of a few classes, and a small network to start from, for tests of one's own images."""
+"""Folders of small drawn pictures of a few classes, and a small network to start from, for tests."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -39,7 +39,7 @@ def folder(tmp_path, monkeypatch, own_network):  # noqa: F811
 @pytest.fixture(autouse=True)
 def no_onnx(monkeypatch, request):
     """Writing that takes seconds, which one test is about."""
-    if "torchvision_reads" not in request.node.name:
+    if "squeezenet1_1-probe" not in request.node.name:
         monkeypatch.setattr(exported, "onnx", lambda model: b"")
 
 
@@ -167,15 +167,13 @@ def test_grown(folder, tmp_path):
     assert loaded.model_.about["widened"] == "8"
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", "shufflenet_v2_x0_5"])
-def test_torchvision_reads_it(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize(("name", "method"), [("squeezenet1_1", "probe"), ("shufflenet_v2_x0_5", "finetune")])
+def test_torchvision_reads_it(tmp_path, monkeypatch, name, method):
     monkeypatch.chdir(tmp_path)
     draw(tmp_path / "fruit", CLASSES)
     torch.manual_seed(0)
     save_file(torchvision.models.get_model(name).state_dict(), f"{name}-0123.safetensors")
-    tuner = FineTuner(
-        "auto" if name < "sh" else "finetune", weights=f"{name}-0123.safetensors", size=32, steps=2, rates=1
-    )
+    tuner = FineTuner(method, weights=f"{name}-0123.safetensors", size=32, steps=2, rates=1)
     tuner.fit("fruit").save("out")
     assert tuner.metrics_["network"] == name
     with safe_open(f"out/{MODEL}", "pt") as file:
@@ -188,10 +186,11 @@ def test_torchvision_reads_it(tmp_path, monkeypatch, name):
     with torch.no_grad():
         plain = here["net"](images)
     np.testing.assert_allclose(plain.softmax(1), tuner.predict_proba(files), atol=1e-5)
-    session = onnxruntime.InferenceSession(f"out/{ONNX}")
-    for count in (1, 3, 5):
-        (logits,) = session.run(None, {"images": images[:count].contiguous().numpy()})
-        np.testing.assert_allclose(logits, plain[:count], atol=1e-4)
+    if method == "probe":
+        session = onnxruntime.InferenceSession(f"out/{ONNX}")
+        for count in (1, 3, 5):
+            (logits,) = session.run(None, {"images": images[:count].contiguous().numpy()})
+            np.testing.assert_allclose(logits, plain[:count], rtol=1e-5, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------------- Python
@@ -256,7 +255,7 @@ def test_import_needs_no_torch():
     ("words", "message"),
     [
         ("nowhere", "folder (=nowhere): there is no such folder"),
-        ("fruit --method finetun", "method (=finetun): must be one of auto, finetune, probe, grow; did you mean finetune?"),
+        ("fruit --method finetun", "must be one of auto, finetune, probe, grow; did you mean finetune?"),
         ("fruit --method borrow", "method (=borrow): needs a source set to borrow from"),
         ("fruit --network mobilnet_v2", "did you mean mobilenet_v2?"),
         ("fruit --network mobilenet_v2 --method grow --weights w.safetensors", "method (=grow): widens the book's own"),
@@ -267,7 +266,7 @@ def test_import_needs_no_torch():
         ("fruit --network own --device cpuu", "device (=cpuu): must be one of auto, cpu, cuda, mps"),
         ("fruit --weights no.pth", "weights (=no.pth): there is no such file here, nor in"),
         ("fruit --network resnet18 --weights w.safetensors", "of another architecture"),
-        ("fruit --network vit_b_32 --weights v.safetensors --size 32 --steps 1", "network (=vit_b_32): failed: AssertionError"),
+        ("fruit --network squeezenet1_1 --weights w.safetensors --size 16", "network (=squeezenet1_1): failed: "),
         ("fruit --network own --out taken", "out (=taken): exists, and is not of this command"),
         ("fruit --network own --out taken/file", "out (=taken/file): is a file"),
         ("one", "has one class (('a',)); at least two are needed"),
@@ -285,11 +284,8 @@ def test_bad_words_are_told_in_a_line(folder, shell, tmp_path, words, message):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     if "safetensors" in words:
-        name = "vit_b_32" if "vit" in words else "squeezenet1_1"
-        if "grow" in words:
-            name = "mobilenet_v2"
-        net = torchvision.models.get_model(name, **({"num_layers": 1} if False else {}))
-        save_file(net.state_dict(), "v.safetensors" if "vit" in words else "w.safetensors")
+        name = "mobilenet_v2" if "mobilenet_v2" in words else "squeezenet1_1"
+        save_file(torchvision.models.get_model(name).state_dict(), "w.safetensors")
     if words in ("one", "two", "lacking", "broken"):
         words += " --network own"
     code, out, err = shell("finetune", *words.split())
@@ -346,9 +342,9 @@ def test_predict(folder, shell, tmp_path):
     code, out, err = shell("predict", "model", "bad.png", "gone.png")
     assert code == 1
     assert err.count("\n") == 3
-    assert shell("predict", "fruit", "bad.png")[::2] == (
-        2, "transferlab: model (=fruit): there is no model.safetensors in it; make one with: transferlab finetune FOLDER\n",
-    )  # fmt: skip
+    code, _, err = shell("predict", "fruit", "bad.png")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "model (=fruit): there is no model.safetensors in it; make one with: transferlab finetune" in err
     state, about = load_file(f"model/{MODEL}"), safe_open(f"model/{MODEL}", "pt").metadata()
     save_file(state, f"model/{MODEL}", about | {"format": "0"})
     code, _, err = shell("predict", "model", "fruit")
