@@ -222,7 +222,8 @@ def main() -> None:
     for other in who[1:]:
         pairs = [accuracy["ours", s, n] - accuracy[other, s, n] for n in range(seeds) for s in sets]
         mean, half = interval(pairs)
-        what = f"FineTuner less {other}, {given.minutes:g} minutes, [{mean - half:+.1f}, {mean + half:+.1f}] over {len(pairs)} pairs"
+        around = f"[{mean - half:+.1f}, {mean + half:+.1f}] over {len(pairs)} pairs"
+        what = f"FineTuner less {other}, {given.minutes:g} minutes, {around}"
         rows.append({"what": what, "value": mean, "unit": "points", "target": "above 0, the interval above -1"})
     about = {"rounds": seeds, "minutes": given.minutes, "sets": sets, **machine(given.device)}
     write(f"own-images-{given.device.partition(':')[0]}", rows, about, runs, given.out, given.quick)

@@ -310,11 +310,11 @@ def test_the_books_own_where_nothing_can_be_downloaded(folder, shell, monkeypatc
 
     monkeypatch.setattr("transferlab.own.networks.urlopen", none)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    code, out, err = shell("finetune", "fruit", "--network", "resnet18")
+    code, _, err = shell("finetune", "fruit", "--network", "resnet18")
     assert code == 2
     assert "network (=resnet18): weights are neither in" in err
     assert "https://download.pytorch.org/models/resnet18" in err
-    code, _out, err = shell("finetune", "fruit", "--method", "probe")
+    code, _, err = shell("finetune", "fruit", "--method", "probe")
     assert code == 0
     assert "cannot be had (OSError: no network); instead: the book's own small AlexNet" in err
 

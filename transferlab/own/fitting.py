@@ -24,11 +24,11 @@ from ..specs.serial import canonical, digest
 from ..store import OK
 from ..train.fit import step_seconds
 from .arranged import Arranged
-from .networks import OWN, Start
+from .networks import BOOKS_OWN, Start
 
 TRIED = (0.004, 0.016, 0.001)  # learning rates, the first one alone where there is no time for all
 TRAINING, IN_ALL = 0.8, 0.9  # of the time: training, and training with what was before it
-EPOCHS, FEWEST, LONGEST, PLENTY = 5, 50, 400, (60, 300)  # epochs and steps: that a run needs, and that are enough
+EPOCHS, FEWEST_STEPS, LONGEST, PLENTY = 5, 50, 400, (60, 300)  # epochs and steps: that a run needs, and that are enough
 TIMED = 4  # steps that say how long one takes
 SMALLER = 64  # px, where there is no time for the usual size
 
@@ -116,9 +116,9 @@ class Fitting:
             math.ceil(len(parts["train"]) / batch),
             (len(parts["validation"]) + len(parts["test"])) / 3 / batch,
         )
-        spent, least = time.monotonic() - self.began, min(max(FEWEST, EPOCHS * epoch), LONGEST)
+        spent, least = time.monotonic() - self.began, min(max(FEWEST_STEPS, EPOCHS * epoch), LONGEST)
         room = min(TRAINING * 60 * self.minutes, IN_ALL * 60 * self.minutes - spent)
-        for side in (size, SMALLER) if kind == "cpu" and size > SMALLER and self.begin.name != OWN else (size,):
+        for side in (size, SMALLER) if kind == "cpu" and size > SMALLER and self.begin.name != BOOKS_OWN else (size,):
             each = step * (side / size) ** 2
             one, runs = each * (least + judged), rates or len(TRIED)
             if runs := runs if room >= runs * one else int(room >= one):

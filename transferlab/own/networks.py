@@ -13,7 +13,7 @@ from ..scales import scale
 from ..specs import Backbone, Pretrained, Source, Torchvision, Weights
 from ..store import Store
 
-OWN, USUAL = "own", "mobilenet_v2"  # the book's network, and the one that is taken unless one is named
+BOOKS_OWN, USUAL = "own", "mobilenet_v2"  # the book's network, and the one that is taken unless one is named
 ANSWERS = 10  # seconds that a server has to answer
 
 
@@ -54,10 +54,10 @@ def start(network: str | None, weights: str | None, size: int | None, seed: int,
         stem = path.name.partition(".")[0].partition("-")[0]
         name = choose("network", network or (stem if stem in known else USUAL), known)
     else:
-        name = choose("network", network or USUAL, [*known, OWN])
+        name = choose("network", network or USUAL, [*known, BOOKS_OWN])
         found = sorted(p for p in weights_root().glob(f"{name}[.-]*") if p.suffix in (".safetensors", ".pth", ".pt"))
         path = found[0] if found else None
-    if name == OWN:
+    if name == BOOKS_OWN:
         return _own(size, seed)
     backbone, size_now = Torchvision(name), size or (224 if device == "cuda" else 128)
     if path:
@@ -101,8 +101,8 @@ def _own(size: int | None, seed: int, before: str = "") -> Start:
     s, store = scale("cpu"), Store()
     source = replace(s.source_of(), recipe=s.reference)
     there = [n for n in range(s.seeds) if os.path.isfile(store.file(Pretrained(source, s.backbone, n)))]
-    check(bool(there), "network", OWN, f"its files are not in {store.shared}; name a file of weights")
+    check(bool(there), "network", BOOKS_OWN, f"its files are not in {store.shared}; name a file of weights")
     choose("seed", seed, there)
     check(size in (None, s.size), "size", size, f"the book's own network takes {s.size} px")
     cost = f"trained on Tiny ImageNet at {s.size} px: a file of ImageNet weights makes better ones"
-    return Start(OWN, s.backbone, source, s.size, f"{before}the book's own small AlexNet, {cost}")
+    return Start(BOOKS_OWN, s.backbone, source, s.size, f"{before}the book's own small AlexNet, {cost}")

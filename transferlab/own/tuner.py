@@ -25,9 +25,9 @@ from ..train.read import predict
 from . import exported
 from .arranged import Arranged, arranged, as_files, open_any
 from .fitting import TRIED, Fitting, Found
-from .networks import OWN, Start, start
+from .networks import BOOKS_OWN, Start, start
 
-WAYS = ("auto", "finetune", "probe", "grow")
+HANDED_OUT = ("auto", "finetune", "probe", "grow")
 BORROW = "needs a source set to borrow from, and hours: see the chapter does_borrowing_help"
 
 
@@ -111,8 +111,8 @@ class FineTuner:
         UserError
             If parameters or images are not what they must be, or there is too little time.
         """
-        check(self.method != "borrow", "method", "borrow", f"{BORROW}; must be one of {', '.join(WAYS)}")
-        choose("method", self.method, WAYS)
+        check(self.method != "borrow", "method", "borrow", f"{BORROW}; must be one of {', '.join(HANDED_OUT)}")
+        choose("method", self.method, HANDED_OUT)
         for name in ("steps", "rates", "size"):
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))
@@ -124,7 +124,12 @@ class FineTuner:
         opened, self.classes_ = open_any(X, y)
         begin = start(self.network, self.weights, self.size, self.seed, pick_device(self.device).type)
         grows = self.method == "grow"
-        check(not grows or begin.name == OWN, "method", "grow", f"widens the book's own network; take network {OWN}")
+        check(
+            not grows or begin.name == BOOKS_OWN,
+            "method",
+            "grow",
+            f"widens the book's own network; take network {BOOKS_OWN}",
+        )
         images = arranged(opened, self.seed, self.skip_unreadable)
         counts = ", ".join(f"{len(items)} for {split}" for split, items in images.splits.items())
         for words in (f"{begin.note}, at {begin.size} px", f"{len(opened.classes)} classes; {counts}", *images.notes):
