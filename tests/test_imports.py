@@ -170,7 +170,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_package_is_thin():
-    assert sum(map(code_lines, FILES)) <= 9100  # with two papers it had 5,250
+    assert sum(map(code_lines, FILES)) <= 9850  # with two papers it had 5,250; 700 are for a person's own images
 
 
 def test_everything_is_formatted_alike():

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from safetensors import safe_open
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError, check
 from ..lab import Lab
@@ -26,7 +27,8 @@ from ..train.fit import step_seconds
 from .arranged import Arranged
 from .networks import BOOKS_OWN, Start
 
-TRIED = (0.004, 0.016, 0.001)  # learning rates, the first one alone where there is no time for all
+TRIED = (0.016, 0.004, 0.064)  # learning rates of the book's own network, the first alone where there is time for one
+GENTLE = (0.0005, 0.002, 0.000125)  # and of others, whose BatchNorm keeps its statistics: at another size they are none
 TRAINING, IN_ALL = 0.8, 0.9  # of the time: training, and training with what was before it
 EPOCHS, FEWEST_STEPS, LONGEST, PLENTY = 5, 50, 400, (60, 300)  # epochs and steps: that a run needs, and that are enough
 TIMED = 4  # steps that say how long one takes
@@ -61,6 +63,7 @@ class Fitting:
         self.began, self.context = time.monotonic(), Context(pick_device(lab.device), lab.store)
         self.set = ImageSet(images.name, catalog.pinned(images.name)["fingerprint"])
         self.rates: list[dict[str, Any]] = []
+        self.norms, self.tried = False, TRIED if begin.name == BOOKS_OWN else GENTLE
 
     def trial(self, method: Method, size: int | None = None, **more: Any) -> Trial:
         """Return a trial of a method on the images."""
@@ -84,6 +87,7 @@ class Fitting:
         found = self.run(self.trial(Probe(REPRESENTATION, solver="logistic")))
         check(found.record["status"] == OK, "network", self.begin.name, found.record["status"])
         net = self.context.network(found.trial)
+        self.norms = any(isinstance(module, _BatchNorm) for module in net.modules())
         with threads_set(self.lab.threads):
             fitted_head(found.trial, self.context, net, found.record["strength"])
         return found._replace(net=net)
@@ -93,7 +97,8 @@ class Fitting:
         recipe = Recipe(steps, batch, lr, precision="bf16" if self.context.device.type == "cuda" else "float32")
         if strength is None:
             return Grow(recipe, "widen", (self.begin.backbone.hidden[-1] // 2,))
-        return FineTune(recipe, head_lr=1.0, probe=strength)
+        kept = "statistics" if self.norms and self.tried == GENTLE else None
+        return FineTune(recipe, head_lr=1.0, probe=strength, batch_norm=kept)
 
     def plan(self, strength: float | None, steps: int | None, rates: int | None) -> dict[str, Any]:
         """Return how many steps at which rates and ``size`` fit into the time; ``why`` no rates, if none do.
@@ -108,8 +113,8 @@ class Fitting:
             return json.loads(self.kept.read_text("utf-8"))
         batch = min(64 if kind == "cuda" else 32, max(8, len(parts["train"]) // 4))
         if steps:
-            return self._keep({"steps": steps, "rates": TRIED[:rates], "batch": batch, "size": size})
-        timed = self.trial(self.method(TRIED[0], TIMED, batch, strength)).prepare(self.context)
+            return self._keep({"steps": steps, "rates": self.tried[:rates], "batch": batch, "size": size})
+        timed = self.trial(self.method(self.tried[0], TIMED, batch, strength)).prepare(self.context)
         with threads_set(self.lab.threads):
             step = step_seconds([timed], TIMED)
         epoch, judged = (
@@ -120,11 +125,11 @@ class Fitting:
         room = min(TRAINING * 60 * self.minutes, IN_ALL * 60 * self.minutes - spent)
         for side in (size, SMALLER) if kind == "cpu" and size > SMALLER and self.begin.name != BOOKS_OWN else (size,):
             each = step * (side / size) ** 2
-            one, runs = each * (least + judged), rates or len(TRIED)
+            one, runs = each * (least + judged), rates or len(self.tried)
             if runs := runs if room >= runs * one else int(room >= one):
                 fit = int(room / runs / each - judged)
                 fit = max(least, min(fit - fit % 10, max(PLENTY[0] * epoch, PLENTY[1])))
-                return self._keep({"steps": fit, "rates": TRIED[:runs], "batch": batch, "size": side})
+                return self._keep({"steps": fit, "rates": self.tried[:runs], "batch": batch, "size": side})
         need = math.ceil(max(one / TRAINING, (one + spent) / IN_ALL) / 60)
         return {"why": f"one run of {least} steps at {side} px takes {duration(one)} here; give {need} minutes"}
 
