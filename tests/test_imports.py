@@ -41,7 +41,8 @@ LAYERS = {
     "chapters": {"report", "arms", "scales", "lab", "run", "store", "specs"},
     "publish": {"chapters", "lab", "store"},
     "build": {"chapters", "report", "store"},
-    "cli": {"build", "publish", "chapters", "report", "scales", "lab", "run", "store", "data", "specs"},
+    "own": {"data", "specs"},
+    "cli": {"own", "build", "publish", "chapters", "report", "scales", "lab", "run", "store", "data", "specs"},
     "__main__": {"cli"},
     "__init__": set(),
 }
