@@ -1,6 +1,7 @@
 """The page of a training on a person's own images: how good the network is, where it errs, how to use it."""
 
 import json
+from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def write(folder: Path | str) -> Path:
     images, n = str(told.get("folder") or folder), told["n"]
     rates = [row for row in told.get("rates") or [] if row["validation_accuracy"] is not None]  # that did not diverge
     values = {
-        "told": told,
+        "told": defaultdict(lambda: None, told),
         "name": Path(images).name or images,
         "images": images,
         "place": str(folder),
