@@ -97,6 +97,13 @@ def test_without_splits_no_pair_is_across(tmp_path):
     assert [told["what"] for told in about["advice"]] == ["1 pair of look-alikes."]
 
 
+def test_a_folder_of_which_nothing_can_be_read_is_told(tmp_path):
+    about = overview(str(put(tmp_path / "set", {f"{c}/{n}.png": b"x" for c in "ab" for n in range(2)}))).about
+    assert (about["images"], len(about["unreadable"]), about["sizes"], about["modes"]) == (4, 4, {}, {})
+    assert about["duplicates"] == {"pairs": 0, "across": 0, "classes_differ": 0, "within": 0, "first": []}
+    assert said(tmp_path / "set", "--html", tmp_path / "page.html").exit_code == 0
+
+
 def test_pairs_are_those_that_the_library_counts(monkeypatch):
     kinds = [picture(n) for n in range(9)]
     images = [*kinds, *(k.resize((31, 31)) for k in kinds[:4]), kinds[0].rotate(2), Image.new("RGB", (9, 9))]

@@ -101,6 +101,19 @@ def test_what_was_measured_and_done_is_told(made):
         assert words in told
 
 
+def test_what_is_no_good_is_said(made):
+    easy, useless = (
+        "Validation images are easier than test images.",
+        "not clearly better than always naming the largest",
+    )
+    assert easy not in text(made)
+    assert useless not in text(made)
+    rows = [("x.png", "NA", "NA", 0.9)] * 6 + [("x.png", "dog", "NA", 0.9)] * 4
+    told = text(leave(made, METRICS | {"accuracy": 0.6, "validation": {"accuracy": 0.9}}, rows))
+    assert easy in told
+    assert useless in told
+
+
 def test_intervals_are_wilsons():
     from statsmodels.stats.proportion import proportion_confint
 

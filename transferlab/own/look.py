@@ -32,6 +32,7 @@ PORTION, HASHES = 512, 64  # images that are decoded, hashes that are compared w
 class Seen(NamedTuple):
     """What is kept of an image: which one it is, why it is unreadable, or how it looks."""
 
+    name: str
     split: str
     item: Item
     trouble: str = ""
@@ -40,11 +41,6 @@ class Seen(NamedTuple):
     several: bool = False
     hash: int = 0
     picture: str = ""
-
-    @property
-    def name(self) -> str:
-        """Its name within the folder, behind that of its split."""
-        return f"{self.split}/{self.item.path}".lstrip("/")
 
 
 class Overview(NamedTuple):
@@ -131,16 +127,17 @@ def _looked(splits: dict[str, list[Item]], shown: int) -> Iterator[Seen]:
 
 
 def _seen(split: str, item: Item, show: bool) -> Seen:
+    name = f"{split}/{item.path}".lstrip("/")
     try:
         content = item.content()  # once: files may be large, or far away
         picture = item._replace(load=lambda: content).image()
     except UserError as e:
-        return Seen(split, item, str(e).partition("): ")[2])
+        return Seen(name, split, item, str(e).partition("): ")[2])
     size, box = picture.size, Image.Resampling.BOX
     shown = address(ImageOps.fit(picture, (THUMBNAIL, THUMBNAIL), box)) if show else ""
     picture.thumbnail((THUMBNAIL, THUMBNAIL), box)
     bits = int.from_bytes(np.packbits(imagehash.phash(picture).hash).tobytes(), "big")
-    return Seen(split, item, "", size, decoding.opened(content).mode, decoding.several(content), bits, shown)
+    return Seen(name, split, item, "", size, decoding.opened(content).mode, decoding.several(content), bits, shown)
 
 
 def near(hashes: np.ndarray) -> Iterator[np.ndarray]:
@@ -165,8 +162,7 @@ def _duplicates(seen: list[Seen]) -> tuple[dict[str, Any], list[tuple[Seen, Seen
         {"images": [a.name, b.name], "across": a.split != b.split, "classes_differ": a.item.label != b.item.label}
         for a, b in named
     ]
-    kinds = {kind: count[kind] for kind in first}
-    return {"pairs": count["across"] + count["within"], **kinds, "first": told}, named
+    return {"pairs": count["across"] + count["within"], **{k: count[k] for k in first}, "first": told}, named
 
 
 def advice(about: dict[str, Any]) -> Iterator[dict[str, str]]:
@@ -191,7 +187,5 @@ def advice(about: dict[str, Any]) -> Iterator[dict[str, str]]:
     limits = {"SPARSE": SPARSE, "NARROW": NARROW, "ELONGATED": ELONGATED, "kind": "training " * divided + "images"}
     for name, (n, more) in counts.items():
         if n:
-            yield {
-                "what": words[name]["one" if n == 1 else "many"].format(n=n, **limits, **more),
-                "do": words[name]["do"],
-            }
+            text = words[name]["one" if n == 1 else "many"]
+            yield {"what": text.format(n=n, **limits, **more), "do": words[name]["do"]}

@@ -7,13 +7,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from .. import __version__
 from ..specs.catalog import passed_over
 
-PAGES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent, "utf-8"),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=StrictUndefined,
-)
+HERE = FileSystemLoader(Path(__file__).parent, "utf-8")
+PAGES = Environment(loader=HERE, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -29,14 +24,9 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}%"
 
 
-def counted(n: int, one: str) -> str:
-    """Return a number with what it counts: ``1 image``, ``2,000 images``."""
-    return f"{n:,} {one}{'s' * (n != 1)}"
-
-
 def page(template: str, **values: object) -> str:
     """Return what a template makes of some values: a page that fetches nothing, or a text."""
     return PAGES.get_template(template).render(version=__version__, **values)
 
 
-PAGES.filters |= {"percent": percent, "counted": counted, "passed_over": passed_over}
+PAGES.filters |= {"percent": percent, "passed_over": passed_over}

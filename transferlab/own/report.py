@@ -30,7 +30,7 @@ def write(folder: Path | str) -> Path:
     folder : Path or str
         ``metrics.json`` must have ``accuracy``, ``n`` and ``classes``; what else it lacks the page lacks too.
         ``predictions.csv`` has a row for each test image: ``path``, ``class``, ``predicted``, ``probability``. Paths
-        are below the ``folder`` of ``metrics.json``, or whole; images are shown where they are still at hand.
+        are those of files, or below the ``folder`` of ``metrics.json``; images are shown where they are still at hand.
 
     Returns
     -------
@@ -134,7 +134,8 @@ def _mistakes(wrong: pd.DataFrame, folder: str) -> list[dict[str, Any]]:
     """Return the wrong answers that the network was surest of, with their pictures where these are at hand."""
     found = wrong.sort_values(["probability", "path"], ascending=[False, True]).head(MISTAKES).to_dict("records")
     for row in found:
-        place, row["picture"] = Path(folder, row["path"]), ""
+        here = Path(row["path"]).absolute()
+        place, row["picture"] = here if here.is_file() else Path(folder, row["path"]), ""
         with suppress(UserError):
             picture = Item(row["path"], 0, place.read_bytes).image()
             row["picture"] = address(ImageOps.fit(picture, (MISTAKE, MISTAKE), Image.Resampling.BOX))
