@@ -220,21 +220,53 @@ def forest(findings: Sequence[Finding]) -> Markup:
     return piece("forest", rows)
 
 
-def scorecard_table(card: pd.DataFrame, links: dict[str, str]) -> Table:
+def scorecard_table(card: pd.DataFrame, chapters: Mapping[str, tuple[str, str]], sizes: Iterable[str]) -> Table:
     """Return the scorecard, paper by paper.
 
     Parameters
     ----------
     card : DataFrame
         From `claims.scorecard`.
-    links : dict of str to str
-        Page of each chapter, relative to the scorecard's.
+    chapters : mapping of str to pair of str
+        Question and page, relative to the scorecard's, of each chapter with verdicts.
+    sizes : iterable of str
+        At which claims can be measured.
     """
-    table = piece("scorecard", papers().values(), card.to_dict("records"), links)
-    plain = card.drop(columns="found").assign(
-        effect=[v and "; ".join(map(bracketed, v.parts)) for v in card["found"].where(card["found"].notna(), None)]
-    )
+    rows = card.astype(object).where(card.notna(), None).to_dict("records")
+    for row in rows:
+        row["sure"], row["away"] = _standing(row["found"].parts) if row["found"] else (0, 0)
+    table = piece("scorecard", list(papers().values()), rows, chapters, list(sizes))
+    found = card["found"].where(card["found"].notna(), None)
+    plain = card.drop(columns="found").assign(effect=[v and "; ".join(map(bracketed, v.parts)) for v in found])
     return Table(plain, LOOK["words"]["scorecard"], "scorecard", markup=table)
+
+
+def _standing(parts: Sequence[Finding]) -> tuple[float, float]:
+    """Return how many half-widths of its interval the least certain part is from its bar, and how far the first is."""
+    away = [abs(f.margin - abs(f.effect.mean) if f.side == "equal" else f.effect.mean - f.bar) for f in parts]
+    wide = [(f.effect.high - f.effect.low) / 2 for f in parts]
+    sure = min((a / w for a, w in zip(away, wide, strict=True) if math.isfinite(w) and w > 0), default=0.0)
+    return round(sure, 3), round(away[0], 3)
+
+
+def tiles_html(card: pd.DataFrame, chapters: Mapping[str, tuple[str, str]], rest: str) -> Markup:
+    """Return a tile for every claim, paper by paper, at its largest size.
+
+    Parameters
+    ----------
+    card : DataFrame
+        From `claims.scorecard`.
+    chapters : mapping of str to pair of str
+        Question and page of each chapter with verdicts.
+    rest : str
+        The scorecard's page, for claims that were not tested.
+    """
+    rows = card[card["first"]].to_dict("records")
+    for row in rows:
+        v = row["found"] if row["verdict"] != UNTESTED else None
+        row["told"] = "; ".join(map(bracketed, v.parts[:1])) if v else ""
+        row["link"] = f"{chapters[v.chapter][1]}#verdict-{v.claim}" if v else f"{rest}#{row['claim']}"
+    return piece("tiles", list(papers().values()), rows)
 
 
 def tally_html(card: pd.DataFrame) -> Markup:
