@@ -97,6 +97,16 @@ def test_without_splits_no_pair_is_across(tmp_path):
     assert [told["what"] for told in about["advice"]] == ["1 pair of look-alikes."]
 
 
+def test_a_class_of_one_image_is_told_not_refused(tmp_path):
+    folder = put(tmp_path / "few", {f"train/{'ab'[n > 0]}/{n}.png": picture(n) for n in range(30)})
+    about = overview(str(folder)).about
+    assert about["classes"] == {"a": {"": 1}, "b": {"": 29}}
+    assert [told["what"] for told in about["advice"]] == [
+        "1 class has fewer than 20 images: a (1).",
+        "b has 29 times the images of a.",
+    ]
+
+
 def test_a_folder_of_which_nothing_can_be_read_is_told(tmp_path):
     about = overview(str(put(tmp_path / "set", {f"{c}/{n}.png": b"x" for c in "ab" for n in range(2)}))).about
     assert (about["images"], len(about["unreadable"]), about["sizes"], about["modes"]) == (4, 4, {}, {})

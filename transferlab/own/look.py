@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from ..data import decoding
-from ..data.opened import Item, Opened, counted, split_off_test
+from ..data.opened import Item, counted
 from ..data.pictures import address
 from ..data.readers import open_set
 from ..errors import UserError, few
@@ -57,7 +57,7 @@ def overview(folder: str) -> Overview:
     Parameters
     ----------
     folder : str
-        As `data.readers.open_set` takes it behind ``folder:``; or a name that begins with that, or ``torchvision:``.
+        As `data.readers.open_set` takes it behind ``folder:``, or with that.
 
     Returns
     -------
@@ -71,8 +71,8 @@ def overview(folder: str) -> Overview:
     UserError
         As `open_set`; unreadable images are named, not refused.
     """
-    opened = open_set(folder if folder.startswith(("folder:", "torchvision:")) else f"folder:{folder}")
-    splits = _given(opened)
+    opened = open_set(f"folder:{folder.removeprefix('folder:')}", cut=False)
+    splits = opened.splits if len(opened.splits) > 1 else {"": opened.splits["train"]}
     seen = list(_looked(splits, min(SHEET, max(2, SHEETS // len(opened.classes)))))
     good = [s for s in seen if not s.trouble]
     counts = Counter((s.item.label, s.split) for s in seen)
@@ -100,13 +100,6 @@ def overview(folder: str) -> Overview:
     return Overview(
         about, sheets, [(told, *(_seen(s.split, s.item, True).picture for s in both)) for told, both in pairs]
     )
-
-
-def _given(opened: Opened) -> dict[str, list[Item]]:
-    """Return a set's images by split, undivided where the reader cut a test split because there was none."""
-    whole = sorted(chain(*opened.splits.values()), key=lambda i: (i.label, i.path))
-    cut = {*opened.splits} == {"train", "test"} and split_off_test(whole) == opened.splits
-    return {"": whole} if cut else opened.splits
 
 
 def _looked(splits: dict[str, list[Item]], shown: int) -> Iterator[Seen]:
