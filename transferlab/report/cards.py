@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .figure import Figure
 
 STATES = {"holds": "✓", "fails": "✗", "null": "○", "open": "?"}
+SAID = ("holds here", "does not hold here", "in part", "no effect here", UNDECIDED)  # by the decision table
 STATE_WORDS = {"holds": "holds", "fails": "does not hold", "null": "no effect", "open": "open"}
 TONE_OF = {"holds": "holds here", "fails": "does not hold here", "null": "no effect here", "open": UNDECIDED}
 SIDE_WORDS = {"above": "above", "below": "below", "equal": "within ±"}
@@ -216,6 +217,9 @@ def forest(findings: Sequence[Finding]) -> Markup:
         data = {"low": f.effect.low, "high": f.effect.high, "bar": f.bar, "side": f.side}
         data["margin"] = None if f.order else f.margin  # p alone decides an order
         data |= {"p": decided, "holm": f.p_holm, "state": f.counts}
+        if len(f.values) > 2:  # so that the reader may move the bar, or take fewer repetitions
+            data |= {"values": " ".join(f"{v:.4g}" for v in f.values), "axis": "{:.4g} {:.4g}".format(*axis)}
+            data |= {"against": "".join(f.against[:1]) or None, "unit": f.unit, "name": f.name}
         rows.append((f, data, drawing(f, axis), p))
     return piece("forest", rows)
 
@@ -289,7 +293,8 @@ def papers_html(card: pd.DataFrame) -> Markup:
 
 # What macros ask for by name.
 PIECES.globals.update(VERDICT=VERDICT, SIGNS=SIGNS, UNDECIDED=UNDECIDED, UNTESTED=UNTESTED)
-PIECES.globals.update(STATES=STATES, STATE_WORDS=STATE_WORDS, WIDTH=WIDTH, HEIGHT=HEIGHT)
+PIECES.globals.update(STATES=STATES, STATE_WORDS=STATE_WORDS, WIDTH=WIDTH, HEIGHT=HEIGHT, EDGE=EDGE)
+PIECES.globals.update(SAID=SAID, TONE_OF=TONE_OF)
 PIECES.globals.update(claim=claim, names=names, bracketed=bracketed, p_value=p_value)
 PIECES.globals.update(drawing_of=drawing, forest_of=forest)
 PIECES.filters.update(names=names, bracketed=bracketed, amount=amount, range=_range)
