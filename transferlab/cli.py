@@ -7,8 +7,8 @@ from dataclasses import asdict
 
 import click
 
-from .errors import RefusedError, UserError, check, choose
-from .own import commands
+from .errors import RefusedError, UserError, check, choose, plain
+from .own import commands, shell
 
 COUNT = click.IntRange(1)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
@@ -30,10 +30,6 @@ class Group(click.Group):
 @click.version_option(package_name="transferlab")
 def cli() -> None:
     """Transfer learning, tested: run studies, judge claims, build the book; and train on images of your own."""
-
-
-cli.add_command(commands.finetune)
-cli.add_command(commands.predict)
 
 
 @cli.command()
@@ -209,14 +205,9 @@ def list_sets(as_json: bool) -> None:
 
     def line(r: dict) -> tuple:
         images = ", ".join(f"{split} {n:,}" for split, n in r["splits"].items())
-        return _plain(r["name"]), r["classes"], images, r["fingerprint"], _plain("; ".join(catalog.notes(r)))
+        return plain(r["name"]), r["classes"], images, r["fingerprint"], plain("; ".join(catalog.notes(r)))
 
     _print(rows, as_json, ("name", "classes", "images", "fingerprint", "notes"), line)
-
-
-def _plain(text: str) -> str:
-    """Return text as one line that every terminal can be sent."""
-    return " ".join(text.encode(errors="backslashreplace").decode().split())
 
 
 @data.command()
@@ -237,7 +228,12 @@ def pin(name: str, skip_unreadable: bool, **columns: str | None) -> None:
     if "splits" in entry:
         found.insert(0, f"{sum(entry['splits'].values()):,} images in {entry['classes']} classes")
     place = f"noted in {catalog.local_path(name)}"
-    click.echo(_plain(f"{name}: {', '.join(found)}; {'; '.join([*catalog.notes(entry), place])}"))
+    click.echo(plain(f"{name}: {', '.join(found)}; {'; '.join([*catalog.notes(entry), place])}"))
+
+
+for command in (shell.look, commands.finetune, commands.predict):
+    cli.add_command(command)
+data.add_command(shell.sample)
 
 
 def main() -> None:

@@ -23,6 +23,11 @@ def line(e: BaseException) -> str:
     return " ".join(f"{type(e).__name__}: {e}".split())[:200]
 
 
+def plain(text: str) -> str:
+    """Return text as one line that every terminal can be sent."""
+    return " ".join(text.encode(errors="backslashreplace").decode().split())
+
+
 def torchvision(part: str) -> ModuleType:
     """Return a part of torchvision, imported where it is needed: that takes as long as importing torch.
 

@@ -76,6 +76,7 @@ def test_from_the_shell(folder, shell, tmp_path):
     assert "probe: " in err
     assert "trained on Tiny ImageNet at 16 px" in err
     assert (found["n"], found["split"], found["classes"]) == (6, "test", [*CLASSES])
+    assert (place / "report.html").stat().st_size > 5000
     answers = rows((place / PREDICTIONS).read_text())
     right = np.mean([a["class"] == a["predicted"] for a in answers])
     assert right == pytest.approx(found["accuracy"], abs=1e-5)

@@ -12,12 +12,12 @@ from .opened import Item, Opened, checked, split_off_test
 from .shapes import Shape
 
 
-def open_folder(folder: Path, name: str) -> Opened:
+def open_folder(folder: Path, name: str, cut: bool = True) -> Opened:
     """Open class-per-folder images: ``FOLDER/CLASS/*``, or ``FOLDER/train/CLASS/*`` beside ``validation`` and ``test``.
 
     Splits may have other names (see `shapes.split_of`), and may lie in the classes: ``FOLDER/CLASS/train/*``. A folder
-    without splits gives up a fifth of each class for ``test``. Where there are no folders of classes, a table says the
-    labels (see `labels.labels`). What is passed over is in `Opened.passed`.
+    without splits gives up a fifth of each class for ``test``, unless it is not to be `cut`. Where there are no folders
+    of classes, a table says the labels (see `labels.labels`). What is passed over is in `Opened.passed`.
 
     Raises
     ------
@@ -58,7 +58,11 @@ def open_folder(folder: Path, name: str) -> Opened:
     if splits:
         splits["train"] += whole
     opened = checked(name, classes, splits or {"train": whole}, passed=found.passed)
-    return opened if splits else checked(name, classes, split_off_test(opened.splits["train"]), passed=found.passed)
+    return (
+        opened
+        if splits or not cut
+        else checked(name, classes, split_off_test(opened.splits["train"]), passed=found.passed)
+    )
 
 
 def read_file(place: str) -> bytes:

@@ -18,7 +18,7 @@ from .opened import Opened, checked
 from .parquet import open_parquet
 
 
-def open_set(name: str, columns: dict[str, str] | None = None) -> Opened:
+def open_set(name: str, columns: dict[str, str] | None = None, cut: bool = True) -> Opened:
     """Open an image set by name.
 
     Parameters
@@ -27,6 +27,8 @@ def open_set(name: str, columns: dict[str, str] | None = None) -> Opened:
         ``flowers102`` or another folder of Parquet files below the data root, ``folder:PATH`` or ``torchvision:NAME``.
     columns : dict, optional
         Of Parquet files, the columns called ``image`` and ``label`` here.
+    cut : bool
+        Whether a folder without splits gives up images for ``test``: otherwise all are ``train``.
 
     Raises
     ------
@@ -39,7 +41,7 @@ def open_set(name: str, columns: dict[str, str] | None = None) -> Opened:
     if name.startswith("folder:"):
         check(name != "folder:", "data set", name, "must name a folder: folder:PATH")
         path = Path(os.path.expanduser(name.removeprefix("folder:")))
-        return open_list(path, name) if name.endswith(catalog.LIST) else open_folder(path, name)
+        return open_list(path, name) if name.endswith(catalog.LIST) else open_folder(path, name, cut)
     if name.startswith("torchvision:"):
         from .torchvision_sets import open_torchvision
 

@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ..data.folders import read_file
 from ..data.images import readable
-from ..data.opened import Item, Opened, checked, counted, split_off_test
+from ..data.opened import Item, Opened, checked, counted
 from ..data.readers import open_set, write_list
 from ..data.subsets import hold_out, rank
 from ..errors import check, few
@@ -50,7 +50,7 @@ def open_any(images: Any, labels: Sequence | None = None) -> tuple[Opened, np.nd
     """
     if isinstance(images, str | Path):
         check(labels is None, "y", "given", "a folder says its labels itself; leave y out")
-        opened = open_set(f"folder:{os.fspath(images).removeprefix('folder:')}")
+        opened = open_set(f"folder:{os.fspath(images).removeprefix('folder:')}", cut=False)
         return opened, np.array(opened.classes)
     places = as_files(images)
     count = None if labels is None else len(labels)
@@ -97,9 +97,6 @@ def arranged(opened: Opened, seed: int, skip_unreadable: bool = False) -> Arrang
     UserError
         If images are unreadable and may not be skipped, or a class has too few.
     """
-    whole = sorted((item for items in opened.splits.values() for item in items), key=lambda i: (i.label, i.path))
-    if {*opened.splits} == {"train", "test"} and split_off_test(whole) == opened.splits:
-        opened = opened._replace(splits={"train": whole})  # the reader cut it: it is cut anew
     seen: dict[str, bytes] = {}
     opened, looked = readable(
         opened, skip_unreadable, lambda name, p: seen.update({name: np.packbits(imagehash.phash(p).hash).tobytes()})

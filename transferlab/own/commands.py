@@ -32,6 +32,7 @@ def finetune(folder: str, out: str | None, **parameters) -> None:
     check(os.path.isdir(folder), "folder", folder, "there is no such folder")
     check(place.is_dir() or not place.exists(), "out", place, "is a file; name a folder with --out")
     from .exported import MODEL, read_about
+    from .report import write
     from .tuner import FineTuner
 
     tuner = FineTuner(**parameters, verbose=True)
@@ -39,19 +40,14 @@ def finetune(folder: str, out: str | None, **parameters) -> None:
         same = (place / MODEL).is_file() and read_about(place).get("made") == tuner.command(folder)
         check(same, "out", place, "exists, and is not of this command; name another folder with --out")
     tuner.fit(folder).save(place)
-    report = _report(place)
+    try:
+        report = write(place)
+    except UserError as e:  # the page alone is missing
+        click.echo(f"transferlab: {e}", err=True)
+        report = place
     found = tuner.metrics_
     of = f"{found['n']} test images, mean over classes {100 * found['mean_class_accuracy']:.1f}%"
     click.echo(f"{100 * found['accuracy']:.1f}% of {of}; in {report}")
-
-
-def _report(place: Path) -> Path:
-    """Write the page of results, and return it; the folder, while there is no such page."""
-    try:
-        from .report import write
-    except ImportError:
-        return place
-    return write(place)
 
 
 @click.command()
