@@ -1,5 +1,7 @@
 """Images on their way to a training: read, checked, parted so that images that look alike stay together, and listed."""
 
+from __future__ import annotations
+
 import hashlib
 import io
 import os

@@ -1,5 +1,7 @@
 """A trained network as files that stand alone: written, read again, and asked about images."""
 
+from __future__ import annotations
+
 import csv
 import io
 import json

@@ -1,5 +1,7 @@
 """What a person's own images allow within some minutes: the probe, then fine-tuning at the best of a few rates."""
 
+from __future__ import annotations
+
 import json
 import math
 import time
