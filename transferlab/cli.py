@@ -51,9 +51,10 @@ def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, 
     Stop it with Ctrl-C at any time: the same command goes on.
     """
     from . import build, chapters, scales
+    from .cores import cpu_workers
     from .lab import Lab
     from .publish import publish as write
-    from .run.executors import cluster_slots, connected, cpu_workers
+    from .run.executors import cluster_slots, connected
     from .store import Published
 
     subject = chapters.chapter(chapter)
@@ -211,7 +212,8 @@ def list_sets(as_json: bool) -> None:
 
 def _plain(text: str) -> str:
     """Return text as one line that every terminal can be sent."""
-    return " ".join(text.encode(errors="backslashreplace").decode().split())
+    words = " ".join(text.encode(errors="backslashreplace").decode().split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
 
 
 @data.command()

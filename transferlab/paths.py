@@ -55,15 +55,21 @@ def weights_file(name: str) -> Path:
     UserError
         If it is not there, is empty, or only stands for the file.
     """
-    path = weights_root() / Path(name.removeprefix("file:")).expanduser()
-    rule = "there is no such file; set TRANSFERLAB_WEIGHTS to the folder of weight files"
-    check(path.is_file(), "weights", path, rule)
+    path = weights_root() / os.path.expanduser(name.removeprefix("file:"))
+    try:
+        os.stat(path)
+    except PermissionError:
+        pass  # reading says so
+    except (OSError, ValueError) as e:
+        rule = "there is no such file; set TRANSFERLAB_WEIGHTS to the folder of weight files"
+        raise UserError(f"weights (={path}): {rule}") from e
     return whole_file("weights", path)
 
 
 def stands_for(head: bytes) -> tuple[str, str] | None:
     """Return what it is that stands for a file, and how to get that, if the file begins as such things do."""
-    return next((told for begin, told in STANDS_FOR.items() if head[:64].lower().startswith(begin)), None)
+    begins = head[:64].lower().lstrip()
+    return next((told for begin, told in STANDS_FOR.items() if begins.startswith(begin)), None)
 
 
 def whole_file(what: str, path: Path) -> Path:

@@ -211,7 +211,7 @@ def test_a_table_a_split(tmp_path):
     assert labelled == {"train": {"0.png": "cat", "1.png": "dog"}, "validation": {"0.png": "dog", "1.png": "cat"}}
     assert passed(name) == {
         "without a label": ["test/0.png", "test/1.png"],
-        "other suffixes": ["sample_submission.csv"],
+        "tables without labels": ["sample_submission.csv"],
     }
 
 

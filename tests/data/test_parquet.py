@@ -134,7 +134,10 @@ def test_what_is_passed_over_is_counted(bugs):
 
 def test_folders_without_parquet_files(bugs):
     write(bugs / "ant/0.png", encoded(0))
-    assert refused().endswith(f"the folder of image sets, or name a folder of images folder:{bugs}")
+    told = (
+        f"the folder of image sets, or name a folder of images folder:{bugs}; passed over: other suffixes 1 (ant/0.png)"
+    )
+    assert refused().endswith(told)
 
 
 # ----------------------------------------------------------------------------------------------------------- columns

@@ -4,6 +4,7 @@ import os
 import stat
 import unicodedata
 from collections import defaultdict
+from collections.abc import Collection
 from typing import NamedTuple
 
 from PIL import Image
@@ -17,7 +18,10 @@ FORMATS = (
 IMAGE_SUFFIXES = {f".{name}" for name in FORMATS.split()}
 SNIFFED = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000")  # looked for in files without a suffix
 TABLE_SUFFIXES = {".csv", ".tsv"}
-LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
+LEFT_BEHIND = {
+    "__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found",
+    "#recycle", "__pycache__",
+}  # fmt: skip
 Parts = tuple[str, ...]
 
 
@@ -33,7 +37,9 @@ class File(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What lies below a folder: pictures, tables, the folders that are not hidden, and what was passed over by kind."""
+    """What lies below a folder: pictures, or what else is wanted, tables, the folders that are not hidden, and what was
+    passed over by kind.
+    """
 
     pictures: list[File]
     tables: list[File]
@@ -51,8 +57,12 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def walk(folder: str) -> Found:
-    """Look through a folder. Linked folders are followed, unless one leads back to where it was come from."""
+def walk(folder: str, wanted: Collection[str] = IMAGE_SUFFIXES) -> Found:
+    """Look through a folder for files of some suffixes; pictures may have none.
+
+    Linked folders are followed, unless one leads back to where it was come from.
+    """
+    images = wanted is IMAGE_SUFFIXES
     found = Found([], [], set(), defaultdict(list))
     waiting: list[tuple[str, Parts, frozenset]] = [(folder, (), frozenset())]
     while waiting:
@@ -86,9 +96,9 @@ def walk(folder: str) -> Found:
                 found.passed["hidden"].append(file.path)
             elif not stat.S_ISREG(mode):
                 found.passed["no plain files"].append(file.path)
-            elif suffix in IMAGE_SUFFIXES or (suffix in ("", ".") and _is_picture(entry.path)):
+            elif suffix in wanted or (images and suffix in ("", ".") and _is_picture(entry.path)):
                 found.pictures.append(file)
-            elif suffix in TABLE_SUFFIXES:
+            elif images and suffix in TABLE_SUFFIXES:
                 found.tables.append(file)
             else:
                 found.passed["other suffixes"].append(file.path)

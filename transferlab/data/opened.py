@@ -79,7 +79,8 @@ class Item(NamedTuple):
 
 class Opened(NamedTuple):
     """An image set whose items are known and whose pixels are not decoded yet. No two items of a split share a name,
-    unless their content is the same; `passed` are the names of what was passed over, by kind.
+    unless their content is the same; `passed` are the names of what was passed over, by kind; of a `whole` set, which
+    comes without splits, each class gave up a fifth for ``test``.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Opened(NamedTuple):
     splits: dict[str, list[Item]]
     tree: ClassTree | None = None
     passed: dict[str, list[str]] = {}  # noqa: RUF012
+    whole: bool = False
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits over class names, class tree, image names, labels and file contents."""
@@ -98,8 +100,9 @@ class Opened(NamedTuple):
         return whole.hexdigest()[:16]
 
     def without(self, left_out: set[str]) -> "Opened":
-        """Return the set without the items called ``split/path``."""
+        """Return the set without the items called ``split/path``; what a whole one gives up is drawn afresh."""
         kept = {s: [i for i in items if f"{s}/{i.path}" not in left_out] for s, items in self.splits.items()}
+        kept = {"": [i for items in kept.values() for i in items]} if self.whole else kept
         return checked(self.name, self.classes, kept, self.tree, self.passed)
 
 
@@ -115,18 +118,33 @@ def checked(
     tree: ClassTree | None = None,
     passed: dict[str, list[str]] | None = None,
 ) -> Opened:
-    """Return an image set in canonical order, if it has images of two classes and of every class in each split."""
+    """Return an image set in canonical order, if it has images of two classes and of every class in each split.
+
+    Items of a split without a name are all that there are: each class gives up a fifth for ``test``.
+    """
     passed = passed or {}
     more = "".join(f"; {words}" for words in [passed_over(counted(passed))] if words)
     check(len(classes) != 1, "data set", name, f"has one class ({classes[:1]}); at least two are needed{more}")
-    splits = {s: sorted(_apart(splits[s]), key=lambda i: (i.label, i.path)) for s in SPLITS if splits.get(s)}
+    known = [s for s in (*SPLITS, "") if splits.get(s)]
+    splits = {s: sorted(_apart(splits[s]), key=lambda i: (i.label, i.path)) for s in known}
     check(bool(splits), "data set", name, f"has no images{more}")
     for split, items in splits.items():
-        empty = set(range(len(classes))) - {i.label for i in items}
-        check(not empty, "data set", name, f"class {classes[min(empty, default=0)]} has no {split} images{more}")
+        count = Counter(i.label for i in items)
+        if lacking := [c for label, c in enumerate(classes) if count[label] < (1 if split else 2)]:
+            rule = f"class {lacking[0]} has no {split or 'train'} images"
+            if count[classes.index(lacking[0])]:
+                rule = f"class {lacking[0]} has one image; 2 are needed, one of them to test on, or a test split"
+            elif alike := [c for c in classes if c not in lacking and _bare(c) == _bare(lacking[0])]:
+                rule += f" ({alike[0]} has some: is that the same class?)"
+            raise UserError(f"data set (={name}): {rule}{more}")
     if tree is not None:
         tree.covers(classes)
-    return Opened(name, classes, splits, tree, passed)
+    whole = splits.pop("", None)
+    return Opened(name, classes, split_off_test(whole) if whole else splits, tree, passed, whole is not None)
+
+
+def _bare(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum())
 
 
 def _apart(items: Iterable[Item]) -> list[Item]:

@@ -49,6 +49,10 @@ class Shape:
             if self.loose & {*self.roots.values()} or any(not self.held[(*r, *inner)] for r in self.roots.values()):
                 break
             self.roots = {split: (*root, *inner) for split, root in self.roots.items()}
+        known = self.classes(self.roots.get("train", ()))
+        for split, root in self.roots.items():  # val/images, whose labels are elsewhere
+            if root not in self.loose and len(inner := self.classes(root) - known) == len(self.classes(root)) == 1:
+                self.roots[split] = (*root, *inner) if re.fullmatch(THINGS, min(inner).casefold()) else root
 
     def classes(self, root: Parts) -> set[str]:
         """Return the folders with pictures below a split's."""

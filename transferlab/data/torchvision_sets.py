@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import UserError, check, choose, line, torchvision
 from ..paths import data_root, writable
-from .opened import Item, Opened, checked, split_off_test
+from .opened import Item, Opened, checked
 
 ABOUT = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 SETS = ABOUT["sets"]
@@ -32,7 +32,7 @@ def open_torchvision(name: str) -> Opened:
     made = {split: _make(name, arguments, root) for split, arguments in ABOUT["splits"][row["splits"]].items()}
     classes = _classes(f"torchvision:{name}", made)
     splits = {split: _items(dataset, root, row.get("file", "")) for split, dataset in made.items()}
-    splits = split_off_test(splits["train"]) if row["splits"] == "unsplit" else splits
+    splits = {"": splits["train"]} if row["splits"] == "unsplit" else splits
     return checked(f"torchvision:{name}", classes, splits)
 
 
