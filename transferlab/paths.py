@@ -22,7 +22,10 @@ LEFTOVER = 86_400  # seconds after which half-written files of the dead are remo
 
 def project() -> Path:
     """Return the project's folder: the nearest one, from here upwards, that holds ``_toc.yml`` and ``notebooks``."""
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError as e:
+        raise UserError("folder (=.): is gone; change into one that is there") from e
     for folder in (here, *here.parents, Path(__file__).parent.parent):
         if os.path.isfile(folder / "_toc.yml") and os.path.isdir(folder / "notebooks"):  # also if it may not be read
             return folder

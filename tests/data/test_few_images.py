@@ -1,5 +1,7 @@
 """One image a class, no validation images, a class that a split lacks: nothing is chosen or scored on nothing."""
 
+import itertools
+
 import pytest
 import torch
 from flat_images import paint
@@ -59,6 +61,33 @@ def test_classes_that_are_left_may_be_too_small(tmp_path):
 def test_a_validation_split_is_enough(tmp_path):
     target = Target(few(tmp_path / "set", train=(1, 1), validation=(1, 1), test=(1, 1)), 16)
     assert [len(target_sample(target, s, 0).rows) for s in ("train", "validation", "test")] == [2, 2, 2]
+
+
+def test_a_whole_set_gives_up_a_fifth_of_what_can_be_read(tmp_path):
+    """Which image is damaged does not matter: the test images are drawn among those that are left."""
+    for damaged in range(5):
+        folder = tmp_path / str(damaged)
+        for label, i in itertools.product("ab", range(5)):
+            paint(folder / label / f"{i}.png", "ab".index(label))
+        (folder / "a" / f"{damaged}.png").write_bytes(b"damaged")
+        assert pin(f"folder:{folder}", skip_unreadable=True)["splits"] == {"train": 7, "test": 2}
+
+
+def test_what_is_left_of_a_class_may_be_too_few(tmp_path):
+    for label, i in itertools.product("ab", range(3)):
+        paint(tmp_path / "set" / label / f"{i}.png", "ab".index(label))
+    for i, rule in (
+        (0, None),
+        (1, "class a has one image; 2 are needed, one of them to test on, or a test split"),
+        (2, "class a has no train images"),
+    ):
+        (tmp_path / "set" / "a" / f"{i}.png").write_bytes(b"damaged")
+        if rule:
+            left = rf"{rule}; left out: {i + 1} unreadable \((train|test)/a/"
+            with pytest.raises(UserError, match=left):
+                pin(f"folder:{tmp_path}/set", skip_unreadable=True)
+        else:
+            assert pin(f"folder:{tmp_path}/set", skip_unreadable=True)["splits"] == {"train": 3, "test": 2}
 
 
 def test_nothing_is_never_scored():

@@ -18,10 +18,8 @@ FORMATS = (
 IMAGE_SUFFIXES = {f".{name}" for name in FORMATS.split()}
 SNIFFED = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000")  # looked for in files without a suffix
 TABLE_SUFFIXES = {".csv", ".tsv"}
-LEFT_BEHIND = {
-    "__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found",
-    "#recycle", "__pycache__",
-}  # fmt: skip
+LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "#recycle", "lost+found"}
+LEFT_BEHIND |= {"system volume information"}
 Parts = tuple[str, ...]
 
 
@@ -50,6 +48,11 @@ class Found(NamedTuple):
 def written(name: str) -> str:
     r"""Return a file's name as it is written on every system: composed Unicode, a byte that is none as ``\xe9``."""
     return composed(os.fsencode(name).decode("utf-8", "backslashreplace"))
+
+
+def letters(text: str) -> str:
+    """Return the letters and digits of a text, in lower case."""
+    return "".join(c for c in text.casefold() if c.isalnum())
 
 
 def composed(text: str) -> str:

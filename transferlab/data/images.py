@@ -200,9 +200,12 @@ def pin(name: str, skip_unreadable: bool = False, columns: dict[str, str] | None
         opened = open_set(name, columns)
         looked = look(opened)
         check(not looked.bad or skip_unreadable, "data set", name, _unreadable(looked.bad))
-        left = {"skipped": list(looked.bad)} if looked.bad else {}
-        entry = describe(opened.without({*looked.bad})) | left | ({"several": looked.several} if looked.several else {})
-        entry |= {"columns": columns} if columns else {}
+        try:
+            opened = opened.without({*looked.bad})
+        except UserError as e:
+            raise UserError(f"{e}; left out: {len(looked.bad)} unreadable ({few([*looked.bad])})") from e
+        more = {"skipped": [*looked.bad], "several": looked.several, "columns": columns}
+        entry = describe(opened) | {what: value for what, value in more.items() if value}
     catalog.pin(name, entry)
     return entry
 

@@ -7,13 +7,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import NoReturn
 
-from .files import File, Found, Parts, composed
+from .files import File, Found, Parts, composed, letters
 from .shapes import split_of
 
 LABEL_COLUMNS = {
     "label", "labels", "class", "classes", "classname", "labelname", "category", "target", "breed", "species", "tag",
     "diagnosis", "classid", "labelid",
 }  # fmt: skip
+UNREAD = "tables without labels of these images"
 NO_LABEL = {"nan", "null", "n/a", "<na>", "#n/a"}  # what tables hold where there is no label
 SPLIT_COLUMNS = {"split", "subset", "set", "partition", "usage"}
 Index = dict[str, list[File]]
@@ -39,25 +40,22 @@ def labels(found: Found, refuse: Callable[[str], NoReturn]) -> dict[Parts, tuple
                 index[tail].append(file)
     known: dict[Parts, tuple[str, str]] = {}
     for table in found.tables:
-        if "submission" in table.parts[-1].casefold():
-            found.passed["tables without labels"].append(table.path)
-            continue
-        rows = _rows(table, refuse)
+        rows = [] if "submission" in table.parts[-1].casefold() else _rows(table, refuse)
         width = max(map(len, rows), default=0)
         rows = [[*row, *[""] * (width - len(row))] for row in rows]
         hits = [len({row[c] for row in rows if _listed(row[c], index)}) for c in range(width)]
         if sum(map(bool, hits)) > 1:  # numbers of classes may also be names of files
-            hits = [n * (_letters(title) not in LABEL_COLUMNS) for n, title in zip(hits, rows[0], strict=True)]
+            hits = [n * (letters(title) not in LABEL_COLUMNS) for n, title in zip(hits, rows[0], strict=True)]
         if not any(hits):
-            found.passed["tables that name no picture"].append(table.path)
+            found.passed[UNREAD].append(table.path)
             continue
         at = hits.index(max(hits))
         head = [f"column {c + 1}" for c in range(width)] if _listed(rows[0][at], index) else rows.pop(0)
-        side = next((c for c, title in enumerate(head) if _letters(title) in SPLIT_COLUMNS and c != at), None)
+        side = next((c for c, title in enumerate(head) if letters(title) in SPLIT_COLUMNS and c != at), None)
         stem = split_of(table.parts[-1].rpartition(".")[0])
         label = _label(table, head, rows, {at, side}, (stem or ("train",))[0] == "train", refuse)
         if label is None:
-            found.passed["tables without labels"].append(table.path)
+            found.passed[UNREAD].append(table.path)
             continue
         for row in rows:
             said = stem if side is None else split_of(row[side])
@@ -69,8 +67,13 @@ def labels(found: Found, refuse: Callable[[str], NoReturn]) -> dict[Parts, tuple
                 refuse(f"{table.path} lists {row[at]}, which may be {files[0].path} or {files[1].path}")
             if not files:
                 found.passed["listed and not there"].append(row[at])
-            elif (text := _text(row[label])) != known.setdefault(files[0].parts, (text, split))[0]:
-                refuse(f"{files[0].path} has two labels: {known[files[0].parts][0]} and {text}")
+                continue
+            now = _text(row[label]), split
+            before = known.get(files[0].parts, now)
+            for what, one, other in zip(("labels", "splits"), before, now, strict=True):
+                if one != other and (what == "labels" or (one and other)):
+                    refuse(f"{files[0].path} has two {what}: {one} and {other}")
+            known[files[0].parts] = now if split else before
     return {parts: said for parts, said in known.items() if said[0]}
 
 
@@ -97,10 +100,6 @@ def _text(label: str) -> str:
     return "" if text.casefold() in NO_LABEL else text
 
 
-def _letters(title: str) -> str:
-    return re.sub(r"[\W_]", "", title.casefold())
-
-
 def _listed(value: str, index: Index) -> list[File]:
     """Return the pictures that a value of a table can name: a path of any beginning, with a suffix or without."""
     parts = [p for p in composed(value.strip()).replace("\\", "/").split("/") if p not in ("", ".")]
@@ -120,7 +119,7 @@ def _nearest(files: list[File], table: File, split: str) -> list[File]:
 def _label(table: File, head: list, rows: list, taken: set, wanted: bool, refuse: Callable) -> int | None:
     """Return the column of labels, or of a table of test images that there is none."""
     others = [c for c in range(len(head)) if c not in taken]
-    called = others if len(others) == 1 else [c for c in others if _letters(head[c]) in LABEL_COLUMNS]
+    called = others if len(others) == 1 else [c for c in others if letters(head[c]) in LABEL_COLUMNS]
     both = {tuple(row[c] for c in called) for row in rows}
     if not called and (not others or not wanted):
         return None

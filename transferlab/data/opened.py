@@ -12,6 +12,7 @@ from PIL import Image
 from ..errors import UserError, check, few, line
 from ..specs.catalog import passed_over
 from . import decoding
+from .files import letters
 from .subsets import hold_out
 from .tree import ClassTree
 
@@ -125,8 +126,7 @@ def checked(
     passed = passed or {}
     more = "".join(f"; {words}" for words in [passed_over(counted(passed))] if words)
     check(len(classes) != 1, "data set", name, f"has one class ({classes[:1]}); at least two are needed{more}")
-    known = [s for s in (*SPLITS, "") if splits.get(s)]
-    splits = {s: sorted(_apart(splits[s]), key=lambda i: (i.label, i.path)) for s in known}
+    splits = {s: _apart(splits[s]) for s in (*SPLITS, "") if splits.get(s)}
     check(bool(splits), "data set", name, f"has no images{more}")
     for split, items in splits.items():
         count = Counter(i.label for i in items)
@@ -134,7 +134,7 @@ def checked(
             rule = f"class {lacking[0]} has no {split or 'train'} images"
             if count[classes.index(lacking[0])]:
                 rule = f"class {lacking[0]} has one image; 2 are needed, one of them to test on, or a test split"
-            elif alike := [c for c in classes if c not in lacking and _bare(c) == _bare(lacking[0])]:
+            elif alike := [c for c in classes if c not in lacking and letters(c) == letters(lacking[0])]:
                 rule += f" ({alike[0]} has some: is that the same class?)"
             raise UserError(f"data set (={name}): {rule}{more}")
     if tree is not None:
@@ -143,14 +143,11 @@ def checked(
     return Opened(name, classes, split_off_test(whole) if whole else splits, tree, passed, whole is not None)
 
 
-def _bare(name: str) -> str:
-    return "".join(c for c in name.casefold() if c.isalnum())
-
-
 def _apart(items: Iterable[Item]) -> list[Item]:
-    """Return items with names of their own: those that share one are told apart by what they hold."""
+    """Return items in order, with names of their own: those that share one are told apart by what they hold."""
     shared = Counter(i.path for i in items)
-    return [i._replace(path=f"{i.path}~{i.digest()[:8]}") if shared[i.path] > 1 else i for i in items]
+    named = (i._replace(path=f"{i.path}~{i.digest()[:8]}") if shared[i.path] > 1 else i for i in items)
+    return sorted(named, key=lambda i: (i.label, i.path))
 
 
 def split_off_test(items: list[Item]) -> dict[str, list[Item]]:

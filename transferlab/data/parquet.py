@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import DiskError, UserError, check
+from ..errors import DiskError, UserError, check, few
 from ..paths import cache_root, writable
 from ..specs import catalog
 from .files import composed
@@ -60,9 +60,9 @@ def open_parquet(folder: Path, name: str, columns: dict[str, str] | None = None)
         file = open_file(path)
         chosen = chosen or columns_of(file, path, name, wanted)
         image, about = chosen["image"], chosen["label"]
-        for column, least in ((image, 1), (about, 0)):
-            count = file.schema_arrow.names.count(column)
-            check(least <= count < 2, "Parquet file", path, f"has {count or 'no'} column{'s' * (count > 1)} {column}")
+        check(image in file.schema_arrow.names, "Parquet file", path, f"has no column {image}")
+        twice = [c for c in (image, about) if file.schema_arrow.names.count(c) > 1]
+        check(not twice, "Parquet file", path, f"has several columns called {few(twice)}")
         found = class_names(file, about)
         check(found in ((), names or found), "Parquet file", path, "names other classes than the files before it")
         names = names or found

@@ -49,10 +49,12 @@ class Shape:
             if self.loose & {*self.roots.values()} or any(not self.held[(*r, *inner)] for r in self.roots.values()):
                 break
             self.roots = {split: (*root, *inner) for split, root in self.roots.items()}
-        known = self.classes(self.roots.get("train", ()))
-        for split, root in self.roots.items():  # val/images, whose labels are elsewhere
-            if root not in self.loose and len(inner := self.classes(root) - known) == len(self.classes(root)) == 1:
-                self.roots[split] = (*root, *inner) if re.fullmatch(THINGS, min(inner).casefold()) else root
+        held = {split: self.classes(root) for split, root in self.roots.items() if split}
+        for split, inner in held.items():  # val/images, beside train/CLASS
+            elsewhere = set().union(*(held[other] for other in held if len(held[other]) > 1))
+            if len(inner) == 1 and self.roots[split] not in self.loose and not inner & elsewhere:
+                root = (*self.roots[split], *inner)
+                self.roots[split] = root if re.fullmatch(THINGS, root[-1].casefold()) else root[:-1]
 
     def classes(self, root: Parts) -> set[str]:
         """Return the folders with pictures below a split's."""

@@ -90,14 +90,6 @@ def _files(dataset, pattern: str) -> Sequence[Path]:
 def _items(dataset, root: Path, pattern: str) -> list[Item]:
     labels, files = _labels(dataset), _files(dataset, pattern)
     if files:
-        both = zip(files, labels, strict=True)
-        return [Item(f.relative_to(root).as_posix(), label, partial(_read, f)) for f, label in both]
+        return [Item(f.relative_to(root).as_posix(), y, f.read_bytes) for f, y in zip(files, labels, strict=True)]
     digits = len(str(len(labels)))
     return [Item(f"{i:0{digits}}", label, lambda i=i: dataset[i][0]) for i, label in enumerate(labels)]
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as e:
-        raise UserError(f"image (={file}): the set lists it, and it cannot be read ({e.strerror})") from e

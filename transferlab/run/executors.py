@@ -74,7 +74,7 @@ def connected(address: str | None) -> Iterator[Any]:
         raise UserError(f"cluster (={address}): needs Dask; pip install 'transferlab[cluster]'") from e
     try:
         client = Client(address, timeout=CONNECT)
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, TypeError) as e:
         raise UserError(f"cluster (={address}): the scheduler does not answer ({' '.join(str(e).split())[:80]})") from e
     try:
         yield client
@@ -144,6 +144,7 @@ class Cluster(Executor):
             print(f"{name}: has no workers now; waiting for {self.wait:.0f} s", file=sys.stderr)
         if now - self.since > self.wait:
             why = "start some with: dask worker ADDRESS --nthreads 1; or wait longer, with --wait SECONDS"
+            why += "; those that leave at once lack transferlab, as their log says"
             raise UserError(f"{name}: has had no workers for {self.wait:.0f} s; {why}; the same command goes on")
         return True
 

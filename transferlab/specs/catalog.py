@@ -188,4 +188,5 @@ def notes(entry: dict) -> list[str]:
     left = f"{len(skipped)} unreadable left out ({few(skipped)})" if skipped else ""
     first = f"{several} with several pictures, of which the first is read" if several else ""
     classes = f"classes {entry['named']}" if "named" in entry else ""
-    return [*filter(None, (classes, left, first, passed_over(entry.get("passed", {}))))]
+    none = "no test images: a source, and no target" if [*entry.get("splits", ())] == ["train"] else ""
+    return [*filter(None, (classes, none, left, first, passed_over(entry.get("passed", {}))))]
