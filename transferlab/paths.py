@@ -59,13 +59,9 @@ def weights_file(name: str) -> Path:
         If it is not there, is empty, or only stands for the file.
     """
     path = weights_root() / os.path.expanduser(name.removeprefix("file:"))
-    try:
-        os.stat(path)
-    except PermissionError:
-        pass  # reading says so
-    except (OSError, ValueError) as e:
-        rule = "there is no such file; set TRANSFERLAB_WEIGHTS to the folder of weight files"
-        raise UserError(f"weights (={path}): {rule}") from e
+    rule = "there is no such file; set TRANSFERLAB_WEIGHTS to the folder of weight files"
+    closed = os.path.isdir(path.parent) and not os.access(path.parent, os.X_OK)  # which reading says
+    check(closed or os.path.exists(path), "weights", path, rule)
     return whole_file("weights", path)
 
 

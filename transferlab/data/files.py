@@ -35,9 +35,7 @@ class File(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What lies below a folder: pictures, or what else is wanted, tables, the folders that are not hidden, and what was
-    passed over by kind.
-    """
+    """What lies below a folder: pictures (or what is wanted), tables, folders not hidden, and what was passed over."""
 
     pictures: list[File]
     tables: list[File]
@@ -61,10 +59,7 @@ def composed(text: str) -> str:
 
 
 def walk(folder: str, wanted: Collection[str] = IMAGE_SUFFIXES) -> Found:
-    """Look through a folder for files of some suffixes; pictures may have none.
-
-    Linked folders are followed, unless one leads back to where it was come from.
-    """
+    """Look through a folder for pictures, or for files of other suffixes; links are followed, but not in a circle."""
     images = wanted is IMAGE_SUFFIXES
     found = Found([], [], set(), defaultdict(list))
     waiting: list[tuple[str, Parts, frozenset]] = [(folder, (), frozenset())]

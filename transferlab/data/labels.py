@@ -68,12 +68,11 @@ def labels(found: Found, refuse: Callable[[str], NoReturn]) -> dict[Parts, tuple
             if not files:
                 found.passed["listed and not there"].append(row[at])
                 continue
-            now = _text(row[label]), split
-            before = known.get(files[0].parts, now)
+            now, before = (_text(row[label]), split), known.get(files[0].parts, ("", ""))
             for what, one, other in zip(("labels", "splits"), before, now, strict=True):
-                if one != other and (what == "labels" or (one and other)):
+                if one and other and one != other:
                     refuse(f"{files[0].path} has two {what}: {one} and {other}")
-            known[files[0].parts] = now if split else before
+            known[files[0].parts] = now[0] or before[0], now[1] or before[1]
     return {parts: said for parts, said in known.items() if said[0]}
 
 

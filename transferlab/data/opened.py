@@ -119,10 +119,7 @@ def checked(
     tree: ClassTree | None = None,
     passed: dict[str, list[str]] | None = None,
 ) -> Opened:
-    """Return an image set in canonical order, if it has images of two classes and of every class in each split.
-
-    Items of a split without a name are all that there are: each class gives up a fifth for ``test``.
-    """
+    """Return a set in canonical order, if each split has images of every class; one without a name is the whole set."""
     passed = passed or {}
     more = "".join(f"; {words}" for words in [passed_over(counted(passed))] if words)
     check(len(classes) != 1, "data set", name, f"has one class ({classes[:1]}); at least two are needed{more}")

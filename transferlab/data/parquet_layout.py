@@ -116,9 +116,8 @@ def form(kind: Any) -> str:
     """Return whether a column's type is ``bytes`` or ``text``, however they are stored, or neither."""
     from pyarrow import types
 
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    words = {"string": "text", "large_string": "text", "string_view": "text"}
-    return words.get(str(kind), "bytes" if re.match(r"(large_|fixed_size_)?binary", str(kind)) else "")
+    name = str(kind.value_type if types.is_dictionary(kind) else kind)
+    return {"string": "text", "binary": "bytes"}.get(re.sub(r"^(large|fixed_size)_|_view$|\[\d+\]$", "", name), "")
 
 
 def columns_of(file: Any, path: Path, name: str, wanted: dict[str, str]) -> dict[str, str]:

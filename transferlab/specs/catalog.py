@@ -121,8 +121,8 @@ def named(place: str, fingerprint: str) -> str:
     """
     entries = packaged() | local()
     found = [n for n, entry in entries.items() if n.startswith(place) and entry["fingerprint"] == fingerprint]
-    there = {n: os.path.exists(os.path.expanduser(n.removeprefix(place))) for n in found}
-    return max(found, key=there.__getitem__, default=place + fingerprint)
+    there = (n for n in found if os.path.exists(os.path.expanduser(n.removeprefix(place))))
+    return next(iter([*there, *found]), place + fingerprint)
 
 
 def pin(name: str, entry: dict) -> None:
