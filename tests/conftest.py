@@ -38,6 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -1 if item is builds else order.get(item.path.stem, len(LONG)))
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Each file in one process, for what its tests share, but for `SPREAD`."""
     from xdist.scheduler import LoadScopeScheduling

@@ -305,6 +305,61 @@ def test_the_scorecard_has_every_claim_and_every_verdict(book):
         assert row["effect"] == "; ".join(map(bracketed, verdict.parts))
 
 
+@in_chromium
+def test_the_scorecard_is_sifted_and_sorted(visit):
+    page = visit("book/scorecard")
+    rows = page.locator("tr[data-verdict]:visible")
+    everything = rows.count()
+    assert everything == len({v.claim for v in chapters.verdicts()})
+    page.select_option("[name=verdict]", "holds here")
+    held = rows.evaluate_all("all => all.map(row => row.dataset.verdict)")
+    assert 0 < len(held) < everything
+    assert set(held) == {"holds here"}
+    assert page.locator(".tl-count").inner_text() == f"{len(held)} of {everything} judged claims are shown."
+    page.select_option("[name=sort]", "sure")
+    sure = [float(x) for x in rows.evaluate_all("all => all.map(row => row.dataset.sure)")]
+    assert sure == sorted(sure, reverse=True)
+    page.fill("[name=words]", "coarse concept")
+    assert rows.evaluate_all("all => all.map(row => row.id)") == ["I6"]
+    page.reload()  # what was asked is in the address
+    assert rows.evaluate_all("all => all.map(row => row.id)") == ["I6"]
+    page.fill("[name=words]", "")
+    page.select_option("[name=verdict]", "")
+    page.select_option("[name=sort]", "")
+    assert rows.count() == everything
+    assert rows.first.evaluate("row => row.parentElement.dataset.paper") == "Li et al. 2020"
+    page.evaluate("location.hash = '#B1'")
+    page.wait_for_selector("li#B1:visible")
+    page.evaluate("location.hash = '#I7'")
+    page.wait_for_selector("tr#I7 details[open]")
+
+
+@in_chromium
+def test_the_first_page_says_both_sides_and_every_claim(visit):
+    page = visit("book/index")
+    plain = page.locator(".tl-sentence").inner_text()
+    page.get_by_text("what pretraining adds", exact=True).click()
+    page.wait_for_function("was => document.querySelector('.tl-sentence').textContent !== was", arg=plain)
+    shares = [
+        int(re.search(r"(\d+)% of it is left", text)[1]) for text in (plain, page.locator(".tl-sentence").inner_text())
+    ]
+    assert shares[0] > 2 * shares[1]
+    page.wait_for_function("location.hash.includes('shown=what+pretraining+adds')")
+    assert page.locator(".tl-tile").count() == 53
+    page.locator(".tl-tile").nth(30).focus()
+    assert page.locator(".tl-told").inner_text() == page.locator(".tl-tile").nth(30).get_attribute("aria-label")
+    page.locator(".tl-tile").nth(3).hover()
+    assert page.locator(".tl-told").inner_text().startswith("L4: ")
+
+
+def test_seven_questions_are_answered_from_the_records(book):
+    text = html.unescape((book / "book" / "own.html").read_text())
+    for name in ("images_per_class", "wider_or_deeper", "how_many_classes", "more_data", "what_new_units_learn"):
+        box = chapters.chapter(name).short(chapters.chapter(name).published("cpu"))
+        assert any(sentence in text for sentence in box.said)
+        assert box.do in text
+
+
 def test_a_chapter_shows_its_claims_at_every_scale_that_is_published(book):
     for name in CHAPTERS:
         text = html.unescape(re.sub("<[^>]+>", "", (book / "notebooks" / f"{name}.html").read_text()))

@@ -57,7 +57,7 @@ def short(study):
 def project(tmp_path, monkeypatch):
     """A project of one chapter, at a scale small enough to run."""
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n  - file: notebooks/question\n")
     (tmp_path / "notebooks" / "question.md").write_text(HEADER + NOTEBOOK)
     monkeypatch.chdir(tmp_path)
     small = replace(scales.scale("smoke"), name="cpu", train=Recipe(steps=2, batch=8, lr=0.05), seeds=3)
@@ -112,11 +112,11 @@ def test_parameters_refused(project, given, message):
 
 
 def test_a_chapter_is_a_draft_until_the_table_of_contents_names_it(project):
+    assert not chapters.chapter("question").draft
+    (project / "_toc.yml").write_text("format: jb-book\nroot: index\n")
     assert chapters.chapter("question").draft
     (project / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n  - file: notebooks/questions\n")
     assert chapters.chapter("question").draft
-    (project / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n  - file: notebooks/question\n")
-    assert not chapters.chapter("question").draft
 
 
 def test_unknown_chapter(project):
@@ -289,6 +289,8 @@ def test_verdicts_come_from_published_records(project, tmp_path):
     assert chapters.verdicts("gpu") == []
     assert subject.verdicts() == [verdict]
     assert subject.verdicts(["gpu", "paper"]) == []
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    assert chapters.verdicts() == []  # of a draft
 
 
 def test_verdicts_of_larger_scales_come_first(project, tmp_path, monkeypatch):

@@ -66,15 +66,27 @@
     if (element.textContent !== words) element.textContent = words;
   }
 
+  // A row of buttons, as if it were a list.
+  function buttons(place) {
+    const each = all("input", place);
+    return {
+      name: each[0].name,
+      options: each.map((input) => ({ text: input.labels[0].textContent, value: input.value })),
+      get selectedIndex() { return each.findIndex((input) => input.checked); },
+      set selectedIndex(index) { each[index].checked = true; },
+    };
+  }
+
   // Control, sentence and charts follow each other; the choice is in the address: #figure?control=text&…
   function follow(explorer) {
     const form = explorer.querySelector(".tl-controls");
     const figure = explorer.querySelector(".tl-figure");
     const states = JSON.parse(explorer.querySelector(".tl-states").textContent);
-    const fields = all("select, input", form).map((field) => {
+    const fields = all("select, [type=range], .tl-buttons", form).map((place) => {
+      const field = place.className === "tl-buttons" ? buttons(place) : place;
       const range = field.type === "range";
-      const texts = range ? JSON.parse(field.dataset.texts) : all("option", field).map((option) => option.text);
-      const values = range ? JSON.parse(field.dataset.values) : all("option", field).map((option) => option.value);
+      const texts = range ? JSON.parse(field.dataset.texts) : Array.from(field.options, (option) => option.text);
+      const values = range ? JSON.parse(field.dataset.values) : Array.from(field.options, (option) => option.value);
       return { field, range, texts, values: values.map((value) => JSON.parse(value)), at: range ? "value" : "selectedIndex" };
     });
     const chosen = (what) => fields.map((f) => f[what][Number(f.field[f.at])]);
@@ -188,8 +200,74 @@
     }
   });
 
+  // ------------------------------------------------------------------------------------------------- the scorecard
+  // Rows that fit what was asked, in the order that was asked for; what was asked is in the address.
+  function sift(form) {
+    const table = form.parentElement.querySelector(".tl-scorecard");
+    const papers = Array.from(table.tBodies, (body) => ({ body, head: body.rows[0], rows: Array.from(body.rows).slice(1) }));
+    const rows = papers.flatMap((paper) => paper.rows);
+    const sorted = table.createTBody();
+    const order = { sure: (row) => -row.dataset.sure, effect: (row) => -row.dataset.effect };
+    order.verdict = (row) => all("select[name=verdict] option", form).findIndex((o) => o.text === row.dataset.verdict);
+    const fields = all("select, input", form);
+    const fits = (row, { words, verdict, paper, chapter }) =>
+      (!verdict || (row.dataset.verdict || "not tested") === verdict) &&
+      (!paper || (row.dataset.paper || row.parentElement.dataset.paper) === paper) &&
+      (!chapter || row.dataset.chapter === chapter) &&
+      words.toLowerCase().split(/\s+/).every((word) => row.textContent.toLowerCase().includes(word));
+
+    function update() {
+      const asked = Object.fromEntries(fields.map((field) => [field.name, field.value]));
+      for (const { body, rows: own } of papers) body.append(...own);
+      for (const row of rows) row.hidden = !fits(row, asked);
+      for (const { head, rows: own } of papers) head.hidden = own.every((row) => row.hidden) || Boolean(asked.sort);
+      const by = order[asked.sort];
+      if (by) sorted.append(...rows.sort((a, b) => Boolean(b.dataset.verdict) - Boolean(a.dataset.verdict) || by(a) - by(b)));
+      const shown = rows.filter((row) => row.dataset.verdict && !row.hidden).length;
+      tell(form.querySelector(".tl-count"), `${shown} of ${rows.filter((row) => row.dataset.verdict).length} judged claims are shown.`);
+      const query = new URLSearchParams(Object.entries(asked).filter(([, value]) => value));
+      history.replaceState(history.state, "", `${location.pathname}${query.size ? `?${query}` : ""}${location.hash}`);
+    }
+
+    for (const [name, value] of new URLSearchParams(location.search)) if (form.elements[name]) form.elements[name].value = value;
+    form.hidden = false;
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("input", update);
+    update();
+  }
+
+  // What is folded opens where the address points at it.
+  function unfold() {
+    const row = location.hash && document.getElementById(location.hash.slice(1));
+    for (const details of row ? all("details", row).concat(row.closest("details") || []) : []) if (row.closest(".tl-scorecard")) details.open = true;
+  }
+
+  // ----------------------------------------------------------------------------------------------------- first page
+  // A tile says its claim where it is pointed at; a first tap only says it.
+  function held(place) {
+    const told = place.querySelector(".tl-told");
+    let last;
+    const say = (event) => {
+      const tile = event.target.closest(".tl-tile");
+      if (!tile) return;
+      tell(told, tile.getAttribute("aria-label"));
+      for (const one of all(".tl-tile", place)) one.classList.toggle("tl-pointed", one === tile);
+    };
+    place.addEventListener("pointerover", say);
+    place.addEventListener("focusin", say);
+    place.addEventListener("click", (event) => {
+      const tile = event.target.closest(".tl-tile");
+      if (event.pointerType === "touch" && tile && tile !== last) event.preventDefault();
+      last = tile;
+    });
+  }
+
   // ----------------------------------------------------------------------------------------------------------- start
   function start() {
+    all(".tl-sift").forEach(sift);
+    all(".tl-held").forEach(held);
+    unfold();
+    window.addEventListener("hashchange", unfold);
     all(".tl-explorer").forEach(follow);
     all(".tl-scroll, .bd-article div.math").forEach((frame) => frames.observe(frame));
     const places = all(".tl-chart");

@@ -171,12 +171,17 @@ def test_normalised_images_can_be_trained_on_after_a_prediction():
 
 
 def test_luma_of_every_colour():
-    """The same in any batch and on any device as the product of matrices that published records were made with."""
+    """The same in any batch; and what the product of matrices gives that published records were made with, but where
+    the exact value lies so near the middle of two that a processor's order of the sum decides.
+    """
     values = torch.arange(256, dtype=torch.uint8)
     pixels = torch.cartesian_prod(values, values, values).reshape(-1, 256, 256, 3)
     grey = luma(pixels)
     assert (grey.shape, grey.dtype) == (pixels.shape, torch.uint8)
-    assert torch.equal(grey[..., 0], (pixels.float() @ torch.tensor(LUMA)).round().to(torch.uint8))
+    exact = pixels.double() @ torch.tensor(LUMA, dtype=torch.float64)
+    clear = (exact % 1 - 0.5).abs() > 1e-4
+    assert clear.double().mean() > 0.998
+    assert torch.equal(grey[..., 0][clear], exact.round().to(torch.uint8)[clear])
     assert torch.equal(grey[..., 0], grey[..., 1])
     assert torch.equal(grey[..., 0], grey[..., 2])
     assert torch.equal(luma(pixels[7:9]), grey[7:9])

@@ -128,14 +128,14 @@ METHODS: dict[str, Callable[[Case], Method]] = {
     "layers apart": lambda case: FineTune(recipe(case), layer_decay=0.5, unfreeze=0.6),
     "auto-rgn": lambda case: FineTune(recipe(case), auto_rgn=True),
     "second stage": lambda case: FineTune(recipe(case), keep_head=True),
-    "joint": lambda case: JointFineTune(recipe(case), "synthetic:source", BORROWED, pool_subset=Subset(classes=6)),
+    "joint": lambda case: JointFineTune(recipe(case), "synthetic:source", nearest(case), pool_subset=Subset(classes=6)),
     "joint, apart": lambda case: JointFineTune(recipe(case), "synthetic:0.2", source_weight=2.0, batch_norm="apart"),
 }
 DISTANCES = (
     *("frechet", "mmd", "emd_similarity", "task2vec_distance"),
     *("leep", "nce", "logme", "h_score", "regularised_h_score", "transrate"),
 )
-BORROWED = Selected(Gabor(2, 2, lowest=0.2, bins=8), 2, 300, 2)
+GABOR = Gabor(2, 2, lowest=0.2, bins=8)
 REGULARISERS = {"l2-sp": L2SP, "distillation": Distillation, "co-tuning": CoTuning, "delta": DELTA, "bss": BSS}
 LACKING = {("squeezenet", m) for m in ("distillation", "stochastic")}  # its head is a convolution; it has no BatchNorm
 OF_ALEXNET = (
@@ -263,6 +263,12 @@ def numbers(value: float | list) -> list[float]:
     return [number for each in value if not told or isinstance(each, float) for number in numbers(each)]
 
 
+def nearest(case: Case) -> Selected:
+    """Images that deep features find alike: responses to filters are equal too often, and rounding decides then."""
+    (backbone,) = (name for name, one in BACKBONES.items() if one is case)
+    return Selected(DeepFeatures(trial(backbone, "probe").start), 2, 300, 2)
+
+
 def ratios() -> list[float]:
     """How far what is borrowed is from who borrows."""
     asked = trial("alexnet", "joint")
@@ -311,6 +317,7 @@ def described(selection: Selection) -> list[float]:
 def looked_up(made: Neighbours | Duplicates, name: str) -> list[float]:
     """What is found in a pool."""
     with tempfile.TemporaryDirectory() as root:
+        give(Path(root), trial("alexnet", "probe").start, pretrained("alexnet")[0])
         return size_of(context(Path(root)).arrays(made)[name])
 
 
@@ -333,13 +340,16 @@ CASES = {
     "alexnet borrowed": (Borrowed, ratios),
     "alexnet retrieval": (Retrieval, retrieved),
     "alexnet hardness": (Hardness, hardness),
-    "gabor": (Gabor, functools.partial(described, BORROWED.selection)),
+    "gabor": (Gabor, functools.partial(described, GABOR)),
     "first convolutions": (
         FirstConvolutions,
         lambda: described(FirstConvolutions(trial("alexnet", "probe").start, bins=8)),
     ),
     "deep features": (DeepFeatures, lambda: described(DeepFeatures(trial("alexnet", "probe").start))),
-    "neighbours": (Neighbours, functools.partial(looked_up, Neighbours(BORROWED.selection, *SETS, 5), "distances")),
+    "neighbours": (
+        Neighbours,
+        lambda: looked_up(Neighbours(nearest(BACKBONES["alexnet"]).selection, *SETS, 5), "distances"),
+    ),
     "duplicates": (Duplicates, functools.partial(looked_up, Duplicates(*SETS, bits=24), "bits")),
     **{f"{b} features": (Features, functools.partial(features, b)) for b in ("alexnet", "resnet")},
 }

@@ -18,11 +18,14 @@ from transferlab.report.cards import (
     p_value,
     scorecard_table,
     tally_html,
+    tiles_html,
 )
 from transferlab.report.claims import claim, scorecard
 from transferlab.report.stats import effect
 
 EMPTY = scorecard([])
+PAGES, SIZES = {"a_chapter": ("A question?", "../notebooks/a.html")}, ("cpu", "gpu", "paper")
+SORTED = re.compile(r'<tr id="(\w+)".*?data-sure="(.*?)" data-effect="(.*?)"', re.DOTALL)
 
 
 def text(html: str) -> str:
@@ -69,7 +72,9 @@ def test_correlations_have_two_decimals():
     assert interval(found, "points").startswith("+0.2 points, 95% interval +0.2 to +0.3, n = 3 repetitions")
     assert interval(found, "rank correlation").startswith("+0.24 rank correlation, 95% interval +0.21 to +0.28")
     assert interval(effect([0.24]), "rank correlation") == "+0.24 rank correlation; one repetition has no interval"
-    card = scorecard_table(scorecard([verdict(values=[0.24, 0.23, 0.26], unit="rank correlation", margin=0.1)]), {})
+    card = scorecard_table(
+        scorecard([verdict(values=[0.24, 0.23, 0.26], unit="rank correlation", margin=0.1)]), PAGES, SIZES
+    )
     assert "+0.24 [+0.21, +0.28] rank correlation; bar above 0" in card.markup
 
 
@@ -163,8 +168,50 @@ def test_the_tally_counts_a_measurement_once_and_our_hypotheses_apart():
 
 
 def test_a_scorecard_row_links_to_its_card_and_back():
-    card = scorecard_table(scorecard([verdict("I3"), verdict("I3", scale="gpu")]), {"a_chapter": "../notebooks/a.html"})
+    card = scorecard_table(scorecard([verdict("I3"), verdict("I3", scale="gpu")]), PAGES, SIZES)
     assert card.markup.count('id="I3"') == 1
     assert card.markup.count('href="../notebooks/a.html#verdict-I3"') == 2
+    row = card.markup[card.markup.index('id="I3"') :]
+    assert row[: row.index("</tr>")].count("At size <code>") == 2
+    assert re.findall(r'<span title="(\w+)"( class="tl-done")?>', row[: row.index("</tr>")]) == [
+        ("cpu", ' class="tl-done"'),
+        ("gpu", ' class="tl-done"'),
+        ("paper", ""),
+    ]
+
+
+def test_what_was_not_tested_is_a_line_a_paper():
+    """Each claim has its place all the same, so that an address may name it."""
+    card = scorecard_table(scorecard([verdict("I3")]), PAGES, SIZES)
+    lines = re.findall(r'<tr class="tl-rest">(.*?)</tr>', card.markup, re.DOTALL)
+    assert len(lines) == 5
+    assert [len(re.findall("<li id=", line)) for line in lines] == [8, 13, 10, 10, 11]
+
+
+def test_rows_can_be_sorted_by_how_sure_and_how_large():
+    """How many half-widths the least certain part lies from its bar; how far the first part does."""
+    rows = scorecard(
+        [verdict("I3", values=[1.0, 2.0, 3.0], bar=1), verdict("I7", values=[0.0, 0.2, 0.1], side="equal", margin=1)]
+    )
+    markup = scorecard_table(rows, PAGES, SIZES).markup
+    found = {name: (float(sure), float(away)) for name, sure, away in SORTED.findall(markup)}
+    assert found["I3"] == pytest.approx((1 / (4.3027 / 3**0.5), 1.0), abs=1e-3)
+    assert found["I7"] == pytest.approx((0.9 / (0.43027 / 3**0.5), 0.9), abs=1e-3)
+
+
+def test_a_tile_says_its_claim_and_what_decided():
+    shown = scorecard([verdict("I3"), verdict("I3", scale="gpu", values=[-4.0, -4.1, -3.9]), verdict("L2")])
+    tiles = dict(
+        re.findall(
+            r'<a class="tl-tile.*?" href="(.*?)".*?aria-label="(.*?)"',
+            tiles_html(shown, PAGES, "score.html"),
+            re.DOTALL,
+        )
+    )
+    assert len(tiles) == 53
+    assert tiles["../notebooks/a.html#verdict-I3"] == (
+        f"I3: {claim('I3').sentence} holds here; +2.0 [+1.5, +2.5] points; bar above 0"
+    )
+    assert tiles["score.html#G1"] == f"G1: {claim('G1').sentence} not tested"
     assert 'id="verdict-I3"' in VerdictCard(verdict("I3"))._repr_html_()
     assert 'href="../book/scorecard.html#I3"' in VerdictCard(verdict("I3"))._repr_html_()

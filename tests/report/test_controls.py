@@ -43,6 +43,7 @@ def test_explorer_follows_its_widgets(capsys):
 def test_widgets_start_where_they_are_told():
     assert Control("Kind", KIND.options, start="b").widget().value == "b"
     assert Control("Kind", KIND.options, slider=True, start="b").widget().value == "b"
+    assert Control("Kind", KIND.options, buttons=True, start="b").widget().value == "b"
     assert KIND.widget().value == "a"
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..errors import check
 from ..methods import FineTune
 from ..scales import scale as scale_of
 from ..specs import OneOf
@@ -97,3 +98,16 @@ def deepest(study: Any) -> pd.Series:
     table = depths(study, VALIDATED)
     few = table[table.index.get_level_values("seed").isin(study.seeds[:FEW])]
     return most_kept(few.groupby("target").mean())
+
+
+def free_layers(study: Any, series: tuple[str, ...] | None = None) -> pd.DataFrame:
+    """Return how many layers may stay: a row a repetition, a column for each of some targets: those of one task, say.
+
+    Raises
+    ------
+    UserError
+        If the study lacks some of them.
+    """
+    series = list(series or study.targets)
+    check({*series} <= {*study.targets}, "targets", ", ".join(study.targets), "are not the whole series")
+    return most_kept(depths(study, VALIDATED)).unstack(level=0)[series]

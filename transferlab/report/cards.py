@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .figure import Figure
 
 STATES = {"holds": "✓", "fails": "✗", "null": "○", "open": "?"}
+SAID = ("holds here", "does not hold here", "in part", "no effect here", UNDECIDED)  # by the decision table
 STATE_WORDS = {"holds": "holds", "fails": "does not hold", "null": "no effect", "open": "open"}
 TONE_OF = {"holds": "holds here", "fails": "does not hold here", "null": "no effect here", "open": UNDECIDED}
 SIDE_WORDS = {"above": "above", "below": "below", "equal": "within ±"}
@@ -216,25 +217,60 @@ def forest(findings: Sequence[Finding]) -> Markup:
         data = {"low": f.effect.low, "high": f.effect.high, "bar": f.bar, "side": f.side}
         data["margin"] = None if f.order else f.margin  # p alone decides an order
         data |= {"p": decided, "holm": f.p_holm, "state": f.counts}
+        if len(f.values) > 2:  # so that the reader may move the bar, or take fewer repetitions
+            data |= {"values": " ".join(f"{v:.4g}" for v in f.values), "axis": "{:.4g} {:.4g}".format(*axis)}
+            data |= {"against": "".join(f.against[:1]) or None, "unit": f.unit, "name": f.name}
         rows.append((f, data, drawing(f, axis), p))
     return piece("forest", rows)
 
 
-def scorecard_table(card: pd.DataFrame, links: dict[str, str]) -> Table:
+def scorecard_table(card: pd.DataFrame, chapters: Mapping[str, tuple[str, str]], sizes: Iterable[str]) -> Table:
     """Return the scorecard, paper by paper.
 
     Parameters
     ----------
     card : DataFrame
         From `claims.scorecard`.
-    links : dict of str to str
-        Page of each chapter, relative to the scorecard's.
+    chapters : mapping of str to pair of str
+        Question and page, relative to the scorecard's, of each chapter with verdicts.
+    sizes : iterable of str
+        At which claims can be measured.
     """
-    table = piece("scorecard", papers().values(), card.to_dict("records"), links)
-    plain = card.drop(columns="found").assign(
-        effect=[v and "; ".join(map(bracketed, v.parts)) for v in card["found"].where(card["found"].notna(), None)]
-    )
+    rows = card.astype(object).where(card.notna(), None).to_dict("records")
+    for row in rows:
+        row["sure"], row["away"] = _standing(row["found"].parts) if row["found"] else (0, 0)
+    table = piece("scorecard", list(papers().values()), rows, chapters, list(sizes))
+    found = card["found"].where(card["found"].notna(), None)
+    plain = card.drop(columns="found").assign(effect=[v and "; ".join(map(bracketed, v.parts)) for v in found])
     return Table(plain, LOOK["words"]["scorecard"], "scorecard", markup=table)
+
+
+def _standing(parts: Sequence[Finding]) -> tuple[float, float]:
+    """Return how many half-widths of its interval the least certain part is from its bar, and how far the first is."""
+    away = [abs(f.margin - abs(f.effect.mean) if f.side == "equal" else f.effect.mean - f.bar) for f in parts]
+    wide = [(f.effect.high - f.effect.low) / 2 for f in parts]
+    sure = min((a / w for a, w in zip(away, wide, strict=True) if math.isfinite(w) and w > 0), default=0.0)
+    return round(sure, 3), round(away[0], 3)
+
+
+def tiles_html(card: pd.DataFrame, chapters: Mapping[str, tuple[str, str]], rest: str) -> Markup:
+    """Return a tile for every claim, paper by paper, at its largest size.
+
+    Parameters
+    ----------
+    card : DataFrame
+        From `claims.scorecard`.
+    chapters : mapping of str to pair of str
+        Question and page of each chapter with verdicts.
+    rest : str
+        The scorecard's page, for claims that were not tested.
+    """
+    rows = card[card["first"]].to_dict("records")
+    for row in rows:
+        v = row["found"] if row["verdict"] != UNTESTED else None
+        row["told"] = "; ".join(map(bracketed, v.parts[:1])) if v else ""
+        row["link"] = f"{chapters[v.chapter][1]}#verdict-{v.claim}" if v else f"{rest}#{row['claim']}"
+    return piece("tiles", list(papers().values()), rows)
 
 
 def tally_html(card: pd.DataFrame) -> Markup:
@@ -257,7 +293,8 @@ def papers_html(card: pd.DataFrame) -> Markup:
 
 # What macros ask for by name.
 PIECES.globals.update(VERDICT=VERDICT, SIGNS=SIGNS, UNDECIDED=UNDECIDED, UNTESTED=UNTESTED)
-PIECES.globals.update(STATES=STATES, STATE_WORDS=STATE_WORDS, WIDTH=WIDTH, HEIGHT=HEIGHT)
+PIECES.globals.update(STATES=STATES, STATE_WORDS=STATE_WORDS, WIDTH=WIDTH, HEIGHT=HEIGHT, EDGE=EDGE)
+PIECES.globals.update(SAID=SAID, TONE_OF=TONE_OF)
 PIECES.globals.update(claim=claim, names=names, bracketed=bracketed, p_value=p_value)
 PIECES.globals.update(drawing_of=drawing, forest_of=forest)
 PIECES.filters.update(names=names, bracketed=bracketed, amount=amount, range=_range)

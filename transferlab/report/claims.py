@@ -46,6 +46,8 @@ class Claim:
         What the paper reports, as far as it was read there.
     question : str
         The statistic that decides.
+    later : str
+        Later work that bears on it, or another of the five papers that disagrees.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Claim:
     kind: str
     reported: str
     question: str
+    later: str = ""
 
 
 @cache

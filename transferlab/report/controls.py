@@ -29,6 +29,8 @@ class Control:
         Value by the text that stands for it.
     slider : bool
         A slider over the options instead of a list.
+    buttons : bool
+        A button for each of the options, which are few.
     start : object
         The value at the start: where the verdict was read. Otherwise the first one.
     """
@@ -37,6 +39,7 @@ class Control:
     options: Mapping[str, object]
     slider: bool = False
     start: object = None
+    buttons: bool = False
 
     @property
     def first(self) -> int:
@@ -49,7 +52,7 @@ class Control:
         """Return the control as an ipywidget."""
         import ipywidgets as widgets
 
-        kind = widgets.SelectionSlider if self.slider else widgets.Dropdown
+        kind = widgets.SelectionSlider if self.slider else widgets.ToggleButtons if self.buttons else widgets.Dropdown
         style = {"description_width": "initial"}
         return kind(options=list(self.options.items()), index=self.first, description=self.label, style=style)
 

@@ -55,12 +55,18 @@ class Part:
         choose("side", self.side, SIDES)
         check(self.margin is None or self.margin > 0, "margin", self.margin, "must be above 0")
 
+    def values(self, study: Any) -> Any:
+        """Return one number a seed that all its arms have; of an order the table over families."""
+        values = self.of(study)
+        return values.dropna() if study.uneven and not self.order else values
+
     def estimate(self, study: Any) -> Effect:
         """Return what a study's records say: on the seeds that all its arms have, or over families."""
-        values = self.of(study)
-        if self.order:
-            return trend(values)
-        return effect(values.dropna() if study.uneven else values)
+        return self.effect(self.values(study))
+
+    def effect(self, values: Any) -> Effect:
+        """Return what `values` say."""
+        return trend(values) if self.order else effect(values)
 
     def within(self, unit: str) -> float:
         """Return the margin for a unit."""
@@ -144,6 +150,8 @@ class Finding:
         Over families of targets, where there are five or more.
     left_out : list of str
         Targets on which the contrast is not defined, such as those that gain nothing by the full source.
+    values : sequence of float
+        One a seed, of which `effect` is the mean; none of an order.
     """
 
     name: str
@@ -159,6 +167,7 @@ class Finding:
     left_out: Sequence[str] = ()
     p_holm: float | None = None
     order: bool = False
+    values: Sequence[float] = ()
 
     @property
     def only_here(self) -> bool:
@@ -214,7 +223,8 @@ def state_of(found: Effect, part: Part, margin: float) -> tuple[str, float | Non
 def find(name: str, part: Part, study: Any, unit: str) -> Finding:
     """Return what came out of a part, in all and on each target."""
     unit = part.unit or unit
-    found, margin = part.estimate(study), part.within(unit)
+    margin, values = part.within(unit), part.values(study)
+    found = part.effect(values)
     state, p = state_of(found, part, margin)
     if part.order:
         return Finding(name, part.side, part.bar, margin, unit, found, state, p, {}, order=True)
@@ -230,7 +240,8 @@ def find(name: str, part: Part, study: Any, unit: str) -> Finding:
     family = pd.Series({t: e.mean for t, e in targets.items()}, dtype=float)
     family = family.groupby([family_of(t) for t in family.index]).mean()
     families = effect(family) if len(family) >= ENOUGH_FAMILIES else None
-    return Finding(name, part.side, part.bar, margin, unit, found, state, p, targets, families, left_out)
+    about = {"targets": targets, "families": families, "left_out": left_out, "values": [float(v) for v in values]}
+    return Finding(name, part.side, part.bar, margin, unit, found, state, p, **about)
 
 
 @dataclass(frozen=True)

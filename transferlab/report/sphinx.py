@@ -16,7 +16,11 @@ from sphinx.application import Sphinx
 
 from .figure import BOOK, vega
 
-SCRIPTS = {"vega.js": "tl-chart", "transferlab.js": 'class="tl-'}  # and what is on a page that needs it
+SCRIPTS = {
+    "vega.js": "tl-chart",
+    "transferlab.js": 'class="tl-',
+    "whatif.js": "tl-play",
+}  # and what is on a page that needs it
 UNWANTED = ("sphinx-thebe", "thebe", "require.js", "embed-amd")
 
 
