@@ -203,7 +203,8 @@ def pin(name: str, skip_unreadable: bool = False, columns: dict[str, str] | None
         try:
             opened = opened.without({*looked.bad})
         except UserError as e:
-            raise UserError(f"{e}; left out: {len(looked.bad)} unreadable ({few([*looked.bad])})") from e
+            left = f"{len(looked.bad)} unreadable ({few([*looked.bad])}); {next(iter(looked.bad.values()), '')}"
+            raise UserError(f"{e}; left out: {left}") from e
         more = {"skipped": [*looked.bad], "several": looked.several, "columns": columns}
         entry = describe(opened) | {what: value for what, value in more.items() if value}
     catalog.pin(name, entry)
