@@ -233,8 +233,6 @@ def test_names_reach_the_terminal_as_text(monkeypatch, capsys, tmp_path):
     assert code == 0
     assert out.count("\n") == 1
     assert "classes \\x1b[2J, a ; noted in" in out
-    code, _, err = transferlab(monkeypatch, capsys, "data", "pin", "synthetic:0.5")
-    assert (code, err) == (2, "transferlab: data set (=synthetic:0.5): is drawn by this package, and needs no pin\n")
 
 
 def test_serve_wants_a_book(monkeypatch, capsys, tmp_path):

@@ -67,8 +67,7 @@ def weights_file(name: str) -> Path:
 
 def stands_for(head: bytes) -> tuple[str, str] | None:
     """Return what it is that stands for a file, and how to get that, if the file begins as such things do."""
-    begins = head[:64].lower().lstrip()
-    return next((told for begin, told in STANDS_FOR.items() if begins.startswith(begin)), None)
+    return next((told for begin, told in STANDS_FOR.items() if head[:64].lower().lstrip().startswith(begin)), None)
 
 
 def whole_file(what: str, path: Path) -> Path:

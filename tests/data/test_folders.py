@@ -139,8 +139,8 @@ def test_a_class_called_train_with_folders_in_it(tmp_path):
         (["train/0.png", "test/0.png"], "train holds images, but no folders of classes, and no table (.csv) says"),
         (["0-4.png"], "holds no folders of images; wanted: FOLDER/CLASS/image.jpg, or a table (.csv) of their labels"),
         (["train/cat,dog/0.png", "test/unknown/0.png"], "class unknown has no train images"),
-        (["train/cat,dog/0.png", "test/Cat,dog/0.png"], "class Cat has no train images (cat has some: is that the sa"),
-        (["train/cat ,dog/0.png", "test/cat,dog/0.png"], "class cat has no train images (cat  has some: is that th"),
+        (["train/cat,dog/0.png", "test/Cat,dog/0.png"], "class Cat has no train images (is cat the same class?)"),
+        (["train/cat ,dog/0.png", "test/cat,dog/0.png"], "class cat has no train images (is cat  the same class?)"),
         (
             ["cat/0.png", "cat/0.txt"],
             "has one class (('cat',)); at least two are needed; passed over: other suffixes 1",

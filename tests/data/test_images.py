@@ -624,7 +624,7 @@ def test_threads_are_as_many_as_our_cores(monkeypatch, tmp_path):
     monkeypatch.setattr(images, "ThreadPoolExecutor", Pool)
     monkeypatch.setattr(images, "cpu_workers", lambda threads: 3)
     for label, i in itertools.product("ab", range(2)):
-        paint(tmp_path / label / f"{i}.png", i)
-    name = f"folder:{tmp_path}"
+        paint(tmp_path / "set" / label / f"{i}.png", i)
+    name = f"folder:{tmp_path}/set"
     load(ImageSet(name, pin(name)["fingerprint"]), 8)
     assert counts == [3, 3, 3]  # a look, and two splits

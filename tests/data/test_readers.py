@@ -211,9 +211,7 @@ def test_what_a_folder_gives_up_does_not_depend_on_the_other_images(tmp_path):
 def test_a_class_too_small_to_give_up_an_image(tmp_path):
     paint_all(tmp_path / "set")
     paint(tmp_path / "set/c/only.png", 2)
-    assert refused(f"folder:{tmp_path}/set").endswith(
-        "class c has one image; 2 are needed, one of them to test on, or a test split"
-    )
+    assert refused(f"folder:{tmp_path}/set").endswith("class c has no 2 images, of which one is to test on")
 
 
 @pytest.mark.parametrize("held", ["val", "valid", "validation"])

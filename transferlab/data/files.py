@@ -4,7 +4,6 @@ import os
 import stat
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection
 from typing import NamedTuple
 
 from PIL import Image
@@ -58,7 +57,7 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def walk(folder: str, wanted: Collection[str] = IMAGE_SUFFIXES) -> Found:
+def walk(folder: str, wanted: set[str] = IMAGE_SUFFIXES) -> Found:
     """Look through a folder for pictures, or for files of other suffixes; links are followed, but not in a circle."""
     images = wanted is IMAGE_SUFFIXES
     found = Found([], [], set(), defaultdict(list))

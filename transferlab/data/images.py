@@ -192,7 +192,6 @@ def pin(name: str, skip_unreadable: bool = False, columns: dict[str, str] | None
     UserError
         If images are unreadable and may not be skipped, or as `open_set`.
     """
-    check(not name.startswith("synthetic:"), "data set", name, "is drawn by this package, and needs no pin")
     if name.startswith("file:"):
         entry = {"fingerprint": file_fingerprint(weights_file(name))}
     else:
@@ -200,13 +199,8 @@ def pin(name: str, skip_unreadable: bool = False, columns: dict[str, str] | None
         opened = open_set(name, columns)
         looked = look(opened)
         check(not looked.bad or skip_unreadable, "data set", name, _unreadable(looked.bad))
-        try:
-            opened = opened.without({*looked.bad})
-        except UserError as e:
-            left = f"{len(looked.bad)} unreadable ({few([*looked.bad])}); {next(iter(looked.bad.values()), '')}"
-            raise UserError(f"{e}; left out: {left}") from e
         more = {"skipped": [*looked.bad], "several": looked.several, "columns": columns}
-        entry = describe(opened) | {what: value for what, value in more.items() if value}
+        entry = describe(opened.without({*looked.bad})) | {what: value for what, value in more.items() if value}
     catalog.pin(name, entry)
     return entry
 

@@ -104,7 +104,8 @@ class Opened(NamedTuple):
         """Return the set without the items called ``split/path``; what a whole one gives up is drawn afresh."""
         kept = {s: [i for i in items if f"{s}/{i.path}" not in left_out] for s, items in self.splits.items()}
         kept = {"": [i for items in kept.values() for i in items]} if self.whole else kept
-        return checked(self.name, self.classes, kept, self.tree, self.passed)
+        passed = self.passed | {"left out": sorted(left_out)}
+        return checked(self.name, self.classes, kept, self.tree, passed)._replace(passed=self.passed)
 
 
 def counted(passed: dict[str, list[str]]) -> dict[str, list]:
@@ -127,13 +128,11 @@ def checked(
     check(bool(splits), "data set", name, f"has no images{more}")
     for split, items in splits.items():
         count = Counter(i.label for i in items)
-        if lacking := [c for label, c in enumerate(classes) if count[label] < (1 if split else 2)]:
-            rule = f"class {lacking[0]} has no {split or 'train'} images"
-            if count[classes.index(lacking[0])]:
-                rule = f"class {lacking[0]} has one image; 2 are needed, one of them to test on, or a test split"
-            elif alike := [c for c in classes if c not in lacking and letters(c) == letters(lacking[0])]:
-                rule += f" ({alike[0]} has some: is that the same class?)"
-            raise UserError(f"data set (={name}): {rule}{more}")
+        lacking = [c for label, c in enumerate(classes) if count[label] < (1 if split else 2)]
+        alike = [c for c in classes if lacking and c != lacking[0] and letters(c) == letters(lacking[0])]
+        rule = f"has no {split} images" if split else "has no 2 images, of which one is to test on"
+        rule = " ".join(["class", *lacking[:1], rule, *(f"(is {c} the same class?)" for c in alike[:1])])
+        check(not lacking, "data set", name, rule + more)
     if tree is not None:
         tree.covers(classes)
     whole = splits.pop("", None)

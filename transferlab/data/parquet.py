@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import DiskError, UserError, check, few
+from ..errors import DiskError, UserError, check
 from ..paths import cache_root, writable
 from ..specs import catalog
 from .files import composed
@@ -21,7 +21,6 @@ from .opened import Item, Opened, checked
 from .parquet_layout import class_names, columns_of, form, open_file, parquet_files
 from .tree import ClassTree
 
-LONGEST = 1024  # characters of a path, about
 HELD = 32 << 20  # bytes of a file that are read at a time, about
 IN_MEMORY = 256 << 20  # bytes of files whose images stay in memory while they are decoded
 
@@ -60,9 +59,9 @@ def open_parquet(folder: Path, name: str, columns: dict[str, str] | None = None)
         file = open_file(path)
         chosen = chosen or columns_of(file, path, name, wanted)
         image, about = chosen["image"], chosen["label"]
-        check(image in file.schema_arrow.names, "Parquet file", path, f"has no column {image}")
-        twice = [c for c in (image, about) if file.schema_arrow.names.count(c) > 1]
-        check(not twice, "Parquet file", path, f"has several columns called {few(twice)}")
+        count = file.schema_arrow.names.count
+        once = count(image) == 1 and count(about) < 2
+        check(once, "Parquet file", path, f"must have one column {image}, and not several {about}")
         found = class_names(file, about)
         check(found in ((), names or found), "Parquet file", path, "names other classes than the files before it")
         names = names or found
@@ -76,8 +75,7 @@ def open_parquet(folder: Path, name: str, columns: dict[str, str] | None = None)
                 passed["rows without a label"].append(where)
                 continue
             if content is None:
-                rule = f"{where}: {image} is a text of {len(called)} characters, and names no file"
-                check(len(called) < LONGEST, "Parquet file", path, rule)
+                check(len(called) < 1024, "Parquet file", path, f"{where}: {image} is a long text, and names no file")
                 place = _beside(path.parent, folder, called)
                 used.add(place)
                 load = place.read_bytes

@@ -36,8 +36,7 @@ def parquet_files(folder: Path, name: str) -> tuple[list[tuple[str, Path, str]],
     """
     one = Found([File((folder.name,), os.fspath(folder))] * os.path.isfile(folder), [], set(), defaultdict(list))
     found = walk(os.fspath(folder), PARQUET_SUFFIXES) if os.path.isdir(folder) else one
-    passed = found.passed
-    passed["other suffixes"] = [here for here in passed["other suffixes"] if here != "wordnet.json"]
+    passed = found.passed | {"other suffixes": [p for p in found.passed["other suffixes"] if p != "wordnet.json"]}
     sets: dict[str, dict[str, dict[str, list[tuple[Path, str]]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(list))
     )
@@ -46,8 +45,7 @@ def parquet_files(folder: Path, name: str) -> tuple[list[tuple[str, Path, str]],
         sets[of][MEANT.get(word, "")][word].append((Path(file.place), file.path))
     none = f"no Parquet files under {folder}; set TRANSFERLAB_DATA to the folder of image sets"
     pictures = next((f", or name a folder of images folder:{at}" for at in (folder, name) if os.path.isdir(at)), "")
-    more = "".join(f"; {words}" for words in [passed_over(counted(passed))] if words)
-    check(bool(sets), "data set", name, none + pictures + more)
+    check(bool(sets), "data set", name, "; ".join(filter(None, [none + pictures, passed_over(counted(passed))])))
     several = (
         f"holds several sets ({few([of or '.' for of in sorted(sets)], 6)}); name the folder of one, {name}/FOLDER"
     )

@@ -52,9 +52,9 @@ class Shape:
         held = {split: self.classes(root) for split, root in self.roots.items() if split}
         for split, inner in held.items():  # val/images, beside train/CLASS
             elsewhere = set().union(*(held[other] for other in held if len(held[other]) > 1))
-            if len(inner) == 1 and self.roots[split] not in self.loose and not inner & elsewhere:
-                root = (*self.roots[split], *inner)
-                self.roots[split] = root if re.fullmatch(THINGS, root[-1].casefold()) else root[:-1]
+            called = len(inner) == 1 and re.fullmatch(THINGS, min(inner).casefold())
+            if called and not inner & elsewhere and self.roots[split] not in self.loose:
+                self.roots[split] += (*inner,)
 
     def classes(self, root: Parts) -> set[str]:
         """Return the folders with pictures below a split's."""

@@ -174,8 +174,7 @@ def fit_state(net: nn.Module, state: dict[str, torch.Tensor], name: str) -> None
     UserError
         Naming the first difference, if the weights are of another architecture, or the first that are no numbers.
     """
-    own = net.state_dict()
-    refuse(own, state, name)
+    refuse(own := net.state_dict(), state, name)
     whole = next((n for n in own if own[n].is_floating_point() > state[n].is_floating_point()), None)
     check(whole is None, "weights", name, f"hold whole or complex numbers ({whole}); wanted: floating point")
     bad = next((n for n, value in state.items() if not value.isfinite().all()), None)

@@ -144,7 +144,6 @@ class Cluster(Executor):
             print(f"{name}: has no workers now; waiting for {self.wait:.0f} s", file=sys.stderr)
         if now - self.since > self.wait:
             why = "start some with: dask worker ADDRESS --nthreads 1; or wait longer, with --wait SECONDS"
-            why += "; those that leave at once lack transferlab, as their log says"
             raise UserError(f"{name}: has had no workers for {self.wait:.0f} s; {why}; the same command goes on")
         return True
 

@@ -121,8 +121,8 @@ def named(place: str, fingerprint: str) -> str:
     """
     entries = packaged() | local()
     found = [n for n, entry in entries.items() if n.startswith(place) and entry["fingerprint"] == fingerprint]
-    there = (n for n in found if os.path.exists(os.path.expanduser(n.removeprefix(place))))
-    return next(iter([*there, *found]), place + fingerprint)
+    there = [n for n in found if os.path.exists(os.path.expanduser(n.removeprefix(place)))]
+    return [*there, *found, place + fingerprint][0]
 
 
 def pin(name: str, entry: dict) -> None:
