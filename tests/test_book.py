@@ -132,6 +132,7 @@ def test_page_from_disk_without_a_network(visit, name):
     if name.removeprefix("notebooks/") in CHAPTERS:
         answers_first(page)
         moves(page)
+        what_if(page)
     can_be_read(page, name)
     page.set_viewport_size({"width": 360, "height": 900})
     page.emulate_media(color_scheme="dark")
@@ -190,6 +191,29 @@ def moves(page) -> None:
             page.wait_for_timeout(200)
             after = seen(explorer)
             assert all(a != b for a, b in zip(before, after, strict=True)), fields.nth(i).get_attribute("name")
+
+
+def what_if(page) -> None:
+    """A card whose bars stand where they stood says what it said; its words follow when they are moved."""
+    for place in page.locator(".tl-play").all():
+        card = place.locator("xpath=ancestor::div[contains(@class, 'tl-verdict')]")
+        told = lambda: (card.locator(".tl-badge").first.inner_text(), card.locator(".tl-forest").first.inner_text())  # noqa: B023, E731
+        word, rows = told()
+        place.locator("summary").click()
+        place.locator("form").evaluate("form => form.dispatchEvent(new Event('input'))")
+        again, same = told()
+        assert again.split(":")[0].split("(")[0].strip() == word.split(":")[0].split("(")[0].strip()
+        plain = [
+            re.sub(r"p [<>]?\s?\.\d+( \(.*?\))?(, sign flip [<>]?\s?\.\d+)?", "", text).split() for text in (rows, same)
+        ]
+        assert plain[0] == plain[1]
+        bar = place.locator("input[type=range]").last
+        bar.evaluate("e => { e.value = e.max; e.dispatchEvent(new Event('input', { bubbles: true })); }")
+        assert told()[1] != same
+        place.locator("button").click()
+        page.wait_for_function(
+            "([card, rows]) => card.querySelector('.tl-forest').innerText === rows", arg=[card.element_handle(), rows]
+        )
 
 
 @in_chromium

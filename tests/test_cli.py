@@ -26,7 +26,7 @@ def transferlab(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
     [
         (
             "runn",
-            "command (=runn): must be one of run, build, serve, status, claims, data; did you mean run?",
+            "command (=runn): must be one of run, build, serve, status, claims, data, look; did you mean run?",
         ),
         ("run image_per_class", "chapter (=image_per_class): must be one of images_per_class"),
         (
@@ -64,7 +64,7 @@ def transferlab(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
         ("data pin folder:", "data set (=folder:): must name a folder: folder:PATH"),
         ("data pin torchvision:CIFAR", "torchvision set (=CIFAR): must be one of"),
         ("data", "command (=none): must be one of list, pin"),
-        ("data pim", "command (=pim): must be one of list, pin; did you mean pin?"),
+        ("data pim", "command (=pim): must be one of list, pin, sample; did you mean pin?"),
     ],
 )
 def test_bad_words(monkeypatch, capsys, words, message):

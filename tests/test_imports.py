@@ -41,7 +41,8 @@ LAYERS = {
     "chapters": {"report", "arms", "scales", "lab", "run", "store", "specs"},
     "publish": {"chapters", "lab", "store"},
     "build": {"chapters", "report", "store"},
-    "cli": {"build", "publish", "chapters", "report", "scales", "lab", "run", "store", "data", "specs"},
+    "own": {"data", "specs"},
+    "cli": {"own", "build", "publish", "chapters", "report", "scales", "lab", "run", "store", "data", "specs"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -169,7 +170,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_package_is_thin():
-    assert sum(map(code_lines, FILES)) <= 9100  # with two papers it had 5,250
+    assert sum(map(code_lines, FILES)) <= 9400  # with two papers it had 5,250
 
 
 def test_everything_is_formatted_alike():

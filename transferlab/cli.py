@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 import click
 
-from .errors import RefusedError, UserError, check, choose
+from .errors import RefusedError, UserError, check, choose, plain
+from .own import shell
 
 COUNT = click.IntRange(1)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
@@ -205,15 +206,9 @@ def list_sets(as_json: bool) -> None:
 
     def line(r: dict) -> tuple:
         images = ", ".join(f"{split} {n:,}" for split, n in r["splits"].items())
-        return _plain(r["name"]), r["classes"], images, r["fingerprint"], _plain("; ".join(catalog.notes(r)))
+        return plain(r["name"]), r["classes"], images, r["fingerprint"], plain("; ".join(catalog.notes(r)))
 
     _print(rows, as_json, ("name", "classes", "images", "fingerprint", "notes"), line)
-
-
-def _plain(text: str) -> str:
-    """Return text as one line that every terminal can be sent."""
-    words = " ".join(text.encode(errors="backslashreplace").decode().split())
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
 
 
 @data.command()
@@ -234,7 +229,11 @@ def pin(name: str, skip_unreadable: bool, **columns: str | None) -> None:
     if "splits" in entry:
         found.insert(0, f"{sum(entry['splits'].values()):,} images in {entry['classes']} classes")
     place = f"noted in {catalog.local_path(name)}"
-    click.echo(_plain(f"{name}: {', '.join(found)}; {'; '.join([*catalog.notes(entry), place])}"))
+    click.echo(plain(f"{name}: {', '.join(found)}; {'; '.join([*catalog.notes(entry), place])}"))
+
+
+cli.add_command(shell.look)
+data.add_command(shell.sample)
 
 
 def main() -> None:

@@ -23,6 +23,12 @@ def line(e: BaseException) -> str:
     return " ".join(f"{type(e).__name__}: {e}".split())[:200]
 
 
+def plain(text: str) -> str:
+    """Return text as one line that every terminal can be sent."""
+    words = " ".join(text.encode(errors="backslashreplace").decode().split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
+
+
 def torchvision(part: str) -> ModuleType:
     """Return a part of torchvision, imported where it is needed: that takes as long as importing torch.
 

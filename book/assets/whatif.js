@@ -127,7 +127,10 @@
     const bars = free.map((part) => {
       const [low, high] = part.side === "equal" ? [0, 2 * part.bar] : part.axis;
       const step = 10 ** (Math.floor(Math.log10(high - low)) - 2);
-      return slider(free.length > 1 ? `Bar of ${part.name}` : "Bar", Math.floor(low / step) * step, Math.ceil(high / step) * step, step, part.bar);
+      const head = free.length > 1 ? `Bar of ${part.name}` : "Bar";
+      const made = slider(head, Math.floor(low / step) * step, Math.ceil(high / step) * step, step, part.bar);
+      const near = (value) => (Math.abs(value - part.bar) < step / 2 ? part.bar : value); // a slider rounds
+      return { ...made, value: () => near(Number(made.field.value)) };
     });
     form.insertAdjacentHTML("beforeend", '<button type="reset">As it was</button><output aria-live="polite"></output>');
 
@@ -155,7 +158,7 @@
     function update() {
       const n = Number(repetitions.field.value);
       repetitions.tell(`${n} of ${most}`);
-      const limits = free.map((part, i) => Number(bars[i].field.value));
+      const limits = bars.map((bar) => bar.value());
       const found = free.map((part) => effect(part.values.slice(0, n)));
       const own = free.map((part, i) => judge(part, limits[i], found[i]));
       const told = parts.map((part) => part.fixed || own[free.indexOf(part)]);

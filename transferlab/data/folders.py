@@ -12,12 +12,12 @@ from .opened import Item, Opened, checked
 from .shapes import Shape
 
 
-def open_folder(folder: Path, name: str) -> Opened:
+def open_folder(folder: Path, name: str, cut: bool = True) -> Opened:
     """Open class-per-folder images: ``FOLDER/CLASS/*``, or ``FOLDER/train/CLASS/*`` beside ``validation`` and ``test``.
 
     Splits may have other names (see `shapes.split_of`), and may lie in the classes: ``FOLDER/CLASS/train/*``. A folder
-    without splits gives up a fifth of each class for ``test``. Where there are no folders of classes, a table says the
-    labels (see `labels.labels`). What is passed over is in `Opened.passed`.
+    without splits gives up a fifth of each class for ``test``, unless it is not to be `cut`. Where there are no folders
+    of classes, a table says the labels (see `labels.labels`). What is passed over is in `Opened.passed`.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def open_folder(folder: Path, name: str) -> Opened:
     splits = defaultdict(list)
     for split, label, item in rows:
         splits[split].append(item._replace(label=at[label]))
-    if len(splits) > 1:
+    if len(splits) > 1 or not cut:
         splits["train"] += splits.pop("", [])
     return checked(name, classes, splits, passed=found.passed)
 

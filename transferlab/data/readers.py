@@ -15,7 +15,7 @@ from .opened import Opened
 from .parquet import open_parquet
 
 
-def open_set(name: str, columns: dict[str, str] | None = None) -> Opened:
+def open_set(name: str, columns: dict[str, str] | None = None, cut: bool = True) -> Opened:
     """Open an image set by name.
 
     Parameters
@@ -24,6 +24,8 @@ def open_set(name: str, columns: dict[str, str] | None = None) -> Opened:
         ``flowers102`` or another folder of Parquet files below the data root, ``folder:PATH`` or ``torchvision:NAME``.
     columns : dict, optional
         Of Parquet files, the columns called ``image`` and ``label`` here.
+    cut : bool
+        Whether a folder without splits gives up images for ``test``: otherwise all are ``train``.
 
     Raises
     ------
@@ -35,7 +37,7 @@ def open_set(name: str, columns: dict[str, str] | None = None) -> Opened:
         check(parquet, "columns", ", ".join(columns.values()), "are named of Parquet files only")
     if name.startswith("folder:"):
         check(name != "folder:", "data set", name, "must name a folder: folder:PATH")
-        return open_folder(Path(os.path.expanduser(name.removeprefix("folder:"))), name)
+        return open_folder(Path(os.path.expanduser(name.removeprefix("folder:"))), name, cut)
     if name.startswith("torchvision:"):
         from .torchvision_sets import open_torchvision
 
