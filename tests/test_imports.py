@@ -170,7 +170,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_package_is_thin():
-    assert sum(map(code_lines, FILES)) <= 9400  # with two papers it had 5,250
+    assert sum(map(code_lines, FILES)) <= 9420  # with two papers it had 5,250
 
 
 def test_everything_is_formatted_alike():

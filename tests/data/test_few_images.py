@@ -82,7 +82,7 @@ def test_what_is_left_of_a_class_may_be_too_few(tmp_path):
     assert pin(name, skip_unreadable=True)["splits"] == {"train": 3, "test": 2}
     assert "left out" not in open_set(name).without({"train/a/0.png"}).passed
     (tmp_path / "set/a/1.png").write_bytes(b"damaged")
-    rule = r"class a has no 2 images, of which one is to test on; passed over: left out 2 \((train|test)/a/"
+    rule = r"class a has fewer than 2 images, of which one is to test on; passed over: left out 2 \((train|test)/a/"
     with pytest.raises(UserError, match=rule):
         pin(name, skip_unreadable=True)
 

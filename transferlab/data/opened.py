@@ -130,7 +130,7 @@ def checked(
         count = Counter(i.label for i in items)
         lacking = [c for label, c in enumerate(classes) if count[label] < (1 if split else 2)]
         alike = [c for c in classes if lacking and c != lacking[0] and letters(c) == letters(lacking[0])]
-        rule = f"has no {split} images" if split else "has no 2 images, of which one is to test on"
+        rule = f"has no {split} images" if split else "has fewer than 2 images, of which one is to test on"
         rule = " ".join(["class", *lacking[:1], rule, *(f"(is {c} the same class?)" for c in alike[:1])])
         check(not lacking, "data set", name, rule + more)
     if tree is not None:
