@@ -17,7 +17,7 @@ from transferlab.train import fit
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(p for p in FOLDER.glob("*.py") if p.stem not in ("common", "report"))
-CONTESTS = ("fit", "layers", "neighbours", "probe", "study")  # those that start a process for each contestant
+CONTESTS = ("fit", "layers", "neighbours", "own_images", "probe", "study")  # a process for each contestant
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,9 @@ def transferlab(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
     [
         (
             "runn",
-            "command (=runn): must be one of run, build, serve, status, claims, data, look; did you mean run?",
+            "command (=runn): must be one of run, build, serve, status, claims, data, look, finetune, predict; did",
         ),
-        ("run image_per_class", "chapter (=image_per_class): must be one of images_per_class"),
+        ("run image_per_class", "chapter (=image_per_class): must be one of how_fast"),
         (
             "run images_per_class --scale cpuu",
             "scale (=cpuu): must be one of smoke, cpu, gpu, paper; did you mean cpu?",

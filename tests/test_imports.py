@@ -36,15 +36,15 @@ LAYERS = {
     "run": {"select", "measure", "train", "nets", "data", "store", "specs"},
     "lab": {"run", "store", "specs"},
     "scales": {"methods", "specs"},
+    "own": {"lab", "run", "measure", "methods", "scales", "train", "nets", "data", "store", "specs"},
     "arms": {"scales", "methods", "measure", "specs"},
     "report": {"arms", "scales", "lab", "run", "store", "specs"},
     "chapters": {"report", "arms", "scales", "lab", "run", "store", "specs"},
     "publish": {"chapters", "lab", "store"},
     "build": {"chapters", "report", "store"},
-    "own": {"data", "specs"},
     "cli": {"own", "build", "publish", "chapters", "report", "scales", "lab", "run", "store", "data", "specs"},
     "__main__": {"cli"},
-    "__init__": set(),
+    "__init__": {"own"},
 }
 ALWAYS = {"errors", "paths", "seeds", "cores"}
 METHODS = {name: thing for name, thing in vars(methods).items() if isinstance(thing, type)}  # and their two bases
@@ -170,7 +170,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_package_is_thin():
-    assert sum(map(code_lines, FILES)) <= 9420  # with two papers it had 5,250
+    assert sum(map(code_lines, FILES)) <= 10150  # with two papers it had 5,250; 950 are for a person's own images
 
 
 def test_everything_is_formatted_alike():

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from .errors import RefusedError, UserError, check, choose, plain
-from .own import shell
+from .own import commands, shell
 
 COUNT = click.IntRange(1)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
@@ -29,7 +29,7 @@ class Group(click.Group):
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="transferlab")
 def cli() -> None:
-    """Transfer learning, tested: run studies, judge claims, build the book."""
+    """Transfer learning, tested: run studies, judge claims, build the book; and train on images of your own."""
 
 
 @cli.command()
@@ -232,7 +232,8 @@ def pin(name: str, skip_unreadable: bool, **columns: str | None) -> None:
     click.echo(plain(f"{name}: {', '.join(found)}; {'; '.join([*catalog.notes(entry), place])}"))
 
 
-cli.add_command(shell.look)
+for command in (shell.look, commands.finetune, commands.predict):
+    cli.add_command(command)
 data.add_command(shell.sample)
 
 

@@ -19,7 +19,7 @@ from .errors import RefusedError, UserError, check, choose
 from .run.executors import KILLED, WAIT, Cluster, Here, cluster_slots, leave_if_read, local_pool, run_jobs
 from .run.progress import Progress, duration
 from .run.queue import Asked, Job, Queue
-from .specs import Artefact, Trial
+from .specs import Artefact, Trained, Trial
 from .specs.serial import above_zero, combinations, filled
 from .store import OK, REFUSED, Published, Record, Store, settled
 
@@ -220,7 +220,11 @@ class Lab:
     # ------------------------------------------------------------------------------------------------- running
 
     def run(
-        self, trials: Iterable[Trial], columns: tuple[str, ...] = (), rules: Mapping[str, str] | None = None
+        self,
+        trials: Iterable[Trial],
+        columns: tuple[str, ...] = (),
+        rules: Mapping[str, str] | None = None,
+        keep: bool = False,
     ) -> pd.DataFrame:
         """Return what trials measured, one row each in the order given; run those that are not on record.
 
@@ -234,6 +238,8 @@ class Lab:
             that lacks one is made again, and must agree.
         rules : mapping of str to str, optional
             Hash of the rule of each claim that the trials are run for: part of the provenance of what is run.
+        keep : bool
+            Keep the networks that trials leave (`Trained`), if nothing is open; one that is gone is trained again.
 
         Returns
         -------
@@ -248,14 +254,17 @@ class Lab:
             If trials ask for what is not there, when all others have been run.
         """
         trials = trials_of(trials)
+        networks = [Trained(t) for t in trials if keep and t.trains and not t.open]
         missing = self._missing(self._all_behind(trials), columns)
+        missing += [(n.trial, n.trial.asked) for n in networks if self.store.lacks(n) and n.trial not in dict(missing)]
         if missing and self.mode == "never":
             first = missing[0][0].label
             raise UserError(f"records (={len(missing)} missing, first: {first}): none published and run is never")
         tried: set[Trial] = set()
         refused: list[str] = []
         while todo := [(t, c) for t, c in missing if t not in tried and not t.open]:  # then what was chosen
-            refused += self._run_all(todo, {made.key: made for t in trials for made in _starts(t)}.values(), rules)
+            later = {made.key: made for t in trials for made in _starts(t)} | {n.key: n for n in networks}
+            refused += self._run_all(todo, later.values(), rules)
             tried.update(t for t, _ in todo)
             missing = self._missing(self._all_behind(trials), columns)
         if refused:
@@ -305,8 +314,7 @@ class Lab:
         queue = Queue(asked, self.store.lacks, later)
         jobs = list(queue.jobs.values())
         total = sum(job.training.cost() for job in jobs)
-        workers = self._slots(total)
-        trials = sum(job.trial is not None for job in jobs)
+        workers, trials = self._slots(total), sum(job.trial is not None for job in jobs)
         progress = Progress(len(jobs) - trials, trials, total, workers, self.quiet)
         limit = self.pack or (PACK if where.type in PACK_ON else 1)
 

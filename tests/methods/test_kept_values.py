@@ -450,7 +450,7 @@ def test_the_full_trial_has_every_field():
         inner = [name for value in values.values() if isinstance(value, Spec) for name in empty(value)]
         return [name for name, value in values.items() if value in (None, ())] + inner
 
-    others = {f"fine-tune.{name}" for name in ("keep_head", "layer_decay", "unfreeze", "auto_rgn")}
+    others = {f"fine-tune.{name}" for name in ("keep_head", "layer_decay", "unfreeze", "auto_rgn", "probe")}
     others |= {"subset.images", "subset.lift", "subset.tail", "subset.exclude", "subset.per_class", "subset.depth"}
     assert set(empty(FULL)) <= others | {"recipe.milestones"}
     assert not {*PART.to_dict(), *SOURCE.subset.to_dict()} ^ {*Subset.__dataclass_fields__, "kind", "version"}
@@ -507,6 +507,9 @@ def test_the_text_of_ways_to_fine_tune():
         '{"head_lr":3.0,"keep_head":true,"kind":"fine-tune","layer_decay":0.5,"recipe":R,"unfreeze":0.25,"version":1}'
     )
     assert FineTune(Recipe(4, 8, 0.1), auto_rgn=True).canonical.startswith('{"auto_rgn":true,"head_lr":3.0,"kind"')
+    probed = FineTune(Recipe(4, 8, 0.1), probe=0.5).canonical
+    assert '"probe":0.5,"recipe":{' in probed
+    assert '"probe"' not in FineTune(Recipe(4, 8, 0.1)).canonical
 
 
 def test_the_text_of_what_growth_and_chains_and_artefacts_are():

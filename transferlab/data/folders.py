@@ -48,7 +48,7 @@ def open_folder(folder: Path, name: str, cut: bool = True) -> Opened:
             found.passed["without a class"].append(file.path)
         else:
             split, label = (said or split, label) if root in flat else (sides.get(inner[:2], split), inner[0])
-            rows.append((split, label, Item("/".join(inner), 0, partial(_read, file.place))))
+            rows.append((split, label, Item("/".join(inner), 0, partial(read_file, file.place), place=file.place)))
     classes = tuple(sorted(names | {label for _, label, _ in rows}))
     at = {label: number for number, label in enumerate(classes)}
     splits = defaultdict(list)
@@ -59,7 +59,8 @@ def open_folder(folder: Path, name: str, cut: bool = True) -> Opened:
     return checked(name, classes, splits, passed=found.passed)
 
 
-def _read(place: str) -> bytes:
+def read_file(place: str) -> bytes:
+    """Return a file's bytes."""
     with open(place, "rb") as file:
         return file.read()
 

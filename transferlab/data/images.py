@@ -137,22 +137,39 @@ class Looked(NamedTuple):
     several: int
 
 
-def look(opened: Opened) -> Looked:
-    """Decode every image of a set."""
+def look(opened: Opened, each: Callable[[str, Image.Image], object] | None = None) -> Looked:
+    """Decode every image of a set; `each` is given the ``split/path`` and the picture of those that can be read."""
 
-    def trouble(item: Item) -> tuple[UserError | None, bool]:
+    def trouble(name: str, item: Item) -> tuple[UserError | None, bool]:
         try:
             content = item.content()  # once: files may be large, or far away
-            item._replace(load=lambda: content).image()
+            picture = item._replace(load=lambda: content).image()
+            if each:
+                each(name, picture)
         except UserError as e:
             return e, False
         return None, several(content)
 
     found = [(f"{split}/{item.path}", item) for split, items in opened.splits.items() for item in items]
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(cpu_workers(1)) as pool:
-        looked = list(pool.map(trouble, (item for _, item in found)))
+        looked = list(pool.map(trouble, *zip(*found, strict=True)))
     bad = {name: error for (name, _), (error, _) in zip(found, looked, strict=True) if error}
     return Looked(bad, sum(more for _, more in looked))
+
+
+def readable(
+    opened: Opened, skip_unreadable: bool, each: Callable[[str, Image.Image], object] | None = None
+) -> tuple[Opened, Looked]:
+    """Return a set without its unreadable images, and what a `look` at all of them found.
+
+    Raises
+    ------
+    UserError
+        If images are unreadable and may not be skipped, or one class or split has no others.
+    """
+    looked = look(opened, each)
+    check(not looked.bad or skip_unreadable, "data set", opened.name, _unreadable(looked.bad))
+    return opened.without({*looked.bad}), looked
 
 
 def _unreadable(bad: dict[str, UserError]) -> str:
@@ -196,11 +213,9 @@ def pin(name: str, skip_unreadable: bool = False, columns: dict[str, str] | None
         entry = {"fingerprint": file_fingerprint(weights_file(name))}
     else:
         columns = columns or catalog.local().get(name, {}).get("columns")
-        opened = open_set(name, columns)
-        looked = look(opened)
-        check(not looked.bad or skip_unreadable, "data set", name, _unreadable(looked.bad))
+        opened, looked = readable(open_set(name, columns), skip_unreadable)
         more = {"skipped": [*looked.bad], "several": looked.several, "columns": columns}
-        entry = describe(opened.without({*looked.bad})) | {what: value for what, value in more.items() if value}
+        entry = describe(opened) | {what: value for what, value in more.items() if value}
     catalog.pin(name, entry)
     return entry
 

@@ -20,14 +20,15 @@ SPLITS = ("train", "validation", "test")
 
 
 class Item(NamedTuple):
-    """One labelled image: its name within the set, its label, how to get its file's bytes or its picture, and which box
-    of it, in pixels: left, top, right, bottom.
+    """One labelled image: its name within the set, its label, how to get its file's bytes or its picture, which box of
+    it, in pixels: left, top, right, bottom; and where its file lies, if that is a plain one.
     """
 
     path: str
     label: int
     load: Callable[[], bytes | Image.Image]
     box: tuple[float, ...] = ()
+    place: str = ""
 
     def content(self) -> bytes | Image.Image:
         """Return its file's bytes, or its picture.

@@ -4,14 +4,17 @@ A reader returns an `Opened`: class names, and for each split its items in canon
 that neither the order of files nor of rows matters anywhere.
 """
 
+import json
 import os
+from functools import partial
 from pathlib import Path
 
 from ..errors import check
-from ..paths import data_root
-from .folders import open_folder
+from ..paths import data_root, write_atomically
+from ..specs import catalog
+from .folders import open_folder, read_file
 from .opened import Item as Item
-from .opened import Opened
+from .opened import Opened, checked
 from .parquet import open_parquet
 
 
@@ -37,9 +40,29 @@ def open_set(name: str, columns: dict[str, str] | None = None, cut: bool = True)
         check(parquet, "columns", ", ".join(columns.values()), "are named of Parquet files only")
     if name.startswith("folder:"):
         check(name != "folder:", "data set", name, "must name a folder: folder:PATH")
-        return open_folder(Path(os.path.expanduser(name.removeprefix("folder:"))), name, cut)
+        path = Path(os.path.expanduser(name.removeprefix("folder:")))
+        return open_list(path, name) if name.endswith(catalog.LIST) else open_folder(path, name, cut)
     if name.startswith("torchvision:"):
         from .torchvision_sets import open_torchvision
 
         return open_torchvision(name.removeprefix("torchvision:"))
     return open_parquet(data_root() / name, name, columns)
+
+
+def open_list(path: Path, name: str) -> Opened:
+    """Open files that are listed, with their names, labels and splits, wherever they lie: see `write_list`."""
+    about = catalog.listed(path)
+    splits = {
+        split: [Item(n, label, partial(read_file, place), place=place) for n, label, place in rows]
+        for split, rows in about["items"].items()
+    }
+    return checked(name, tuple(about["classes"]), splits)
+
+
+def write_list(folder: Path, opened: Opened) -> str:
+    """Write a list of a set's files, whose name is that of its content, and return the name of the set that it is."""
+    entry = {"fingerprint": opened.fingerprint(), "splits": {s: len(items) for s, items in opened.splits.items()}}
+    items = {s: [(i.path, i.label, os.path.abspath(i.place)) for i in its] for s, its in opened.splits.items()}
+    path = folder.absolute() / f"{entry['fingerprint']}{catalog.LIST}"
+    write_atomically(path, json.dumps({"classes": opened.classes, "pinned": entry, "items": items}))
+    return f"folder:{path}"

@@ -1,6 +1,6 @@
 """Linear probe: a linear classifier on frozen features, its penalty chosen on validation images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -10,6 +10,7 @@ from ..specs.serial import components_of, flags, positive
 
 SECONDS = 1.0  # of one core, roughly
 MOST_PAIRED = 10  # classes of which every pair gets a classifier
+SEEN = 200  # images that say how large answers are
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,31 @@ class Probe(Method, kind="probe", version=1):
             w, b = solve(x[of], (labels[of] == pair[1]).long(), 2, strengths)
             margins.append((w.diff(dim=-1), b.diff(dim=-1)))
         return [lambda x, i=i: votes([x.to(w) @ w[i] + b[i] for w, b in margins], classes) for i in range(len(w))]
+
+
+def fitted_head(trial: Trial, context: Any, net: Any, strength: float) -> Any:
+    """Put a new head on a network that a trial starts from, fitted to its training images, and return it.
+
+    It is softmax regression on what the head reads, as that is before any training. Where a ReLU follows, as in
+    SqueezeNet, biases are raised so that it cuts nothing off: what all classes share changes no probability.
+    """
+    import torch
+
+    from ..nets.build import new_head
+    from ..train.read import inputs_of
+    from ..train.solvers import logistic
+
+    sample = context.sample(trial.target, "train", trial.seed)
+    read = context.features(trial, sample, "representation")
+    weights, biases = logistic(read, sample.labels, sample.classes, (strength,))
+    head = new_head(net, sample.classes, 0)
+    with torch.no_grad():
+        head.weight.copy_(weights[0].T.reshape(head.weight.shape))
+        head.bias.copy_(biases[0])
+        if head.weight.ndim > 2:
+            few = replace(sample, rows=sample.rows[:SEEN], labels=sample.labels[:SEEN])
+            head.bias += 2 * head(inputs_of(net, head, few)).abs().max()
+    return head
 
 
 def votes(margins: list[Any], classes: int) -> Any:

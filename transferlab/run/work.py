@@ -196,7 +196,7 @@ def measure(job: Job, run: Run, fitted: Fitted, seconds: float, context: Context
             state = {k: v.half() if k in sizes else v for k, v in fitted.snapshots[made.steps].items()}
             context.keep(made, state, about | {"curve": json.dumps(curve(losses[: made.steps]))})
         elif made.kept == "network":
-            context.keep(made, net.state_dict(), about)
+            context.keep(made, net.state_dict(), about | {"curve": json.dumps(curve(losses))})
     return metrics
 
 

@@ -9,14 +9,15 @@ import json
 import os
 import warnings
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
 
-from ..errors import DiskError, UserError, check, few, suggest
+from ..errors import DiskError, UserError, check, few, line, suggest
 from ..paths import cache_root, data_root, elsewhere, weights_file, write_atomically
 
 SYNTHETIC_FINGERPRINT = "world-1"
+LIST = ".images.json"  # how the name of a file ends that lists images (see `data.readers.write_list`)
 PLACED = ("folder:", "file:")  # how names begin that say where something lies, whatever the folder of image sets is
 
 
@@ -102,12 +103,29 @@ def pinned(name: str) -> dict:
         return {"fingerprint": SYNTHETIC_FINGERPRINT}
     if entry := local().get(name) or packaged().get(name):
         return entry
+    if name.startswith("folder:") and name.endswith(LIST):
+        return listed(Path(name.removeprefix("folder:")))["pinned"]
     if name.startswith("file:"):
         weights_file(name)  # a file that is not there is not missing a pin
     if name.startswith(("folder:", "torchvision:", "file:")):
         raise UserError(f"data set (={name}): not pinned yet; pin it with: transferlab data pin {name}")
     known = [*names(), "synthetic:DISTANCE", "folder:PATH", "torchvision:NAME"]
     raise UserError(f"data set (={name}): must be one of {', '.join(known)}{suggest(name, known)}")
+
+
+@lru_cache(maxsize=4)
+def listed(path: Path) -> dict:
+    """Return a list of images, which says itself what is pinned; its name is that of its content.
+
+    Raises
+    ------
+    UserError
+        If it is not there, or no JSON.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as e:
+        raise UserError(f"data set (={path}): cannot be read ({line(e)}); run what made it again") from e
 
 
 def named(place: str, fingerprint: str) -> str:
