@@ -24,8 +24,8 @@ def machine(device: str = "cpu") -> dict:
     """Say what this was measured on."""
     import torch
 
+    from transferlab.cores import cpu_workers
     from transferlab.run.devices import COMMIT, processor
-    from transferlab.run.executors import cpu_workers
 
     about = {
         "commit": COMMIT,

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from common import ask, machine, ratio, write
 
-from transferlab.run.executors import cpu_workers
+from transferlab.cores import cpu_workers
 
 ROUNDS, STEPS, SIZE, CLASSES, FOLDS = 2, 300, 32, 100, 3
 WHO, PEER, THEIRS = ("ridge", "squared-hinge"), "LinearSVC", ("conv1", "fc6", "fc7")

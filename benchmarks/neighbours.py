@@ -25,7 +25,7 @@ from pathlib import Path
 
 from common import ask, machine, ratio, write
 
-from transferlab.run.executors import cpu_workers
+from transferlab.cores import cpu_workers
 
 ROUNDS, SIZE, CHANNELS, NEAREST = 2, 32, (96, 256, 8, 8, 8), 300
 PAPER = 1_281_167, 5_360  # images of ImageNet, and of MIT-67's training split

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from common import ask, machine, ratio, write
 
-from transferlab.run.executors import cpu_workers
+from transferlab.cores import cpu_workers
 
 ROUNDS, STEPS, SIZE, CLASSES, THIRD = 5, 300, 32, 50, 3
 EXPONENTS = {  # of ten: our own strengths, and C

@@ -185,6 +185,7 @@ def test_pinning_a_folder_and_training_on_it(monkeypatch, capsys, tmp_path):
     code, out, _ = transferlab(monkeypatch, capsys, "data", "pin", name)
     assert code == 0
     assert "20 images in 2 classes, fingerprint" in out
+    assert "; classes blue, red; noted in" in out
     assert f"noted in {tmp_path / 'cache' / 'manifest.json'}" in out
 
     from transferlab import scales
@@ -217,6 +218,21 @@ def test_unreadable_images_are_named_counted_and_may_be_left_out(monkeypatch, ca
     assert code == 0
     assert "11 images in 2 classes" in out
     assert "1 unreadable left out" in out
+
+
+def test_names_reach_the_terminal_as_text(monkeypatch, capsys, tmp_path):
+    from PIL import Image
+
+    monkeypatch.setenv("TRANSFERLAB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("TRANSFERLAB_CACHE", str(tmp_path / "cache"))
+    for label in ("a\n", "\x1b[2J"):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (8, 8), (i, len(label), 0)).save(tmp_path / "pictures" / label / f"{i}.png")
+    code, out, _ = transferlab(monkeypatch, capsys, "data", "pin", f"folder:{tmp_path / 'pictures'}")
+    assert code == 0
+    assert out.count("\n") == 1
+    assert "classes \\x1b[2J, a ; noted in" in out
 
 
 def test_serve_wants_a_book(monkeypatch, capsys, tmp_path):

@@ -23,7 +23,7 @@ ROOT = PROJECT / "transferlab"
 FILES = sorted(ROOT.rglob("*.py"))
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
 
-# Each part may import those below it, and itself. Everything may import errors, paths and seeds.
+# Each part may import those below it, and itself. Everything may import errors, paths, seeds and cores.
 LAYERS = {
     "specs": set(),
     "data": {"specs"},
@@ -46,7 +46,7 @@ LAYERS = {
     "__main__": {"cli"},
     "__init__": {"own"},
 }
-ALWAYS = {"errors", "paths", "seeds"}
+ALWAYS = {"errors", "paths", "seeds", "cores"}
 METHODS = {name: thing for name, thing in vars(methods).items() if isinstance(thing, type)}  # and their two bases
 KINDS = {thing.kind for thing in METHODS.values() if issubclass(thing, Method) and thing is not Method}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from transferlab.errors import DiskError, UserError
-from transferlab.paths import cache_root, store_root, writable, write_atomically
+from transferlab.paths import cache_root, project, store_root, weights_file, writable, write_atomically
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OSError])
@@ -40,6 +40,38 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_variable(tmp_path, mo
         write_atomically(place / "d", "text")
     with pytest.raises(UserError, match=rf"cannot be written \(.*\); name another folder with TRANSFERLAB_{name}$"):
         writable("folder", place)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("~nobody-of-that-name/net.pth", "there is no such file; set TRANSFERLAB_WEIGHTS"),
+        ("a\0b", "there is no such file; set TRANSFERLAB_WEIGHTS"),
+        ("folder", "cannot be read (Is a directory)"),
+        ("closed", "cannot be read (Permission denied)"),
+    ],
+)
+def test_weights_that_cannot_be_read(monkeypatch, tmp_path, name, rule):
+    monkeypatch.setenv("TRANSFERLAB_WEIGHTS", str(tmp_path))
+    (tmp_path / "folder").mkdir()
+    if name == "closed":  # the folder, to root too
+        monkeypatch.setattr(os, "access", lambda path, how: False)
+
+        def closed(path, how):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("builtins.open", closed)
+    with pytest.raises(UserError) as caught:
+        weights_file(f"file:{name}")
+    assert f"): {rule}" in str(caught.value)
+
+
+def test_a_folder_that_is_gone(monkeypatch, tmp_path):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UserError, match=r"folder \(=.\): is gone; change into one that is there"):
+        project()
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,10 @@ def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, 
     Stop it with Ctrl-C at any time: the same command goes on.
     """
     from . import build, chapters, scales
+    from .cores import cpu_workers
     from .lab import Lab
     from .publish import publish as write
-    from .run.executors import cluster_slots, connected, cpu_workers
+    from .run.executors import cluster_slots, connected
     from .store import Published
 
     subject = chapters.chapter(chapter)

@@ -25,7 +25,8 @@ def line(e: BaseException) -> str:
 
 def plain(text: str) -> str:
     """Return text as one line that every terminal can be sent."""
-    return " ".join(text.encode(errors="backslashreplace").decode().split())
+    words = " ".join(text.encode(errors="backslashreplace").decode().split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
 
 
 def torchvision(part: str) -> ModuleType:

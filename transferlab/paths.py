@@ -22,7 +22,10 @@ LEFTOVER = 86_400  # seconds after which half-written files of the dead are remo
 
 def project() -> Path:
     """Return the project's folder: the nearest one, from here upwards, that holds ``_toc.yml`` and ``notebooks``."""
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError as e:
+        raise UserError("folder (=.): is gone; change into one that is there") from e
     for folder in (here, *here.parents, Path(__file__).parent.parent):
         if os.path.isfile(folder / "_toc.yml") and os.path.isdir(folder / "notebooks"):  # also if it may not be read
             return folder
@@ -55,15 +58,16 @@ def weights_file(name: str) -> Path:
     UserError
         If it is not there, is empty, or only stands for the file.
     """
-    path = weights_root() / Path(name.removeprefix("file:")).expanduser()
+    path = weights_root() / os.path.expanduser(name.removeprefix("file:"))
     rule = "there is no such file; set TRANSFERLAB_WEIGHTS to the folder of weight files"
-    check(path.is_file(), "weights", path, rule)
+    closed = os.path.isdir(path.parent) and not os.access(path.parent, os.X_OK)  # which reading says
+    check(closed or os.path.exists(path), "weights", path, rule)
     return whole_file("weights", path)
 
 
 def stands_for(head: bytes) -> tuple[str, str] | None:
     """Return what it is that stands for a file, and how to get that, if the file begins as such things do."""
-    return next((told for begin, told in STANDS_FOR.items() if head[:64].lower().startswith(begin)), None)
+    return next((told for begin, told in STANDS_FOR.items() if head[:64].lower().lstrip().startswith(begin)), None)
 
 
 def whole_file(what: str, path: Path) -> Path:

@@ -1,10 +1,13 @@
 """One image a class, no validation images, a class that a split lacks: nothing is chosen or scored on nothing."""
 
+import itertools
+
 import pytest
 import torch
 from flat_images import paint
 
 from transferlab.data.images import pin, target_sample
+from transferlab.data.readers import open_set
 from transferlab.errors import RefusedError, UserError
 from transferlab.lab import Lab
 from transferlab.measure.metrics import scores
@@ -59,6 +62,29 @@ def test_classes_that_are_left_may_be_too_small(tmp_path):
 def test_a_validation_split_is_enough(tmp_path):
     target = Target(few(tmp_path / "set", train=(1, 1), validation=(1, 1), test=(1, 1)), 16)
     assert [len(target_sample(target, s, 0).rows) for s in ("train", "validation", "test")] == [2, 2, 2]
+
+
+def test_a_whole_set_gives_up_a_fifth_of_what_can_be_read(tmp_path):
+    """Which image is damaged does not matter: the test images are drawn among those that are left."""
+    for damaged in range(5):
+        folder = tmp_path / str(damaged)
+        for label, i in itertools.product("ab", range(5)):
+            paint(folder / label / f"{i}.png", "ab".index(label))
+        (folder / "a" / f"{damaged}.png").write_bytes(b"damaged")
+        assert pin(f"folder:{folder}", skip_unreadable=True)["splits"] == {"train": 7, "test": 2}
+
+
+def test_what_is_left_of_a_class_may_be_too_few(tmp_path):
+    for label, i in itertools.product("ab", range(3)):
+        paint(tmp_path / "set" / label / f"{i}.png", "ab".index(label))
+    (tmp_path / "set/a/0.png").write_bytes(b"damaged")
+    name = f"folder:{tmp_path}/set"
+    assert pin(name, skip_unreadable=True)["splits"] == {"train": 3, "test": 2}
+    assert "left out" not in open_set(name).without({"train/a/0.png"}).passed
+    (tmp_path / "set/a/1.png").write_bytes(b"damaged")
+    rule = r"class a has fewer than 2 images, of which one is to test on; passed over: left out 2 \((train|test)/a/"
+    with pytest.raises(UserError, match=rule):
+        pin(name, skip_unreadable=True)
 
 
 def test_nothing_is_never_scored():

@@ -139,6 +139,8 @@ def test_a_class_called_train_with_folders_in_it(tmp_path):
         (["train/0.png", "test/0.png"], "train holds images, but no folders of classes, and no table (.csv) says"),
         (["0-4.png"], "holds no folders of images; wanted: FOLDER/CLASS/image.jpg, or a table (.csv) of their labels"),
         (["train/cat,dog/0.png", "test/unknown/0.png"], "class unknown has no train images"),
+        (["train/cat,dog/0.png", "test/Cat,dog/0.png"], "class Cat has no train images (is cat the same class?)"),
+        (["train/cat ,dog/0.png", "test/cat,dog/0.png"], "class cat has no train images (is cat  the same class?)"),
         (
             ["cat/0.png", "cat/0.txt"],
             "has one class (('cat',)); at least two are needed; passed over: other suffixes 1",
@@ -164,6 +166,15 @@ def test_a_test_folder_without_classes_is_named(tmp_path):
     assert passed(name) == {"without a label": ["test/0.png", "test/1.png"]}
 
 
+def test_held_images_in_a_folder_of_images(tmp_path):
+    """As Tiny ImageNet is unpacked: ``images`` is no class of the validation images."""
+    inner = made(tmp_path / "inner", "train/images/cat,dog/0-1.png", "test/cat,dog/0-1.png")
+    assert counts(inner) == {"train": TWO, "test": TWO}
+    name = made(tmp_path / "flat", "train/cat,dog/images/0-1.png", "val,test/images/0.png")
+    assert counts(name) == {"train": TWO}
+    assert passed(name) == {"without a label": ["test/images/0.png", "val/images/0.png"]}
+
+
 # --------------------------------------------------------------------------------------------------------- tables
 
 LISTED = "file,label\n0.png,cat\n1.png,dog\n2.png,cat\n3.png,dog\n"
@@ -183,6 +194,8 @@ READ = {"train": {"cat": 1, "dog": 1}, "test": {"cat": 1, "dog": 1}}
         LISTED.replace("0.png", "images/0.png").replace("1.png", r"C:\\pets\\images\\1.png"),
         "id,width,breed\n0,8,cat\n1,8,dog\n2,8,cat\n3,8,dog\n",
         "class_name,class_id,file\ncat,0,0.png\ndog,1,1.png\ncat,0,2.png\ndog,1,3.png\n",
+        LISTED.replace("cat", '"cat"').replace(",", ", "),
+        LISTED.replace("file,label", "file,label,caption").replace("t\n", f"t,{'x' * 200_000}\n"),
     ],
 )
 def test_a_table_of_labels(tmp_path, text):
@@ -211,8 +224,23 @@ def test_a_table_a_split(tmp_path):
     assert labelled == {"train": {"0.png": "cat", "1.png": "dog"}, "validation": {"0.png": "dog", "1.png": "cat"}}
     assert passed(name) == {
         "without a label": ["test/0.png", "test/1.png"],
-        "other suffixes": ["sample_submission.csv"],
+        "tables without labels of these images": ["sample_submission.csv"],
     }
+
+
+def test_a_table_of_all_beside_those_of_the_splits(tmp_path):
+    """What is to be tested on, one table says, and another does not."""
+    head, *rows = LISTED.splitlines(keepends=True)
+    tables = {"all": LISTED, "train": head + "".join(rows[:2]), "test": head + "".join(rows[2:])}
+    for name, order in (("first", sorted(tables)), ("last", sorted(tables, reverse=True))):
+        given = {f"{i}_{table}": tables[table] for i, table in enumerate(order)}
+        splits = open_set(made(tmp_path / name, "i/0-3.png", **given)).splits
+        assert {s: [i.path for i in items] for s, items in splits.items()} == {
+            "train": ["i/0.png", "i/1.png"],
+            "test": ["i/2.png", "i/3.png"],
+        }
+    both = made(tmp_path / "both", "i/0-3.png", train=LISTED, test=head + rows[0])
+    assert refused(both).startswith("i/0.png has two splits: test and train")
 
 
 def test_a_table_for_the_test_images_alone(tmp_path):
@@ -226,6 +254,32 @@ def test_rows_without_a_label_or_a_picture_are_named(tmp_path):
     name = made(tmp_path, "i/0-5.png", labels=LISTED + "4.png,\nnone.png,cat\n")
     assert counts(name) == READ
     assert passed(name) == {"listed and not there": ["none.png"], "without a label": ["i/4.png", "i/5.png"]}
+
+
+def test_numbers_that_became_floats_and_labels_that_are_none(tmp_path):
+    """As pandas writes a column in which some are missing: 1.0 is 1, and nan is no class."""
+    text = "file,label\n0.png,0\n1.png,1.0\n2.png,0.0\n3.png,1\n4.png,nan\n5.png,NaN\n"
+    name = made(tmp_path, "i/0-5.png", labels=text)
+    assert counts(name) == {"train": {"0": 1, "1": 1}, "test": {"0": 1, "1": 1}}
+    assert passed(name) == {"without a label": ["i/4.png", "i/5.png"]}
+
+
+@pytest.mark.parametrize("head", ["id", "id,width,height"])
+def test_a_competition(tmp_path, head):
+    """Its table of test images has no labels."""
+    rows = "".join(f"\n{i}" + ",8" * head.count(",") for i in (2, 3))
+    name = made(tmp_path, "train/0-1.png", "test/2-3.png", train="id,label\n0,cat\n1,dog\n", test=head + rows)
+    assert counts(name) == {"train": {"cat": 1, "dog": 1}}
+    assert passed(name) == {
+        "tables without labels of these images": ["test.csv"],
+        "without a label": ["test/2.png", "test/3.png"],
+    }
+
+
+def test_a_table_that_names_other_pictures_is_named(tmp_path):
+    assert refused(made(tmp_path, "0-3.png", labels=LISTED.replace(".png", ".jpg"))).endswith(
+        "passed over: tables without labels of these images 1 (labels.csv)"
+    )
 
 
 def test_a_table_beside_folders_of_classes(tmp_path):
@@ -265,7 +319,7 @@ def test_a_row_that_may_be_of_two_pictures(tmp_path):
 
 def test_a_folder_without_splits_gives_up_test_images_unless_it_is_not_to_be_cut(tmp_path):
     whole, parted = made(tmp_path / "whole", "a/0-9.png", "b/0.png"), made(tmp_path / "parted", "train,test/a,b/0.png")
-    with pytest.raises(UserError, match="class b has no test images"):
+    with pytest.raises(UserError, match="class b has fewer than 2 images"):
         open_set(whole)
     assert {s: len(items) for s, items in open_set(whole, cut=False).splits.items()} == {"train": 11}
     assert open_set(parted, cut=False).splits.keys() == {"train", "test"}
@@ -332,6 +386,7 @@ def test_every_kind_that_is_passed_over(tmp_path):
     (tmp_path / "set/a/self.png").symlink_to(tmp_path / "set/a/self.png")
     (tmp_path / "set/b/back").symlink_to(tmp_path / "set")
     os.mkfifo(tmp_path / "set/b/pipe.png")
+    (tmp_path / "set/lost+found").mkdir()  # where a disk begins
     assert passed(name) == {
         "hidden": [".git/x.png", "@eaDir/a/0.png", "__MACOSX/a/0.png", "a/._0.png", "b/Thumbs.db"],
         "other suffixes": ["a/notes.txt"],

@@ -1,10 +1,12 @@
 """Decoding once, pinning, and the samples that trials read."""
 
 import errno
+import itertools
 import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -608,3 +610,21 @@ def test_samples_on_a_device_share_their_split_unless_it_is_too_large(monkeypatc
     assert mapped.pixels is pixels
     assert mapped.rows is sample.rows
     assert mapped.labels.device.type == "meta"
+
+
+def test_threads_are_as_many_as_our_cores(monkeypatch, tmp_path):
+    """Those that the quota of a container leaves us, not those of the node."""
+    counts = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, count: int) -> None:
+            counts.append(count)
+            super().__init__(count)
+
+    monkeypatch.setattr(images, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(images, "cpu_workers", lambda threads: 3)
+    for label, i in itertools.product("ab", range(2)):
+        paint(tmp_path / "set" / label / f"{i}.png", i)
+    name = f"folder:{tmp_path}/set"
+    load(ImageSet(name, pin(name)["fingerprint"]), 8)
+    assert counts == [3, 3, 3]  # a look, and two splits

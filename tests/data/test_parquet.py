@@ -1,7 +1,9 @@
 """Parquet files under the names, with the columns and in the states in which people have them."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -134,7 +136,10 @@ def test_what_is_passed_over_is_counted(bugs):
 
 def test_folders_without_parquet_files(bugs):
     write(bugs / "ant/0.png", encoded(0))
-    assert refused().endswith(f"the folder of image sets, or name a folder of images folder:{bugs}")
+    told = (
+        f"the folder of image sets, or name a folder of images folder:{bugs}; passed over: other suffixes 1 (ant/0.png)"
+    )
+    assert refused().endswith(told)
 
 
 # ----------------------------------------------------------------------------------------------------------- columns
@@ -167,6 +172,23 @@ def test_images_as_plain_bytes(bugs, kind):
     items = open_set("bugs").splits["train"]
     assert [i.path for i in items] == ["train/0", "train/1"]
     assert [tuple(np.asarray(i.image())[0, 0]) for i in items] == [tuple(colour(0)), tuple(colour(1))]
+
+
+@pytest.mark.parametrize("kind", [pa.binary_view(), pa.binary(400), pa.large_binary()])
+@pytest.mark.parametrize("text", [pa.string_view(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
+def test_however_bytes_and_text_are_stored(bugs, kind, text):
+    content = [encoded(label, ".png").ljust(400, b"\0") for label in range(2)]
+    put(bugs / "train.parquet", {"image": pa.array(content, kind), "label": pa.array(["b", "a"]).cast(text)})
+    opened = open_set("bugs")
+    assert opened.classes == ("a", "b")
+    assert [tuple(np.asarray(i.image())[0, 0]) for i in opened.splits["train"]] == [colour(1), colour(0)]
+
+
+def test_columns_that_are_there_twice(bugs):
+    bugs.mkdir(parents=True)
+    table = pa.Table.from_arrays([images(0, 1), images(0, 1), pa.array([0, 1])], names=["image", "image", "label"])
+    pq.write_table(table, bugs / "train.parquet")
+    assert refused().endswith("train.parquet): must have one column image, and not several label")
 
 
 def test_several_columns_are_listed_and_one_can_be_named(bugs):
@@ -259,6 +281,38 @@ def test_rows_without_a_label_or_an_image(bugs):
     assert opened.passed["rows without an image"] == ["train2.parquet row 0"]
     put(bugs / "train.parquet", {"image": images(0, 1), "label": [0.5, 1.0]})
     assert refused() == "label (=0.5): train.parquet row 0: must be a whole number"
+
+
+def test_decimals_are_numbers(bugs):
+    put(bugs / "train.parquet", {"image": images(0, 1), "label": pa.array([Decimal("9.00"), Decimal(10)])})
+    assert open_set("bugs").classes == ("9", "10")
+
+
+def test_paths_of_another_machine_and_texts_that_are_none(bugs):
+    for name in ("a/0.png", "b/0.png"):
+        write(bugs / "pictures" / name, encoded(name[0] == "b", ".png"))
+    put(bugs / "train.parquet", {"image": [f"/home/me/pictures/{c}/0.png" for c in "ab"], "label": [0, 1]})
+    opened = open_set("bugs")
+    assert [tuple(np.asarray(i.image())[0, 0]) for i in opened.splits["train"]] == [colour(0), colour(1)]
+    assert not opened.passed["other suffixes"]
+    put(bugs / "train.parquet", {"image": ["x" * 9000] * 2, "label": [0, 1]})
+    assert refused().endswith("train.parquet row 0: image is a long text, and names no file")
+
+
+def test_linked_folders_are_read_and_closed_ones_named(bugs, tmp_path, monkeypatch):
+    write_set(tmp_path / "elsewhere", train=rows(1))
+    write_set(bugs / "closed", test=rows(1))
+    (bugs / "data").symlink_to(tmp_path / "elsewhere")
+    really = os.scandir
+
+    def scandir(place):
+        if str(place).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return really(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert counts() == {"train": 3}
+    assert open_set("bugs").passed["folders that cannot be read"] == ["closed"]
 
 
 # ------------------------------------------------------------------------------------------------------------ files

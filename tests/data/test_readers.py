@@ -211,7 +211,7 @@ def test_what_a_folder_gives_up_does_not_depend_on_the_other_images(tmp_path):
 def test_a_class_too_small_to_give_up_an_image(tmp_path):
     paint_all(tmp_path / "set")
     paint(tmp_path / "set/c/only.png", 2)
-    assert refused(f"folder:{tmp_path}/set").endswith("class c has no test images")
+    assert refused(f"folder:{tmp_path}/set").endswith("class c has fewer than 2 images, of which one is to test on")
 
 
 @pytest.mark.parametrize("held", ["val", "valid", "validation"])
@@ -252,7 +252,7 @@ def test_what_is_no_image_of_a_class_is_left_out(tmp_path, odd):
             "holds no images (JPEG, PNG, WebP, TIFF and what else Pillow opens); passed over: other suffixes 2",
         ),
         (["a/0.png", "a/1.png"], "has one class (('a',)); at least two are needed"),
-        (["a/0.png", "a/1.png", "b/notes.txt"], "class b has no train images"),
+        (["a/0.png", "a/1.png", "b/notes.txt"], "class b has fewer than 2 images, of which one is to test on"),
         (["train/a/0.png", "train/b/0.png", "test/a/0.png"], "class b has no test images"),
     ],
     ids=["nothing", "hidden folders", "no images", "one class", "empty class", "class missing from a split"],

@@ -146,6 +146,17 @@ def test_a_head_of_any_number_of_classes_stays():
     assert not getattr(found, "headless", False)
 
 
+def test_a_head_of_no_classes_is_none():
+    net = read(BODY | {"head.weight": STATE["head.weight"][:0], "head.bias": STATE["head.bias"][:0]})
+    assert net.headless
+
+
+def test_whatever_the_suffix_says():
+    kept(STATE)
+    content = (weights_root() / "net.pth").read_bytes()
+    assert same(read(content, name="net.safetensors"), STATE)
+
+
 def test_a_head_without_a_bias():
     found = read({k: v for k, v in STATE.items() if k != "head.bias"})
     assert same(found, STATE | {"head.bias": torch.zeros(5)})
@@ -253,6 +264,25 @@ def test_files_without_weights(content, held):
     assert refused(content).endswith(f"cannot be read as a state dict (no tensors by name in it, but {held})")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.empty(5, 4, device="meta"),
+        torch.ones(5, 4).to_sparse(),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse")
+def test_what_is_no_plain_tensor(odd):
+    file = STATE | {"head.weight": odd}
+    assert refused(file).endswith("head.weight is no plain tensor (sparse, quantised, or without content)")
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.complex64])
+def test_whole_numbers_are_no_weights(kind):
+    file = STATE | {"head.weight": STATE["head.weight"].to(kind)}
+    assert refused(file).endswith("hold whole or complex numbers (head.weight); wanted: floating point")
+
+
 def test_something_else():
     assert "of another architecture (" in refused({"state_dict": {"a": torch.zeros(1)}})
 
@@ -289,7 +319,7 @@ def test_no_code_is_run(tmp_path, new):
             b"/annex/objects/SHA256E-s5--00.pth\n",
             "a git-annex pointer, not the file itself; get that with: git annex get",
         ),
-        (b"<!DOCTYPE html><html>", "a web page, not the file itself"),
+        (b"\n <!DOCTYPE html><html>", "a web page, not the file itself"),
         (b"", "empty; fetch it again"),
     ],
 )

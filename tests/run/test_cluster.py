@@ -108,17 +108,16 @@ def test_a_scheduler_that_is_gone_is_told_and_the_study_goes_on(tmp_path):
     assert (Lab(tmp_path / "store", workers=1).run(few)["status"] == "ok").all()
 
 
-def test_nobody_answers(monkeypatch, capsys):
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "tls://127.0.0.1:9", "nowhere"])
+def test_nobody_answers(monkeypatch, capsys, address):
     monkeypatch.setattr(executors, "CONNECT", 0.5)
     monkeypatch.setattr(
-        sys, "argv", ["transferlab", "run", "images_per_class", "--scale", "smoke", "--cluster", "tcp://127.0.0.1:9"]
+        sys, "argv", ["transferlab", "run", "images_per_class", "--scale", "smoke", "--cluster", address]
     )
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.startswith(
-        "transferlab: cluster (=tcp://127.0.0.1:9): the scheduler does not answer"
-    )
+    assert capsys.readouterr().err.startswith(f"transferlab: cluster (={address}): the scheduler does not answer")
 
 
 def test_workers_may_come_when_there_is_something_to_do(tmp_path, capsys):

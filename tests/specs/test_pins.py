@@ -51,6 +51,17 @@ def test_a_folder_of_image_sets_that_cannot_be_written(read_only, monkeypatch, t
         catalog.pinned("bugs")
 
 
+@pytest.mark.parametrize("content", ["[]", '{"shards": 3}', '{"bugs": {"classes": 2}}'])
+def test_a_manifest_of_somebody_else(content):
+    """Other programs have files of that name, too."""
+    data_root().mkdir()
+    (data_root() / "manifest.json").write_text(content)
+    for ask in (lambda: catalog.pinned("bugs"), lambda: catalog.pin("bugs", ENTRY)):
+        with pytest.raises(UserError, match=r"manifest \(=.*\): holds something else than pins; rename it"):
+            ask()
+    assert (data_root() / "manifest.json").read_text() == content
+
+
 def test_the_published_set_where_somebody_pinned_another_one(read_only, monkeypatch):
     data_root().mkdir()
     catalog.pin("bugs", ENTRY | {"classes": 3})
@@ -136,12 +147,16 @@ def test_a_file_system_without_locks(monkeypatch, answer):
 
 def test_what_is_said_of_a_set():
     entry = ENTRY | {
+        "splits": {"train": 4, "test": 2},
+        "named": "cat, dog",
         "skipped": ["train/a", "train/b", "train/c", "train/d"],
         "several": 2,
         "passed": {"hidden": [3, "x, y, z"], "broken links": [1, "w"]},
     }
-    assert catalog.notes(ENTRY) == []
+    assert catalog.notes({"fingerprint": "0" * 16}) == []
+    assert catalog.notes(ENTRY) == ["no test images: a source, and no target"]
     assert catalog.notes(entry) == [
+        "classes cat, dog",
         "4 unreadable left out (train/a, train/b, train/c ...)",
         "2 with several pictures, of which the first is read",
         "passed over: broken links 1 (w), hidden 3 (x, y, z)",

@@ -17,7 +17,8 @@ FORMATS = (
 IMAGE_SUFFIXES = {f".{name}" for name in FORMATS.split()}
 SNIFFED = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000")  # looked for in files without a suffix
 TABLE_SUFFIXES = {".csv", ".tsv"}
-LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
+LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "#recycle", "lost+found"}
+LEFT_BEHIND |= {"system volume information"}
 Parts = tuple[str, ...]
 
 
@@ -33,7 +34,7 @@ class File(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What lies below a folder: pictures, tables, the folders that are not hidden, and what was passed over by kind."""
+    """What lies below a folder: pictures (or what is wanted), tables, folders not hidden, and what was passed over."""
 
     pictures: list[File]
     tables: list[File]
@@ -46,13 +47,19 @@ def written(name: str) -> str:
     return composed(os.fsencode(name).decode("utf-8", "backslashreplace"))
 
 
+def letters(text: str) -> str:
+    """Return the letters and digits of a text, in lower case."""
+    return "".join(c for c in text.casefold() if c.isalnum())
+
+
 def composed(text: str) -> str:
     """Return text in composed Unicode: an accent may be a letter's, or a character of its own."""
     return unicodedata.normalize("NFC", text)
 
 
-def walk(folder: str) -> Found:
-    """Look through a folder. Linked folders are followed, unless one leads back to where it was come from."""
+def walk(folder: str, wanted: set[str] = IMAGE_SUFFIXES) -> Found:
+    """Look through a folder for pictures, or for files of other suffixes; links are followed, but not in a circle."""
+    images = wanted is IMAGE_SUFFIXES
     found = Found([], [], set(), defaultdict(list))
     waiting: list[tuple[str, Parts, frozenset]] = [(folder, (), frozenset())]
     while waiting:
@@ -86,9 +93,9 @@ def walk(folder: str) -> Found:
                 found.passed["hidden"].append(file.path)
             elif not stat.S_ISREG(mode):
                 found.passed["no plain files"].append(file.path)
-            elif suffix in IMAGE_SUFFIXES or (suffix in ("", ".") and _is_picture(entry.path)):
+            elif suffix in wanted or (images and suffix in ("", ".") and _is_picture(entry.path)):
                 found.pictures.append(file)
-            elif suffix in TABLE_SUFFIXES:
+            elif images and suffix in TABLE_SUFFIXES:
                 found.tables.append(file)
             else:
                 found.passed["other suffixes"].append(file.path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import UserError, check
 from .files import Parts, walk
 from .labels import labels
-from .opened import Item, Opened, checked, split_off_test
+from .opened import Item, Opened, checked
 from .shapes import Shape
 
 
@@ -54,15 +54,9 @@ def open_folder(folder: Path, name: str, cut: bool = True) -> Opened:
     splits = defaultdict(list)
     for split, label, item in rows:
         splits[split].append(item._replace(label=at[label]))
-    whole = splits.pop("", [])
-    if splits:
-        splits["train"] += whole
-    opened = checked(name, classes, splits or {"train": whole}, passed=found.passed)
-    return (
-        opened
-        if splits or not cut
-        else checked(name, classes, split_off_test(opened.splits["train"]), passed=found.passed)
-    )
+    if len(splits) > 1 or not cut:
+        splits["train"] += splits.pop("", [])
+    return checked(name, classes, splits, passed=found.passed)
 
 
 def read_file(place: str) -> bytes:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..cores import cpu_workers
 from ..errors import UserError, check, few
 from ..paths import cache_root, file_fingerprint, sweep, weights_file, writable, write_atomically
 from ..specs import ImageSet, Source, Subset, Target, catalog
@@ -150,7 +151,7 @@ def look(opened: Opened, each: Callable[[str, Image.Image], object] | None = Non
         return None, several(content)
 
     found = [(f"{split}/{item.path}", item) for split, items in opened.splits.items() for item in items]
-    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(cpu_workers(1)) as pool:
         looked = list(pool.map(trouble, *zip(*found, strict=True)))
     bad = {name: error for (name, _), (error, _) in zip(found, looked, strict=True) if error}
     return Looked(bad, sum(more for _, more in looked))
@@ -213,9 +214,8 @@ def pin(name: str, skip_unreadable: bool = False, columns: dict[str, str] | None
     else:
         columns = columns or catalog.local().get(name, {}).get("columns")
         opened, looked = readable(open_set(name, columns), skip_unreadable)
-        left = {"skipped": list(looked.bad)} if looked.bad else {}
-        entry = describe(opened) | left | ({"several": looked.several} if looked.several else {})
-        entry |= {"columns": columns} if columns else {}
+        more = {"skipped": [*looked.bad], "several": looked.several, "columns": columns}
+        entry = describe(opened) | {what: value for what, value in more.items() if value}
     catalog.pin(name, entry)
     return entry
 
@@ -227,6 +227,7 @@ def describe(opened: Opened) -> dict:
     splits = {s: len(items) for s, items in opened.splits.items()}
     names = names_digest({s: [i.path for i in items] for s, items in opened.splits.items()})
     entry = {"fingerprint": opened.fingerprint(), "classes": len(opened.classes), "splits": splits, "names": names}
+    entry |= {"named": few(opened.classes, 5)} if opened.name.startswith("folder:") else {}  # they may be others' names
     return entry | ({"passed": passed} if (passed := counted(opened.passed)) else {})
 
 
@@ -317,12 +318,12 @@ def _write(split: Split, size: int, bar: tqdm, file: IO[bytes]) -> None:
 
 
 def _pieces(items: list[Item], size: int) -> Iterator[np.ndarray]:
-    """Decode images on all cores, and yield them in order, a few at a time and not far ahead of who takes them."""
+    """Decode images on all our cores, and yield them in order, a few at a time and not far ahead of who takes them."""
 
     def decode(some: list[Item]) -> np.ndarray:
         return np.stack([shrink(item.image(), size) for item in some])
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(cpu_workers(1)) as pool:
         waiting: list[Future] = []
         for first in range(0, len(items), AT_ONCE):
             waiting.append(pool.submit(decode, items[first : first + AT_ONCE]))

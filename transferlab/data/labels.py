@@ -7,13 +7,15 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import NoReturn
 
-from .files import File, Found, Parts, composed
+from .files import File, Found, Parts, composed, letters
 from .shapes import split_of
 
 LABEL_COLUMNS = {
     "label", "labels", "class", "classes", "classname", "labelname", "category", "target", "breed", "species", "tag",
     "diagnosis", "classid", "labelid",
 }  # fmt: skip
+UNREAD = "tables without labels of these images"
+NO_LABEL = {"nan", "null", "n/a", "<na>", "#n/a"}  # what tables hold where there is no label
 SPLIT_COLUMNS = {"split", "subset", "set", "partition", "usage"}
 Index = dict[str, list[File]]
 
@@ -43,15 +45,18 @@ def labels(found: Found, refuse: Callable[[str], NoReturn]) -> dict[Parts, tuple
         rows = [[*row, *[""] * (width - len(row))] for row in rows]
         hits = [len({row[c] for row in rows if _listed(row[c], index)}) for c in range(width)]
         if sum(map(bool, hits)) > 1:  # numbers of classes may also be names of files
-            hits = [n * (_letters(title) not in LABEL_COLUMNS) for n, title in zip(hits, rows[0], strict=True)]
+            hits = [n * (letters(title) not in LABEL_COLUMNS) for n, title in zip(hits, rows[0], strict=True)]
         if not any(hits):
-            found.passed["other suffixes"].append(table.path)
+            found.passed[UNREAD].append(table.path)
             continue
         at = hits.index(max(hits))
         head = [f"column {c + 1}" for c in range(width)] if _listed(rows[0][at], index) else rows.pop(0)
-        side = next((c for c, title in enumerate(head) if _letters(title) in SPLIT_COLUMNS and c != at), None)
-        label = _label(table, head, rows, {at, side}, refuse)
+        side = next((c for c, title in enumerate(head) if letters(title) in SPLIT_COLUMNS and c != at), None)
         stem = split_of(table.parts[-1].rpartition(".")[0])
+        label = _label(table, head, rows, {at, side}, (stem or ("train",))[0] == "train", refuse)
+        if label is None:
+            found.passed[UNREAD].append(table.path)
+            continue
         for row in rows:
             said = stem if side is None else split_of(row[side])
             if side is not None and not said:
@@ -62,8 +67,12 @@ def labels(found: Found, refuse: Callable[[str], NoReturn]) -> dict[Parts, tuple
                 refuse(f"{table.path} lists {row[at]}, which may be {files[0].path} or {files[1].path}")
             if not files:
                 found.passed["listed and not there"].append(row[at])
-            elif (text := composed(row[label].strip())) != known.setdefault(files[0].parts, (text, split))[0]:
-                refuse(f"{files[0].path} has two labels: {known[files[0].parts][0]} and {text}")
+                continue
+            now, before = (_text(row[label]), split), known.get(files[0].parts, ("", ""))
+            for what, one, other in zip(("labels", "splits"), before, now, strict=True):
+                if one and other and one != other:
+                    refuse(f"{files[0].path} has two {what}: {one} and {other}")
+            known[files[0].parts] = now[0] or before[0], now[1] or before[1]
     return {parts: said for parts, said in known.items() if said[0]}
 
 
@@ -77,13 +86,17 @@ def _rows(table: File, refuse: Callable[[str], NoReturn]) -> list[list[str]]:
         except UnicodeDecodeError:
             text = raw.decode("latin-1")
         between = max("\t,;|", key=text.partition("\n")[0].count)
-        return [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=between) if any(row)]
+        csv.field_size_limit(1 << 30)  # captions, masks
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=between, skipinitialspace=True)
+        return [row for row in reader if any(row)]
     except (OSError, csv.Error) as e:
         return refuse(f"{table.path} cannot be read ({e})")
 
 
-def _letters(title: str) -> str:
-    return re.sub(r"[\W_]", "", title.casefold())
+def _text(label: str) -> str:
+    """Return a label as it is written everywhere, empty where it is none: numbers of classes may have become floats."""
+    text = composed(re.sub(r"^(-?\d+)\.0+$", r"\1", label.strip()))
+    return "" if text.casefold() in NO_LABEL else text
 
 
 def _listed(value: str, index: Index) -> list[File]:
@@ -102,11 +115,13 @@ def _nearest(files: list[File], table: File, split: str) -> list[File]:
     return files
 
 
-def _label(table: File, head: list[str], rows: list[list[str]], taken: set, refuse: Callable[[str], NoReturn]) -> int:
-    """Return the column of labels."""
+def _label(table: File, head: list, rows: list, taken: set, wanted: bool, refuse: Callable) -> int | None:
+    """Return the column of labels, or of a table of test images that there is none."""
     others = [c for c in range(len(head)) if c not in taken]
-    called = others if len(others) == 1 else [c for c in others if _letters(head[c]) in LABEL_COLUMNS]
+    called = others if len(others) == 1 else [c for c in others if letters(head[c]) in LABEL_COLUMNS]
     both = {tuple(row[c] for c in called) for row in rows}
+    if not called and (not others or not wanted):
+        return None
     if not called or any(len({pair[i] for pair in both}) < len(both) for i in range(len(called))):
         refuse(
             f"{table.path}: one column must be called label; columns: {', '.join(head[c] for c in others) or 'none'}"

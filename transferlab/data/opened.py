@@ -12,6 +12,7 @@ from PIL import Image
 from ..errors import UserError, check, few, line
 from ..specs.catalog import passed_over
 from . import decoding
+from .files import letters
 from .subsets import hold_out
 from .tree import ClassTree
 
@@ -80,7 +81,8 @@ class Item(NamedTuple):
 
 class Opened(NamedTuple):
     """An image set whose items are known and whose pixels are not decoded yet. No two items of a split share a name,
-    unless their content is the same; `passed` are the names of what was passed over, by kind.
+    unless their content is the same; `passed` are the names of what was passed over, by kind; of a `whole` set, which
+    comes without splits, each class gave up a fifth for ``test``.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Opened(NamedTuple):
     splits: dict[str, list[Item]]
     tree: ClassTree | None = None
     passed: dict[str, list[str]] = {}  # noqa: RUF012
+    whole: bool = False
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits over class names, class tree, image names, labels and file contents."""
@@ -99,9 +102,11 @@ class Opened(NamedTuple):
         return whole.hexdigest()[:16]
 
     def without(self, left_out: set[str]) -> "Opened":
-        """Return the set without the items called ``split/path``."""
+        """Return the set without the items called ``split/path``; what a whole one gives up is drawn afresh."""
         kept = {s: [i for i in items if f"{s}/{i.path}" not in left_out] for s, items in self.splits.items()}
-        return checked(self.name, self.classes, kept, self.tree, self.passed)
+        kept = {"": [i for items in kept.values() for i in items]} if self.whole else kept
+        passed = self.passed | {"left out": sorted(left_out)}
+        return checked(self.name, self.classes, kept, self.tree, passed)._replace(passed=self.passed)
 
 
 def counted(passed: dict[str, list[str]]) -> dict[str, list]:
@@ -116,24 +121,30 @@ def checked(
     tree: ClassTree | None = None,
     passed: dict[str, list[str]] | None = None,
 ) -> Opened:
-    """Return an image set in canonical order, if it has images of two classes and of every class in each split."""
+    """Return a set in canonical order, if each split has images of every class; one without a name is the whole set."""
     passed = passed or {}
     more = "".join(f"; {words}" for words in [passed_over(counted(passed))] if words)
     check(len(classes) != 1, "data set", name, f"has one class ({classes[:1]}); at least two are needed{more}")
-    splits = {s: sorted(_apart(splits[s]), key=lambda i: (i.label, i.path)) for s in SPLITS if splits.get(s)}
+    splits = {s: _apart(splits[s]) for s in (*SPLITS, "") if splits.get(s)}
     check(bool(splits), "data set", name, f"has no images{more}")
     for split, items in splits.items():
-        empty = set(range(len(classes))) - {i.label for i in items}
-        check(not empty, "data set", name, f"class {classes[min(empty, default=0)]} has no {split} images{more}")
+        count = Counter(i.label for i in items)
+        lacking = [c for label, c in enumerate(classes) if count[label] < (1 if split else 2)]
+        alike = [c for c in classes if lacking and c != lacking[0] and letters(c) == letters(lacking[0])]
+        rule = f"has no {split} images" if split else "has fewer than 2 images, of which one is to test on"
+        rule = " ".join(["class", *lacking[:1], rule, *(f"(is {c} the same class?)" for c in alike[:1])])
+        check(not lacking, "data set", name, rule + more)
     if tree is not None:
         tree.covers(classes)
-    return Opened(name, classes, splits, tree, passed)
+    whole = splits.pop("", None)
+    return Opened(name, classes, split_off_test(whole) if whole else splits, tree, passed, whole is not None)
 
 
 def _apart(items: Iterable[Item]) -> list[Item]:
-    """Return items with names of their own: those that share one are told apart by what they hold."""
+    """Return items in order, with names of their own: those that share one are told apart by what they hold."""
     shared = Counter(i.path for i in items)
-    return [i._replace(path=f"{i.path}~{i.digest()[:8]}") if shared[i.path] > 1 else i for i in items]
+    named = (i._replace(path=f"{i.path}~{i.digest()[:8]}") if shared[i.path] > 1 else i for i in items)
+    return sorted(named, key=lambda i: (i.label, i.path))
 
 
 def split_off_test(items: list[Item]) -> dict[str, list[Item]]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tempfile
 import threading
 import weakref
@@ -16,8 +17,8 @@ from ..errors import DiskError, UserError, check
 from ..paths import cache_root, writable
 from ..specs import catalog
 from .files import composed
-from .opened import Item, Opened, checked, split_off_test
-from .parquet_layout import class_names, columns_of, open_file, parquet_files
+from .opened import Item, Opened, checked
+from .parquet_layout import class_names, columns_of, form, open_file, parquet_files
 from .tree import ClassTree
 
 HELD = 32 << 20  # bytes of a file that are read at a time, about
@@ -58,7 +59,9 @@ def open_parquet(folder: Path, name: str, columns: dict[str, str] | None = None)
         file = open_file(path)
         chosen = chosen or columns_of(file, path, name, wanted)
         image, about = chosen["image"], chosen["label"]
-        check(image in file.schema_arrow.names, "Parquet file", path, f"has no column {image}")
+        count = file.schema_arrow.names.count
+        once = count(image) == 1 and count(about) < 2
+        check(once, "Parquet file", path, f"must have one column {image}, and not several {about}")
         found = class_names(file, about)
         check(found in ((), names or found), "Parquet file", path, "names other classes than the files before it")
         names = names or found
@@ -72,6 +75,7 @@ def open_parquet(folder: Path, name: str, columns: dict[str, str] | None = None)
                 passed["rows without a label"].append(where)
                 continue
             if content is None:
+                check(len(called) < 1024, "Parquet file", path, f"{where}: {image} is a long text, and names no file")
                 place = _beside(path.parent, folder, called)
                 used.add(place)
                 load = place.read_bytes
@@ -94,8 +98,7 @@ def open_parquet(folder: Path, name: str, columns: dict[str, str] | None = None)
             check(item.label in at, "label", item.label, f"{where}: must be 0 to {len(names) - 1}")
             splits[split].append(item._replace(label=at[item.label]))
     tree = folder / "wordnet.json"
-    whole = split_off_test(splits.pop("")) if "" in splits else {}
-    return checked(name, names, splits | whole, wordnet_tree(tree) if tree.is_file() else None, dict(passed))
+    return checked(name, names, splits, wordnet_tree(tree) if os.path.isfile(tree) else None, dict(passed))
 
 
 class _Spool:
@@ -127,10 +130,12 @@ class _Spool:
 
 
 def _beside(near: Path, folder: Path, called: str) -> Path:
-    """Return where an image lies that a row only names: beside its file, in the set's folder, or where the row says."""
-    called = called.replace("\\", "/")
-    places = (near / called, folder / called, near / Path(called).name)
-    return next((place for place in places if place.is_file()), places[0])
+    """Return where an image lies that a row only names: where the row says, or beside its file or in the set's folder,
+    under as many of the last names of the path as are there.
+    """
+    parts = called.replace("\\", "/").split("/")
+    places = [Path(at, "/".join(parts[first:])) for first in range(len(parts)) for at in (near, folder)]
+    return next((place for place in places if os.path.isfile(place)), places[0])
 
 
 def _rows(file: Any, path: Path, image: str, about: str) -> Iterator[tuple[str | None, bytes | None, Any]]:
@@ -149,20 +154,20 @@ def _rows(file: Any, path: Path, image: str, about: str) -> Iterator[tuple[str |
     size = sum(about_all.row_group(i).total_byte_size for i in range(about_all.num_row_groups))
     some = max(1, min(1000, HELD * about_all.num_rows // max(1, size)))
     plain = told is None or types.is_dictionary(told) or types.is_null(told) or types.is_boolean(told)
-    plain = plain or types.is_integer(told) or types.is_floating(told) or types.is_string(told)
+    plain = plain or types.is_integer(told) or types.is_floating(told) or types.is_decimal(told) or form(told) == "text"
     if about == "objects":
         known = types.is_struct(told) and min(map(told.get_field_index, ("bbox", "category", "difficult"))) >= 0
         check(known, "Parquet file", path, f"objects (={told}) must be a struct of bbox, category and difficult")
     else:
         rule = f"{about} (={told}) must be whole numbers or text"
-        check(plain or types.is_large_string(told), "Parquet file", path, rule)
+        check(plain, "Parquet file", path, rule)
     try:
         for batch in file.iter_batches(some, columns=[image] + [about] * there):
             images, paths = batch.column(image), [None] * len(batch)
             if types.is_struct(kind):
                 parts = dict(zip((field.name for field in kind), images.flatten(), strict=True))
                 images, paths = parts.get("bytes", paths), parts.get("path", paths)
-            elif not (types.is_binary(kind) or types.is_large_binary(kind)):
+            elif form(kind) == "text":
                 images, paths = paths, images
             contents = images if isinstance(images, list) else (value.as_py() for value in images)
             paths = paths if isinstance(paths, list) else paths.to_pylist()

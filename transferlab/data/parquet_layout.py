@@ -1,6 +1,7 @@
 """Which Parquet files are of which split, and which of their columns have the images and the labels."""
 
 import json
+import os
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 
 from ..errors import UserError, check, few
 from ..paths import whole_file
-from .opened import SPLITS
+from ..specs.catalog import passed_over
+from .files import File, Found, walk
+from .opened import SPLITS, counted
 from .shapes import WORDS
 
 MEANT = WORDS | {"trainval": "train"}
@@ -17,7 +20,8 @@ SHARD = re.compile(r"(.*?)[-_.]?(\d+)-of-(\d+)(.*)")
 IMAGE = re.compile(
     r"(^|_)(image|img|picture|photo|jpe?g|png|webp)s?(_?(bytes|data|file|path|name))*$|^file_?(name|path)$"
 )
-LABEL = re.compile(r"(^|_)(labels?|class(es)?|category|target|species|breed)(_?(ids?|idx|index|names?))?$")
+LABEL = re.compile(r"(^|_)(labels?|class(es)?|cls|category|target|species|breed)(_?(ids?|idx|index|names?))?$")
+PARQUET_SUFFIXES = {".parquet", ".pq"}
 Passed = dict[str, list[str]]
 
 
@@ -30,39 +34,30 @@ def parquet_files(folder: Path, name: str) -> tuple[list[tuple[str, Path, str]],
     UserError
         If there are none, those of several sets, or a split has two names.
     """
-    passed: Passed = defaultdict(list)
+    one = Found([File((folder.name,), os.fspath(folder))] * os.path.isfile(folder), [], set(), defaultdict(list))
+    found = walk(os.fspath(folder), PARQUET_SUFFIXES) if os.path.isdir(folder) else one
+    passed = found.passed | {"other suffixes": [p for p in found.passed["other suffixes"] if p != "wordnet.json"]}
     sets: dict[str, dict[str, dict[str, list[tuple[Path, str]]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(list))
     )
-    base = folder if folder.is_dir() else folder.parent
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else [folder] * folder.is_file():
-        parts = path.relative_to(base).parts
-        here = "/".join(parts)
-        if path.is_dir():
-            continue
-        if any(part.startswith(".") for part in parts):
-            passed["hidden"].append(here)
-        elif path.suffix.lower() not in (".parquet", ".pq"):
-            passed["other suffixes"] += [here] * (here != "wordnet.json")
-        elif not path.is_file():
-            passed["broken links"].append(here)
-        else:
-            word, of = _split(parts)
-            sets[of][MEANT.get(word, "")][word].append((path, here))
+    for file in found.pictures:
+        word, of = _split(file.parts)
+        sets[of][MEANT.get(word, "")][word].append((Path(file.place), file.path))
     none = f"no Parquet files under {folder}; set TRANSFERLAB_DATA to the folder of image sets"
-    check(bool(sets), "data set", name, none + f", or name a folder of images folder:{folder}" * folder.is_dir())
+    pictures = next((f", or name a folder of images folder:{at}" for at in (folder, name) if os.path.isdir(at)), "")
+    check(bool(sets), "data set", name, "; ".join(filter(None, [none + pictures, passed_over(counted(passed))])))
     several = (
         f"holds several sets ({few([of or '.' for of in sorted(sets)], 6)}); name the folder of one, {name}/FOLDER"
     )
     check(len(sets) == 1, "data set", name, several)
-    (found,) = sets.values()
+    (splits,) = sets.values()
     passed["of no split"] = (
-        [here for files in found.pop("", {}).values() for _, here in files] if len(found) > 1 else []
+        [here for files in splits.pop("", {}).values() for _, here in files] if len(splits) > 1 else []
     )
-    for split, words in found.items():
+    for split, words in splits.items():
         check(len(words) < 2, "data set", name, f"{' and '.join(words)} are both {split or 'train'}; keep one of them")
     shards: dict[tuple[str, str], set[int]] = defaultdict(set)
-    files = [(split, *one) for split in (*SPLITS, "") for some in found.get(split, {}).values() for one in some]
+    files = [(split, *one) for split in (*SPLITS, "") for some in splits.get(split, {}).values() for one in some]
     for _, path, here in files:
         if told := SHARD.fullmatch(path.stem):
             shards[here[: -len(path.name)] + told[1], told[3]].add(int(told[2]))
@@ -115,6 +110,14 @@ def class_names(file: Any, column: str) -> tuple[str, ...]:
         return ()
 
 
+def form(kind: Any) -> str:
+    """Return whether a column's type is ``bytes`` or ``text``, however they are stored, or neither."""
+    from pyarrow import types
+
+    name = str(kind.value_type if types.is_dictionary(kind) else kind)
+    return {"string": "text", "binary": "bytes"}.get(re.sub(r"^(large|fixed_size)_|_view$|\[\d+\]$", "", name), "")
+
+
 def columns_of(file: Any, path: Path, name: str, wanted: dict[str, str]) -> dict[str, str]:
     """Return which column has the images, and which the labels: those that are wanted, else the only ones that can be.
 
@@ -126,10 +129,10 @@ def columns_of(file: Any, path: Path, name: str, wanted: dict[str, str]) -> dict
     from pyarrow import types
 
     kinds = {field.name: field.type for field in file.schema_arrow}
+    forms = {c: form(t) for c, t in kinds.items()}
     told = {c: about.get("_type") for c, about in _features(file).items() if c in kinds and isinstance(about, dict)}
     structs = [c for c, t in kinds.items() if types.is_struct(t) and {f.name for f in t} & {"bytes", "path"}]
-    binary = [c for c, t in kinds.items() if types.is_binary(t) or types.is_large_binary(t)]
-    texts = [c for c, t in kinds.items() if types.is_string(t) or types.is_large_string(t)]
+    binary, texts = ([c for c in kinds if forms[c] == of] for of in ("bytes", "text"))
     able = [*structs, *binary, *texts]
     images = [["image"] if "image" in able else [], [c for c in able if told.get(c) == "Image"], structs]
     images += [[c for c in able if IMAGE.search(c.casefold())], binary]

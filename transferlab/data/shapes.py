@@ -49,6 +49,12 @@ class Shape:
             if self.loose & {*self.roots.values()} or any(not self.held[(*r, *inner)] for r in self.roots.values()):
                 break
             self.roots = {split: (*root, *inner) for split, root in self.roots.items()}
+        held = {split: self.classes(root) for split, root in self.roots.items() if split}
+        for split, inner in held.items():  # val/images, beside train/CLASS
+            elsewhere = set().union(*(held[other] for other in held if len(held[other]) > 1))
+            called = len(inner) == 1 and re.fullmatch(THINGS, min(inner).casefold())
+            if called and not inner & elsewhere and self.roots[split] not in self.loose:
+                self.roots[split] += (*inner,)
 
     def classes(self, root: Parts) -> set[str]:
         """Return the folders with pictures below a split's."""

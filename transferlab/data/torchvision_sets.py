@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import UserError, check, choose, line, torchvision
 from ..paths import data_root, writable
-from .opened import Item, Opened, checked, split_off_test
+from .opened import Item, Opened, checked
 
 ABOUT = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 SETS = ABOUT["sets"]
@@ -32,7 +32,7 @@ def open_torchvision(name: str) -> Opened:
     made = {split: _make(name, arguments, root) for split, arguments in ABOUT["splits"][row["splits"]].items()}
     classes = _classes(f"torchvision:{name}", made)
     splits = {split: _items(dataset, root, row.get("file", "")) for split, dataset in made.items()}
-    splits = split_off_test(splits["train"]) if row["splits"] == "unsplit" else splits
+    splits = {"": splits["train"]} if row["splits"] == "unsplit" else splits
     return checked(f"torchvision:{name}", classes, splits)
 
 
@@ -90,14 +90,6 @@ def _files(dataset, pattern: str) -> Sequence[Path]:
 def _items(dataset, root: Path, pattern: str) -> list[Item]:
     labels, files = _labels(dataset), _files(dataset, pattern)
     if files:
-        both = zip(files, labels, strict=True)
-        return [Item(f.relative_to(root).as_posix(), label, partial(_read, f)) for f, label in both]
+        return [Item(f.relative_to(root).as_posix(), y, f.read_bytes) for f, y in zip(files, labels, strict=True)]
     digits = len(str(len(labels)))
     return [Item(f"{i:0{digits}}", label, lambda i=i: dataset[i][0]) for i, label in enumerate(labels)]
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as e:
-        raise UserError(f"image (={file}): the set lists it, and it cannot be read ({e.strerror})") from e

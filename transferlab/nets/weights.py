@@ -63,6 +63,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     for parts, tensor in _tensors(content):
         short, long = (".".join(part for part in parts if part not in left) for left in (WRAPPERS | PICKLED, PICKLED))
         name = OLD_DENSENET.sub(r"\1", long if short in state else short)
+        plain = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized)
+        check(plain, "weights", path, f"{name} is no plain tensor (sparse, quantised, or without content)")
         state[name] = tensor.detach().float() if tensor.is_floating_point() else tensor
     held = few([str(name) for name in content], 8) if isinstance(content, Mapping) else type(content).__name__
     check(bool(state), "weights", path, f"cannot be read as a state dict (no tensors by name in it, but {held})")
@@ -73,8 +75,8 @@ def _unpickled(path: Path) -> object:
     odd: list[str] = []
     with suppress(ValueError):  # a file of torch 1.5 or older, which must do without
         odd = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    with torch.serialization.safe_globals([(_Inert, name) for name in odd]):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals([(_Inert, name) for name in odd]), open(path, "rb") as file:
+        return torch.load(file, map_location="cpu", weights_only=True)  # whatever its suffix says
 
 
 def _tensors(content: object, *parts: str, above: tuple[int, ...] = ()) -> Iterator[tuple[list[str], torch.Tensor]]:
@@ -143,7 +145,7 @@ def _part(state: dict, place: str, own: dict, head: str) -> tuple[dict, dict]:
     other = {k.partition(".")[0] for k in mine if k.partition(".")[0] not in known and mine[k].shape[1:] == reads}
     out = (*AUXILIARY, *(f"{word}." for word in other if weight not in mine))  # a projection, or a head by another name
     given = {}
-    if weight in mine and mine[weight].shape[1:] == reads:
+    if weight in mine and mine[weight].shape[1:] == reads and len(mine[weight]):
         given = {weight: mine[weight]} | ({bias: mine.get(bias, torch.zeros(len(mine[weight])))} if bias in own else {})
     left = {k: v for k, v in own.items() if k.endswith(COUNTER)}
     left |= {k: v for k, v in mine.items() if not k.startswith((*out, f"{head}.")) and (v.ndim or k.endswith(COUNTER))}
@@ -172,7 +174,9 @@ def fit_state(net: nn.Module, state: dict[str, torch.Tensor], name: str) -> None
     UserError
         Naming the first difference, if the weights are of another architecture, or the first that are no numbers.
     """
-    refuse(net.state_dict(), state, name)
+    refuse(own := net.state_dict(), state, name)
+    whole = next((n for n in own if own[n].is_floating_point() > state[n].is_floating_point()), None)
+    check(whole is None, "weights", name, f"hold whole or complex numbers ({whole}); wanted: floating point")
     bad = next((n for n, value in state.items() if not value.isfinite().all()), None)
     check(bad is None, "weights", name, f"hold what is no finite number ({bad})")
     net.load_state_dict(state)

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..cores import cpu_workers
 from ..errors import UserError
-from .executors import cpu_workers
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow")
 torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on every device

@@ -5,14 +5,12 @@ All three ways are one loop over an executor; what differs is who executes.
 
 import math
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
@@ -76,7 +74,7 @@ def connected(address: str | None) -> Iterator[Any]:
         raise UserError(f"cluster (={address}): needs Dask; pip install 'transferlab[cluster]'") from e
     try:
         client = Client(address, timeout=CONNECT)
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, TypeError) as e:
         raise UserError(f"cluster (={address}): the scheduler does not answer ({' '.join(str(e).split())[:80]})") from e
     try:
         yield client
@@ -231,32 +229,3 @@ def run_jobs(queue: Queue, executor: Executor, places: Callable, limit: int, do:
 
 def _broken(future: Future) -> bool:
     return not future.cancelled() and isinstance(future.exception(), BrokenProcessPool)
-
-
-def cpu_quota(told: Path = Path("/proc/self/cgroup"), at: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return how many cores' time a container, or whatever else bounds this process, leaves it (cgroup versions 1, 2).
-
-    Parameters
-    ----------
-    told : Path
-        What the system tells of the groups of this process.
-    at : Path
-        Where it shows what they may take.
-    """
-    found = [math.inf]
-    for line in told.read_text().splitlines() if told.is_file() else ():
-        _, kinds, group = line.split(":", 2)
-        top = at / ("cpu" if kinds else "")  # version 2 has no kinds
-        inside = top / group.lstrip("/")
-        for folder in (inside, *inside.parents) if not kinds or "cpu" in kinds.split(",") else ():
-            with suppress(OSError, ValueError):  # no such file, or "max"
-                files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if kinds else ("cpu.max",)
-                quota, period = map(int, " ".join((folder / name).read_text() for name in files).split())
-                found += [quota / period] if quota > 0 else []
-    return min(found)
-
-
-def cpu_workers(threads: int) -> int:
-    """Return how many processes of so many threads the cores that are ours can run at once."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, cpu_quota())) // threads)

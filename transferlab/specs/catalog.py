@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
 
-from ..errors import DiskError, UserError, few, line, suggest
+from ..errors import DiskError, UserError, check, few, line, suggest
 from ..paths import cache_root, data_root, elsewhere, weights_file, write_atomically
 
 SYNTHETIC_FINGERPRINT = "world-1"
@@ -58,11 +58,14 @@ def local() -> dict[str, dict]:
 
 def _read(path: Path) -> dict[str, dict]:
     try:
-        return json.loads(path.read_text("utf-8")) if os.path.isfile(path) else {}  # also in a home of somebody else
+        found = json.loads(path.read_text("utf-8")) if os.path.isfile(path) else {}  # also in a home of somebody else
     except OSError as e:
         raise UserError(f"manifest (={path}): cannot be read ({e.strerror})") from e
     except ValueError as e:
         raise UserError(f"manifest (={path}): is no JSON; restore it, or delete it and pin the sets again") from e
+    ours = isinstance(found, dict) and all(isinstance(e, dict) and "fingerprint" in e for e in found.values())
+    check(ours, "manifest", path, "holds something else than pins; rename it, or name another folder of image sets")
+    return found
 
 
 def synthetic_distance(name: str) -> float | None:
@@ -136,7 +139,8 @@ def named(place: str, fingerprint: str) -> str:
     """
     entries = packaged() | local()
     found = [n for n, entry in entries.items() if n.startswith(place) and entry["fingerprint"] == fingerprint]
-    return max(found, key=lambda n: Path(n.removeprefix(place)).expanduser().exists(), default=place + fingerprint)
+    there = [n for n in found if os.path.exists(os.path.expanduser(n.removeprefix(place)))]
+    return [*there, *found, place + fingerprint][0]
 
 
 def pin(name: str, entry: dict) -> None:
@@ -201,4 +205,6 @@ def notes(entry: dict) -> list[str]:
     skipped, several = entry.get("skipped", ()), entry.get("several")
     left = f"{len(skipped)} unreadable left out ({few(skipped)})" if skipped else ""
     first = f"{several} with several pictures, of which the first is read" if several else ""
-    return [*filter(None, (left, first, passed_over(entry.get("passed", {}))))]
+    classes = f"classes {entry['named']}" if "named" in entry else ""
+    none = "no test images: a source, and no target" if [*entry.get("splits", ())] == ["train"] else ""
+    return [*filter(None, (classes, none, left, first, passed_over(entry.get("passed", {}))))]
