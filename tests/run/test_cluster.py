@@ -1,5 +1,6 @@
 """Trials on a Dask cluster: the same records, whatever happens to its workers, and one line when it is gone."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -22,6 +23,14 @@ from transferlab.run import executors
 from transferlab.run.queue import Queue
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("one_world")]  # warnings are Dask's own
+
+
+@pytest.fixture(autouse=True)
+def no_client_is_left():
+    """One that found no scheduler takes Dask's lock when it is collected: not while another begins, who holds it."""
+    gc.collect()
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
