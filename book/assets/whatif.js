@@ -125,7 +125,8 @@
     };
     const repetitions = slider("Repetitions", 2, most, 1, most);
     const bars = free.map((part) => {
-      const [low, high] = part.side === "equal" ? [0, 2 * part.bar] : part.axis;
+      const room = (part.axis[1] - part.axis[0]) / 2; // beyond what is drawn
+      const [low, high] = part.side === "equal" ? [0, 2 * part.bar] : [part.axis[0] - room, part.axis[1] + room];
       const step = 10 ** (Math.floor(Math.log10(high - low)) - 2);
       const head = free.length > 1 ? `Bar of ${part.name}` : "Bar";
       const made = slider(head, Math.floor(low / step) * step, Math.ceil(high / step) * step, step, part.bar);
