@@ -54,6 +54,18 @@ def counted(monkeypatch):
     return done
 
 
+def test_a_source_network_at_hand_needs_its_images_no_more(tmp_path, monkeypatch):
+    """On a fresh machine the book's own networks are there, and what they were trained on is not."""
+    decoded, really = [], work.decode
+    monkeypatch.setattr(work, "decode", lambda parts, *a: (decoded.extend(i.name for i, _ in parts), really(parts, *a)))
+    lab = Lab(tmp_path, workers=1)
+    lab.run([fine_tune()])
+    assert decoded == [TARGET.images.name, SOURCE.images.name]
+    decoded.clear()
+    lab.run([fine_tune(lr=0.01)])
+    assert decoded == [TARGET.images.name]
+
+
 def test_a_trial_on_record_is_not_run_again_and_a_changed_one_is(tmp_path, counted):
     lab = Lab(tmp_path, workers=1)
     first = lab.run(some_trials())

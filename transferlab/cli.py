@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from .errors import RefusedError, UserError, check, choose, plain
-from .own import commands, shell
+from .own import commands
 
 COUNT = click.IntRange(1)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
@@ -232,9 +232,9 @@ def pin(name: str, skip_unreadable: bool, **columns: str | None) -> None:
     click.echo(plain(f"{name}: {', '.join(found)}; {'; '.join([*catalog.notes(entry), place])}"))
 
 
-for command in (shell.look, commands.finetune, commands.predict):
+for command in (commands.look, commands.finetune, commands.predict):
     cli.add_command(command)
-data.add_command(shell.sample)
+data.add_command(commands.sample)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ only then.
 
 import gc
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -305,7 +305,7 @@ class Lab:
         parts = {
             (p.images, p.size)
             for t, _ in asked
-            for p in (t.target, *t.method.reads(t), *_targets(t))
+            for p in (t.target, *t.method.reads(t), *_targets(t, self.store.lacks))
             if hasattr(p, "images")
         }
         work.decode(sorted(parts, key=str), self.threads)
@@ -395,6 +395,11 @@ def _starts(trial: Trial) -> Iterator[Artefact]:
             yield from _starts(one.before)
 
 
-def _targets(trial: Trial) -> list[Any]:
-    """Return what a trial's network has seen: targets of a chain before, and its source."""
-    return [trial.before.target, *_targets(trial.before)] if trial.before else [trial.source]
+def _targets(trial: Trial, lacks: Callable[[Artefact], bool]) -> list[Any]:
+    """Return what is read of what a trial's network has seen: targets of a chain before, and its source where that is
+    still to be trained, or a measure asks it again.
+    """
+    if trial.before:
+        return [trial.before.target, *_targets(trial.before, lacks)]
+    asked = any(measure.asks_source for measure in trial.measures)
+    return [trial.source] if trial.source and (asked or lacks(trial.start)) else []

@@ -127,6 +127,7 @@ METHODS: dict[str, Callable[[Case], Method]] = {
     "stochastic": lambda case: FineTune(recipe(case), batch_norm="stochastic"),
     "layers apart": lambda case: FineTune(recipe(case), layer_decay=0.5, unfreeze=0.6),
     "auto-rgn": lambda case: FineTune(recipe(case), auto_rgn=True),
+    "from the probe": lambda case: FineTune(recipe(case), probe=1.0),
     "second stage": lambda case: FineTune(recipe(case), keep_head=True),
     "joint": lambda case: JointFineTune(recipe(case), "synthetic:source", nearest(case), pool_subset=Subset(classes=6)),
     "joint, apart": lambda case: JointFineTune(recipe(case), "synthetic:0.2", source_weight=2.0, batch_norm="apart"),
@@ -143,6 +144,7 @@ OF_ALEXNET = (
     "bss",
     "layers apart",
     "auto-rgn",
+    "from the probe",
     "second stage",
 )  # alone: other networks have nothing of their own here
 MEASURES = {  # and of which training

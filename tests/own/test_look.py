@@ -12,10 +12,11 @@ from click.testing import CliRunner
 from drawn_folders import looks_right, picture, put
 from PIL import Image, ImageEnhance
 
+from transferlab.data.alike import near
 from transferlab.data.readers import open_set
 from transferlab.errors import UserError
-from transferlab.own import shell
-from transferlab.own.look import ALIKE, near, overview
+from transferlab.own import commands
+from transferlab.own.look import ALIKE, overview
 from transferlab.own.sample import PER_SAMPLE, SAMPLED, sample
 
 
@@ -123,7 +124,7 @@ def test_pairs_are_those_that_the_library_counts(monkeypatch):
     assert len(expected) >= 4
     for at_once in (1, 4, 64):
         monkeypatch.setattr("transferlab.own.look.HASHES", at_once)
-        assert [tuple(pair) for part in near(packed) for pair in part.tolist()] == expected
+        assert [tuple(pair) for part in near(packed, ALIKE) for pair in part.tolist()] == expected
 
 
 def test_a_sheet_has_pictures_of_the_whole_class(tmp_path, monkeypatch):
@@ -136,7 +137,7 @@ def test_a_sheet_has_pictures_of_the_whole_class(tmp_path, monkeypatch):
 
 
 def said(*words: str):
-    return CliRunner().invoke(shell.look, [str(word) for word in words], catch_exceptions=False)
+    return CliRunner().invoke(commands.look, [str(word) for word in words], catch_exceptions=False)
 
 
 def test_the_command_prints_text_or_an_object(messy):
@@ -189,7 +190,7 @@ def test_the_page(browser, messy, tmp_path):  # noqa: F811
 
 
 def test_a_sample_is_drawn_for_a_machine_without_a_network(tmp_path):
-    done = CliRunner().invoke(shell.sample, [str(tmp_path / "new" / "set")], catch_exceptions=False)
+    done = CliRunner().invoke(commands.sample, [str(tmp_path / "new" / "set")], catch_exceptions=False)
     folder = tmp_path / "new" / "set"
     assert done.stdout.strip() == f"{folder}: 240 drawn images; look at them with: transferlab look {folder}"
     opened = open_set(f"folder:{folder}")

@@ -21,6 +21,7 @@ class Forgetting(Measure, kind="forgetting", version=1):
     """
 
     columns: ClassVar[tuple[str, ...]] = ("source_accuracy", *BEFORE_AND_AFTER, "cka_old_units")
+    asks_source: ClassVar[bool] = True
 
     def fits(self, trial: Trial) -> None:
         own = isinstance(trial.source, Source)

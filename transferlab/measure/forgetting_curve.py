@@ -37,6 +37,7 @@ class ForgettingCurve(Measure, kind="forgetting-curve", version=1):
         *("forgotten_at", "source_head_accuracies", "source_probe_accuracies"),
         *("source_head_accuracy", "source_probe_accuracy"),
     )
+    asks_source: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive("images", self.images)

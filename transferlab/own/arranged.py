@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import imagehash
 import numpy as np
 from PIL import Image
-from scipy.sparse import coo_array, vstack
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from ..data.alike import look_hash, near
 from ..data.folders import read_file
 from ..data.images import readable
 from ..data.opened import Item, Opened, checked, counted
@@ -27,7 +27,6 @@ from ..paths import store_root, write_atomically
 from ..specs import Duplicates
 from ..specs.catalog import passed_over
 
-COMPARED = 256  # hashes that are compared with all others at once
 UNBALANCED, MOST_REPEATS = 3, 10  # the largest class by the smallest; how often a rare class's images are drawn
 
 
@@ -99,10 +98,8 @@ def arranged(opened: Opened, seed: int, skip_unreadable: bool = False) -> Arrang
     UserError
         If images are unreadable and may not be skipped, or a class has too few.
     """
-    seen: dict[str, bytes] = {}
-    opened, looked = readable(
-        opened, skip_unreadable, lambda name, p: seen.update({name: np.packbits(imagehash.phash(p).hash).tobytes()})
-    )
+    seen: dict[str, int] = {}
+    opened, looked = readable(opened, skip_unreadable, lambda name, p: seen.update({name: look_hash(p)}))
     notes = [passed_over(counted(opened.passed))]
     notes += [f"{len(looked.bad)} unreadable images left out ({few(list(looked.bad))})"] if looked.bad else []
     where = [(split, item) for split, items in opened.splits.items() for item in items]
@@ -136,12 +133,12 @@ def arranged(opened: Opened, seed: int, skip_unreadable: bool = False) -> Arrang
     return Arranged(write_list(store_root() / "own", drawn), parted.splits, bool(again), [*filter(None, notes)])
 
 
-def alike(hashes: Sequence[bytes], bits: int = Duplicates.bits) -> np.ndarray:
-    """Return the group of each image, by hashes of 8 bytes: those that near pairs join have one."""
-    values, back = np.unique(np.frombuffer(b"".join(hashes), np.uint64), return_inverse=True)
-    pieces = range(0, len(values), COMPARED)
-    near = [coo_array(np.bitwise_count(values[at : at + COMPARED, None] ^ values) <= bits) for at in pieces]
-    return connected_components(vstack(near), directed=False)[1][back]
+def alike(hashes: Sequence[int], bits: int = Duplicates.bits) -> np.ndarray:
+    """Return the group of each image, by its `look_hash`: those that near pairs join have one."""
+    values, back = np.unique(np.array(hashes, np.uint64), return_inverse=True)
+    i, j = np.concatenate([np.empty((0, 2), int), *near(values, bits)]).T
+    joined = coo_array((np.ones(len(i), bool), (i, j)), shape=(len(values),) * 2)
+    return connected_components(joined, directed=False)[1][back]
 
 
 def hold_out_groups(

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
+from ..cores import cpu_workers
 from ..data.augment import CHANNEL_MEAN, STD
 from ..data.folders import read_file
 from ..data.images import Sample, shrink
@@ -64,7 +65,7 @@ class Model(NamedTuple):
                 return e
 
         waiting = iter(places)
-        with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
+        with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(cpu_workers(1)) as pool:
             while some := list(islice(waiting, READ_AT_ONCE)):
                 read = list(pool.map(pixels, some))
                 good = [r for r in read if not isinstance(r, UserError)]

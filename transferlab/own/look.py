@@ -1,6 +1,5 @@
 """A look at a folder of images before anything is trained: what there is, and what to do about it. No torch here."""
 
-import os
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -9,12 +8,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import imagehash
 import numpy as np
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
+from ..cores import cpu_workers
 from ..data import decoding
+from ..data.alike import look_hash, near
 from ..data.opened import Item, counted
 from ..data.pictures import address
 from ..data.readers import open_set
@@ -26,7 +26,7 @@ ALIKE = Duplicates.bits  # in which the perceptual hashes of images differ at mo
 SHEET, SHEETS, THUMBNAIL = 12, 1200, 96  # pictures of a class, of all classes about, and their side in px
 NAMED = 20  # pairs of a kind that are named
 SPARSE, NARROW, ELONGATED, UNEVEN = 20, 32, 2, 3  # images a class, px, long by short side, most by least images
-PORTION, HASHES = 512, 64  # images that are decoded, hashes that are compared with all others, before more are
+PORTION = 512  # images that are decoded before more are
 
 
 class Seen(NamedTuple):
@@ -107,7 +107,7 @@ def _looked(splits: dict[str, list[Item]], shown: int) -> Iterator[Seen]:
     whole = [(split, item) for split, items in splits.items() for item in items]
     place, of = Counter(), Counter(item.label for _, item in whole)
     bar = tqdm(total=len(whole), desc="looking", unit=" images", disable=None, leave=False)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
+    with ThreadPoolExecutor(cpu_workers(1)) as pool, bar:
         for first in range(0, len(whole), PORTION):
             asked = []
             for split, item in whole[first : first + PORTION]:
@@ -129,23 +129,15 @@ def _seen(split: str, item: Item, show: bool) -> Seen:
     size, box = picture.size, Image.Resampling.BOX
     shown = address(ImageOps.fit(picture, (THUMBNAIL, THUMBNAIL), box)) if show else ""
     picture.thumbnail((THUMBNAIL, THUMBNAIL), box)
-    bits = int.from_bytes(np.packbits(imagehash.phash(picture).hash).tobytes(), "big")
+    bits = look_hash(picture)
     return Seen(name, split, item, "", size, decoding.opened(content).mode, decoding.several(content), bits, shown)
-
-
-def near(hashes: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the pairs of uint64 hashes that differ in few bits, some at a time: positions, shape (pairs, 2)."""
-    for first in range(0, len(hashes), HASHES):
-        bits = np.bitwise_count(hashes[first : first + HASHES, None] ^ hashes[None, first:])
-        i, j = np.nonzero(bits <= ALIKE)
-        yield np.stack([i, j], 1)[i < j] + first
 
 
 def _duplicates(seen: list[Seen]) -> tuple[dict[str, Any], list[tuple[Seen, Seen]]]:
     """Return how many pairs look alike and the first ones; these also as what is kept of both images."""
     split, label = np.array([s.split for s in seen]), np.array([s.item.label for s in seen])
     count, first = Counter(), {"across": [], "classes_differ": [], "within": []}  # what matters most comes first
-    for pairs in near(np.array([s.hash for s in seen], np.uint64)):
+    for pairs in near(np.array([s.hash for s in seen], np.uint64), ALIKE):
         across, differ = (of[pairs[:, 0]] != of[pairs[:, 1]] for of in (split, label))
         for kind, which in {"across": across, "classes_differ": differ, "within": ~across}.items():
             count[kind] += int(which.sum())

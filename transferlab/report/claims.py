@@ -149,13 +149,8 @@ def as_objects(card: pd.DataFrame) -> list[dict]:
         objects.append(
             {k: row[k] for k in ("claim", "paper", "scale", "verdict")}
             | {k: one[k] for k in ("effect", "interval", "bar")}
-            | {
-                "p": row["p"],
-                "p_holm": row["p_holm"],
-                "n": v and int(row["n"]),
-                "seeds": v and list(v.seeds),
-                "parts": parts,
-            }
+            | {"p": row["p"], "p_holm": row["p_holm"], "n": v and int(row["n"])}
+            | {"seeds": v and list(v.seeds), "parts": parts}
             | {"checks": [_plain(f) for f in v.checks] if v else [], "needed": v and v.needed}
             | {"why": row["why"]}
             | {"fixed_before": v and v.fixed_before, "rule": v and v.rule}

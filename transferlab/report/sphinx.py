@@ -16,11 +16,8 @@ from sphinx.application import Sphinx
 
 from .figure import BOOK, vega
 
-SCRIPTS = {
-    "vega.js": "tl-chart",
-    "transferlab.js": 'class="tl-',
-    "whatif.js": "tl-play",
-}  # and what is on a page that needs it
+# Scripts, and what is on a page that needs them.
+SCRIPTS = {"vega.js": "tl-chart", "transferlab.js": 'class="tl-', "whatif.js": "tl-play"}
 UNWANTED = ("sphinx-thebe", "thebe", "require.js", "embed-amd")
 
 

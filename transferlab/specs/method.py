@@ -70,12 +70,14 @@ class Method(Spec):
 class Measure(Spec):
     """What is looked at besides accuracy: it is no part of what is trained.
 
-    Its property `columns` has the names under which it puts something on record.
+    Its property `columns` has the names under which it puts something on record; `asks_source` says whether it looks at
+    the source's images.
     ``watch(trial, run, context)`` may return a watcher, which looks while a network is trained; ``measure(trial, net,
     context)`` looks at the network that training left. Both give numbers (or lists) for the record.
     """
 
     columns: ClassVar[tuple[str, ...]] = ()
+    asks_source: ClassVar[bool] = False
 
     def fits(self, trial: Any) -> None:
         """Check that a trial has what this looks at.
