@@ -302,13 +302,8 @@ class Lab:
         devices, work = run_layer()
         self.store.prepare()
         where = devices.pick_device(self.device)
-        parts = {
-            (p.images, p.size)
-            for t, _ in asked
-            for p in (t.target, *t.method.reads(t), *_targets(t, self.store.lacks))
-            if hasattr(p, "images")
-        }
-        work.decode(sorted(parts, key=str), self.threads)
+        read = (p for t, _ in asked for p in (t.target, *t.method.reads(t), *_targets(t, self.store.lacks)))
+        work.decode(sorted({(p.images, p.size) for p in read if hasattr(p, "images")}, key=str), self.threads)
         asked = sorted(asked, key=lambda one: (one[0].seed, one[0].recipe is not None))
         before = {t.key: self.record(t) for t, _ in asked}
         queue = Queue(asked, self.store.lacks, later)
@@ -396,9 +391,7 @@ def _starts(trial: Trial) -> Iterator[Artefact]:
 
 
 def _targets(trial: Trial, lacks: Callable[[Artefact], bool]) -> list[Any]:
-    """Return what is read of what a trial's network has seen: targets of a chain before, and its source where that is
-    still to be trained, or a measure asks it again.
-    """
+    """Return a chain's targets before, and its source if that is still to be trained, or a measure asks it again."""
     if trial.before:
         return [trial.before.target, *_targets(trial.before, lacks)]
     asked = any(measure.asks_source for measure in trial.measures)

@@ -123,7 +123,7 @@ def test_pairs_are_those_that_the_library_counts(monkeypatch):
     expected = [(i, j) for i in range(len(hashes)) for j in range(i + 1, len(hashes)) if hashes[i] - hashes[j] <= ALIKE]
     assert len(expected) >= 4
     for at_once in (1, 4, 64):
-        monkeypatch.setattr("transferlab.own.look.HASHES", at_once)
+        monkeypatch.setattr("transferlab.data.alike.HASHES", at_once)
         assert [tuple(pair) for part in near(packed, ALIKE) for pair in part.tolist()] == expected
 
 
