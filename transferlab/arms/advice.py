@@ -1,11 +1,11 @@
-"""What to do with a task, from tasks on which every way was measured; and how good that would have been for each of these.
+"""What to do with a task, from tasks on which every way was measured; and how good that would have been for these.
 
-The form was chosen by reasoning, before any regret was computed; nothing in it is tuned. A classifier on frozen features
-is cheap, so a task's own is known. What else a *setting* would reach is told as log odds over that, which neither the
-number of classes nor the ceiling at 100% bends as they bend points. Tasks that are alike count more: those of the same
-number of classes and images, of whose labels the source's head knows as much, and which frozen features tell apart as
-well. With so few families the nearest alone would be chance, and all alike would be no advice: a Gaussian kernel as wide
-as tasks differ usually stands between.
+The form was chosen by reasoning, before any regret was computed; nothing in it is tuned. A classifier on frozen
+features is cheap, so a task's own is known. What else a *setting* would reach is told as log odds over that, which the
+ceiling at 100% does not bend as it bends points. Tasks that are alike count more: those with as many classes and images
+a class, of whose labels the source's head knows as much, and which frozen features tell apart as well. With so few
+families the nearest alone would be chance, and all alike would be no advice: a Gaussian kernel as wide as tasks usually
+differ stands between.
 """
 
 from typing import Any, NamedTuple
@@ -73,7 +73,7 @@ def cases(records: pd.DataFrame) -> Cases:
     What diverged has learned nothing: 0.
     """
     rows = records[records["setting"].notna()]
-    order = list(dict.fromkeys(rows["setting"]))
+    order = sorted(dict.fromkeys(rows["setting"]), key=lambda setting: setting != FROZEN)
     tables = [
         rows.fillna({value: 0.0}).pivot(index=["target", "seed"], columns="setting", values=value)[order]
         for value in (VALIDATED, CLASS_MEAN)
@@ -91,8 +91,8 @@ def early(table: pd.DataFrame) -> pd.DataFrame:
 
 
 class Advice(NamedTuple):
-    """A setting, its log odds over the frozen features' with half their 95% interval, and ``distance`` and ``weight`` of
-    the tasks that it rests on, nearest first.
+    """A setting, its log odds over the frozen features' with half their 95% interval, and ``distance`` and ``weight``
+    of the tasks that it rests on, nearest first.
     """
 
     setting: str
@@ -110,8 +110,8 @@ def expected(advice: Advice, frozen: float) -> tuple[float, float, float]:
 def nearness(about: pd.DataFrame, task: pd.Series) -> pd.DataFrame:
     """Return ``distance`` and ``weight`` of tasks, nearest first.
 
-    A distance is the root mean square over descriptions, each in standard deviations over the tasks; a weight falls with
-    it as a Gaussian does, and the tasks of a family share one.
+    A distance is the root mean square over descriptions, each in standard deviations over the tasks; a weight falls
+    with it as a Gaussian does, and the tasks of a family share one.
     """
     spread = about.std(ddof=0)
     squared = ((about - task) / spread.where(spread > 0)).pow(2).mean(axis=1).fillna(0)  # all alike: as near
@@ -124,8 +124,8 @@ def nearness(about: pd.DataFrame, task: pd.Series) -> pd.DataFrame:
 def advise(known: Cases, task: pd.Series) -> Advice:
     """Return the setting with the highest weighted mean on validation images, and what test images make of it.
 
-    The interval is that of one more task, by Student's t: the weighted variance over tasks and repetitions, with as many
-    families as the weights are worth.
+    The interval is that of one more task, by Student's t: from the weighted variance over tasks and repetitions, with
+    as many families as the weights are worth.
 
     Parameters
     ----------
