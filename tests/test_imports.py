@@ -184,7 +184,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_package_is_thin():
-    assert sum(map(code_lines, FILES)) <= 10200  # with two papers it had 5,250; 950 are for a person's own images
+    assert sum(map(code_lines, FILES)) <= 10400  # with two papers it had 5,250; 1,150 are for a person's own images
 
 
 def test_everything_is_formatted_alike():

@@ -13,7 +13,7 @@ from ..arms.advice import FROM_SCRATCH, FROZEN, advise, cases, described, expect
 from ..arms.factors import CLASS_MEAN, VALIDATED
 from ..arms.tuning import network
 from ..chapters import chapter
-from ..errors import check, few
+from ..errors import check
 from ..lab import Lab
 from ..methods import Probe
 from ..report.theme import names
@@ -140,20 +140,21 @@ def advice(folder: str, **options: Any) -> dict[str, Any]:
 def lines(about: dict[str, Any]) -> list[str]:
     """Return advice in at most twelve lines."""
     near = ", ".join(f"{names(one['target'])} ({one['distance']:.1f})" for one in about["nearest"][:3])
-    given, rests = about["given"], about["rests_on"]
     far = "; farther than measured tasks are from each other: trust it less" if about["farther"] else ""
     ways = {FROZEN: "keep the network as it is, and fit a classifier on its features"}
-    ways |= {FROM_SCRATCH: "pretraining is worth nothing on such tasks: train from scratch"}
-    do = ways.get(about["setting"], f"train all layers ({about['setting']}; finetune tries {few([*map(str, TRIED)])})")
+    ways |= {FROM_SCRATCH: "train from scratch: pretraining was worth nothing on such tasks"}
+    rates = ", ".join(map(str, TRIED))
+    do = ways.get(about["setting"], f"train all layers, {about['setting']} (finetune tries {rates})")
+    best, low, high = (f"{about[name]:.0f}" for name in ("expected", "low", "high"))
+    given, rests, once = about["given"], about["rests_on"], f"{about['seconds']:.0f} s"
     return [
-        f"{about['folder']}: {about['images']:,} images to learn from, {about['classes']} classes; frozen features tell "
-        f"{about['frozen']:.0f}% of validation images",
+        f"{about['folder']}: {about['images']:,} images to learn from, {about['classes']} classes; "
+        f"frozen features tell {about['frozen']:.0f}% of validation images",
         f"nearest measured tasks, by distance: {near}{far}",
         f"do: {do}",
         f"type: {about['command']}",
-        f"expect: {about['expected']:.0f}% of test images, 95% interval {about['low']:.0f} to {about['high']:.0f}%, mean "
-        "over classes",
-        f"time: {about['seconds']:.0f} s for one training on one core where it was measured; {about['minutes']} min in all",
+        f"expect: {best}% of test images, 95% interval {low} to {high}%, mean over classes",
+        f"time: {once} for one training on one core where it was measured; at most {about['minutes']} minutes in all",
         f"larger: frozen features of a network that has seen ImageNet were ahead of this on {given['ahead']} of "
         f"{given['of']} tasks, by {given['points']:.0f} points on average; leave out --network {BOOKS_OWN} to use one",
         f"how good such advice was, each family of tasks left out in turn: {about['how_good'][0]}",
