@@ -28,7 +28,7 @@ def test_it_looks_and_compares(tmp_path, monkeypatch, built):
     build.execute(project() / "book" / "own_images.md", made, {"folder": str(folder), "steps": 2})
     shown = " ".join(texts(made, "text/html"))
     assert "16 images." in shown
-    assert shown.count("of 4 test images") == 1
+    assert "of 4 test images" in shown
     assert all(way in made.read_text() for way in ("from scratch", "frozen", "fine-tuned"))
     assert bool(texts(made, "application/vnd.jupyter.widget-view+json")) != built
 
