@@ -8,6 +8,7 @@ import pytest
 from transferlab import chapters, scales
 from transferlab.arms.factors import family, networks
 from transferlab.arms.growing import growing
+from transferlab.arms.tuning import rates
 from transferlab.data.subsets import relabel
 from transferlab.data.tree import source_tree
 from transferlab.specs import OneOf, Trial, Weights
@@ -57,10 +58,13 @@ def test_coarse_labels_are_those_of_the_chapter_on_classes():
 
 BORROWING = ("does_borrowing_help", "what_to_borrow")
 TUNING = ("what_does_finetuning_change", "how_fast", "how_much")  # whose rates are what is compared
+ADVISING = ("how_good_is_our_advice",)  # from what others have on record
 READING = ("which_layer", "how_far_is_a_task", "finding_alike")  # frozen networks, some of them given
 
 
-@pytest.mark.parametrize("name", [name for name in chapters.chapters() if name not in (*BORROWING, *READING, *TUNING)])
+@pytest.mark.parametrize(
+    "name", [name for name in chapters.chapters() if name not in (*BORROWING, *READING, *TUNING, *ADVISING)]
+)
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
 def test_designs_are_paired_and_fair(name, scale):
     """Every seed has the same trials, and every arm that trains searches the same rates in the same number of steps."""
@@ -186,3 +190,18 @@ def test_every_repetition_is_tuned_alike_and_every_variant_searched_as_widely(na
     searches = {options for _, t in arms for options in t.options.values()}
     assert len(searches) == (name == "how_much" and scale != "smoke")
     assert all(len(options.options) == len(options.seeds) == 4 for options in searches)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
+def test_advice_is_judged_on_what_other_chapters_have_on_record(scale):
+    """It runs nothing of its own; every target has every setting, and a look at it."""
+    arms = chapters.chapter("how_good_is_our_advice").arms(scale, range(4))
+    others = (chapters.chapter(name).design(scale, range(4)) for name in ("how_fast", "how_far_is_a_task"))
+    assert {t.key for _, t in arms} <= {t.key for trials in others for t in trials}
+    by_target = {t.target.images.name: set() for _, t in arms}
+    for factors, trial in arms:
+        by_target[trial.target.images.name].add(factors.get("setting", factors["part"]))
+    settings = {factors.get("setting", factors["part"]) for factors, _ in arms}
+    assert all(found == settings for found in by_target.values())
+    assert {"frozen", "from scratch", "described"} < settings
+    assert len([setting for setting in settings if setting.startswith("fine-tuned at ")]) == len(rates(scale))

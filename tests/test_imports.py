@@ -36,10 +36,24 @@ LAYERS = {
     "run": {"select", "measure", "train", "nets", "data", "store", "specs"},
     "lab": {"run", "store", "specs"},
     "scales": {"methods", "specs"},
-    "own": {"lab", "run", "measure", "methods", "scales", "train", "nets", "data", "store", "specs"},
     "arms": {"scales", "methods", "measure", "specs"},
     "report": {"arms", "scales", "lab", "run", "store", "specs"},
     "chapters": {"report", "arms", "scales", "lab", "run", "store", "specs"},
+    "own": {
+        "chapters",
+        "report",
+        "arms",
+        "lab",
+        "run",
+        "measure",
+        "methods",
+        "scales",
+        "train",
+        "nets",
+        "data",
+        "store",
+        "specs",
+    },
     "publish": {"chapters", "lab", "store"},
     "build": {"chapters", "report", "store"},
     "cli": {"own", "build", "publish", "chapters", "report", "scales", "lab", "run", "store", "data", "specs"},
@@ -170,7 +184,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_package_is_thin():
-    assert sum(map(code_lines, FILES)) <= 10200  # with two papers it had 5,250; 950 are for a person's own images
+    assert sum(map(code_lines, FILES)) <= 10400  # with two papers it had 5,250; 1,150 are for a person's own images
 
 
 def test_everything_is_formatted_alike():

@@ -232,7 +232,7 @@ def pin(name: str, skip_unreadable: bool, **columns: str | None) -> None:
     click.echo(plain(f"{name}: {', '.join(found)}; {'; '.join([*catalog.notes(entry), place])}"))
 
 
-for command in (commands.look, commands.finetune, commands.predict):
+for command in (commands.look, commands.advise, commands.finetune, commands.predict):
     cli.add_command(command)
 data.add_command(commands.sample)
 

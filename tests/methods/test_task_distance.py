@@ -12,7 +12,7 @@ from transferlab.data.images import target_sample
 from transferlab.errors import UserError
 from transferlab.measure import distances, transferability
 from transferlab.methods import KNN, TaskDistance
-from transferlab.methods.distance import _some
+from transferlab.methods.distance import some_of
 from transferlab.nets.build import build
 from transferlab.paths import file_fingerprint, weights_root
 from transferlab.specs import AlexNet, ImageSet, Recipe, Source, Subset, Target, Trial, Weights
@@ -40,7 +40,7 @@ def source_images(seed: int = 0):
 
 def test_what_is_on_record_is_what_the_functions_give(tmp_path):
     """All 14 of the source's images, and 14 of the target's."""
-    found, target, source = run(tmp_path, TRIAL, network()), _some(parts(), 14, None, 0), source_images()
+    found, target, source = run(tmp_path, TRIAL, network()), some_of(parts(), 14, None, 0), source_images()
     assert [found["compared"], len(target.rows), len(source.rows), found["n"]] == [14, 14, 14, 10]
     x, y = (read(network(), sample, ["fc7"])["fc7"] for sample in (target, source))
     chances, labels = predict(network(), target).softmax(1), target.labels
@@ -72,10 +72,10 @@ def counts() -> torch.Tensor:
 def test_images_are_spread_over_classes_and_differ_by_seed():
     """From training and validation images; the same ones again; more of them hold the fewer."""
     both = parts()
-    few, more = (_some(both, count, None, 3) for count in (12, 20))
+    few, more = (some_of(both, count, None, 3) for count in (12, 20))
     assert set(few.labels.bincount(minlength=5).tolist()) <= {2, 3}
-    assert torch.equal(few.pixels, _some(both, 12, None, 3).pixels)
-    assert not torch.equal(few.pixels, _some(both, 12, None, 4).pixels)
+    assert torch.equal(few.pixels, some_of(both, 12, None, 3).pixels)
+    assert not torch.equal(few.pixels, some_of(both, 12, None, 4).pixels)
     known = {one.numpy().tobytes(): int(label) for one, label in zip(more.pixels, more.labels, strict=True)}
     assert all(known[one.numpy().tobytes()] == label for one, label in zip(few.pixels, few.labels, strict=True))
     every = [part.pixels[part.rows] for part in both]
@@ -88,13 +88,13 @@ def test_images_are_spread_over_classes_and_differ_by_seed():
 
 def test_images_are_reduced_and_enlarged():
     """An average of whole blocks, and nothing of what was finer is left."""
-    whole, small = (_some(parts(), 9, pixels, 0) for pixels in (None, 6))
+    whole, small = (some_of(parts(), 9, pixels, 0) for pixels in (None, 6))
     assert small.pixels.shape == whole.pixels.shape
     assert small.pixels.dtype == torch.uint8
     blocks = whole.pixels.double().unflatten(1, (6, 4)).unflatten(3, (6, 4)).mean((2, 4))
     wanted = F.interpolate(blocks.permute(0, 3, 1, 2), 24, mode="bilinear").permute(0, 2, 3, 1)
     assert (small.pixels.double() - wanted).abs().max() <= 0.5 + 1e-4
-    same = _some(parts(), 9, 24, 0)
+    same = some_of(parts(), 9, 24, 0)
     assert torch.equal(same.pixels, whole.pixels)
 
 

@@ -144,6 +144,13 @@ def test_a_verdict_names_what_other_scales_say_of_the_same_claim():
     assert "At size gpu : ✗ does not hold here \u22122.0 [\u22122.5, \u22121.5] points; bar above 0" in words
 
 
+def test_a_claim_of_our_own_is_said_to_be_one_and_has_no_row_on_the_scorecard():
+    card = VerdictCard(verdict("A1"))._repr_html_()
+    assert "our hypothesis" in card
+    assert "scorecard.html" not in card
+    assert 'href="../book/scorecard.html#I3"' in VerdictCard(verdict("I3"))._repr_html_()
+
+
 def test_in_short_has_claims_numbers_and_advice():
     box = Short([verdict()], None, ["It does.", "By 2 points."], "do it.", "a small network.")
     words = text(box._repr_html_())

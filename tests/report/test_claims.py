@@ -8,7 +8,7 @@ import pytest
 from verdicts import several, verdict
 
 from transferlab.errors import UserError
-from transferlab.report.claims import TOLD, as_objects, claim, claims, counted, papers, scorecard
+from transferlab.report.claims import TOLD, as_objects, claim, claims, counted, own, papers, scorecard
 from transferlab.report.stats import effect, holm
 
 COUNTS = {
@@ -60,6 +60,13 @@ def test_unknown_claim(name, suggestion):
         claim(name)
     with pytest.raises(UserError, match=rf"claim \(={name}\)"):
         scorecard([verdict(name)])
+
+
+def test_claims_of_our_own_are_no_paper_s_and_not_on_the_scorecard():
+    assert list(own()) == ["A1"]
+    assert not own().keys() & claims().keys()
+    assert (claim("A1").paper, claim("A1").kind, claim("A1").reported) == ("", "hypothesis", "")
+    assert "A1" not in set(scorecard([])["claim"])
 
 
 # ------------------------------------------------------------------------------------------------------- scorecard

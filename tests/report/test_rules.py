@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from verdicts import Numbers
 
-from transferlab.arms import factors, tuning
+from transferlab.arms import advice, factors, tuning
 from transferlab.errors import UserError
 from transferlab.report import cards, contrasts, rules, theme
 from transferlab.report.fingerprint import fingerprint
@@ -552,6 +552,24 @@ def test_an_order_is_never_small_and_no_number_of_seeds_decides_it():
     assert "sign flip" not in cards.VerdictCard(ordered([1, 2, 3, 4, 5, 6]))._repr_html_()
 
 
+def test_a_number_a_family_is_judged_as_it_is():
+    """What is claimed of new tasks: no number of seeds decides it, and none is left out or asked of a target alone."""
+    values = pd.Series([1.0, -1.0, 2.0, -2.0, 0.5, 0.3], list("abcdef"))
+    study = Study({"part": values}, targets={"one": {"part": [9.0]}, "other": {"part": [-9.0]}})
+    study.uneven = True
+    rule = Rule("A1", {"part": above(lambda study: study.read("part"), by_family=True)}, fixed="2026-01-31")
+    study.read = lambda name: values
+    found = judge(rule, study)
+    (part,) = found.parts
+    assert part.effect == effect(values)
+    assert (part.targets, part.families, part.by_family) == ({}, None, True)
+    assert found.need == "needs more families of targets"
+    assert found.needed == rules.MANY + 1
+    card = cards.VerdictCard(found)._repr_html_()
+    assert "One number a family of targets, n = 6." in card
+    assert "take fewer repetitions" not in card
+
+
 def test_what_trains_nothing_has_no_rates_to_show():
     held = ordered([1, 2, 3, 4, 5, 6])
     assert "learning rate" in cards.VerdictCard(held)._repr_html_()
@@ -563,7 +581,7 @@ def test_the_hash_covers_what_is_imported_of_the_arms(monkeypatch):
     design = "from transferlab.arms.factors import over_families\n\ndef design(scale, seeds): ..."
     rule = 'RULES = [Rule("F7", {"a": order(lambda s: over_families(s), "below")})]'
     cells, arms = [design, rule], [({"arm": "a"}, "mnist")]
-    whole, others = inspect.getsource(factors), {m: inspect.getsource(m) for m in (contrasts, tuning)}
+    whole, others = inspect.getsource(factors), {m: inspect.getsource(m) for m in (contrasts, tuning, advice)}
     before = fingerprint("F7", cells, arms)
 
     def after(old: str, new: str) -> str:

@@ -97,8 +97,8 @@ class TaskDistance(Method, kind="task-distance", version=1):
         parts = [target_sample(trial.target, split, trial.seed) for split in ("train", "validation")]
         sets = [parts, [target_sample(source, "test", trial.seed)]]
         count = min(self.images, *(sum(len(part.rows) for part in one) for one in sets))
-        sets = [_some(one, count, self.pixels, trial.seed).to(context.device) for one in sets]
-        (x, chances), (y, _) = (_read(net, sample, self.tap) for sample in sets)
+        sets = [some_of(one, count, self.pixels, trial.seed).to(context.device) for one in sets]
+        (x, chances), (y, _) = (read_with_head(net, sample, self.tap) for sample in sets)
         labels, their = (sample.labels for sample in sets)
         found = {"frechet": distances.frechet(x, y), "mmd": distances.mmd(x, y)}
         found["proxy_a_distance"] = distances.proxy_a_distance(x, y, trial.seed)
@@ -121,7 +121,7 @@ class TaskDistance(Method, kind="task-distance", version=1):
         return found | {"compared": count}
 
 
-def _some(parts: list[Any], count: int, pixels: int | None, seed: int) -> Any:
+def some_of(parts: list[Any], count: int, pixels: int | None, seed: int) -> Any:
     """Return some images of a task as a sample: spread over classes, from all parts, at a reduced resolution."""
     import torch
     from torch.nn import functional as F
@@ -142,7 +142,7 @@ def _some(parts: list[Any], count: int, pixels: int | None, seed: int) -> Any:
     return Sample(images, torch.arange(len(images)), labels[chosen], parts[0].classes)
 
 
-def _read(net: Any, sample: Any, tap: str) -> tuple[Any, Any]:
+def read_with_head(net: Any, sample: Any, tap: str) -> tuple[Any, Any]:
     """Return activations at a layer, and what the network's own head says, from one pass."""
     import torch
 

@@ -83,6 +83,22 @@ def finetune(folder: str, out: str | None, **parameters) -> None:
 
 
 @click.command()
+@click.argument("folder")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda ...")
+@click.option("--skip-unreadable", is_flag=True, help="Leave unreadable images out.")
+@click.option("--json", "as_json", is_flag=True, help="Print an object.")
+def advise(folder: str, as_json: bool, **options) -> None:
+    """Say what to do with the images in FOLDER, what to expect, and how good such advice was on measured tasks."""
+    check(os.path.isdir(folder), "folder", folder, "there is no such folder")
+    from .advice import advice, lines
+
+    found = advice(folder, quiet=as_json, **options)
+    for note in found["notes"]:
+        click.echo(plain(note), err=True)
+    click.echo(json.dumps(found, indent=1) if as_json else "\n".join(map(plain, lines(found))))
+
+
+@click.command()
 @click.argument("model", metavar="DIR")
 @click.argument("images", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects, with all probabilities.")

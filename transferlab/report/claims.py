@@ -38,7 +38,7 @@ class Claim:
     Attributes
     ----------
     id, paper : str
-        ``I1``; key of the paper.
+        ``I1``; key of the paper, none of our own.
     sentence : str
     kind : {"claim", "hypothesis"}
         What the paper says, or what we ask in its place.
@@ -71,15 +71,21 @@ def claims() -> dict[str, Claim]:
     return {c["id"]: Claim(**c) for c in tomllib.loads(CLAIMS.read_text("utf-8"))["claims"]}
 
 
+@cache
+def own() -> dict[str, Claim]:
+    """Return claims about this book's own advice, by id: of no paper, and not on the scorecard."""
+    return {c["id"]: Claim(paper="", **c) for c in tomllib.loads(CLAIMS.read_text("utf-8"))["own"]}
+
+
 def claim(name: str) -> Claim:
-    """Return a claim by id.
+    """Return a claim by id: of a paper, or our own.
 
     Raises
     ------
     UserError
         If there is none.
     """
-    return claims()[choose("claim", name, claims())]
+    return own().get(name) or claims()[choose("claim", name, claims())]
 
 
 def fewest(v: Verdict) -> int:

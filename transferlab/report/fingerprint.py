@@ -5,19 +5,19 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..arms import factors, tuning
+from ..arms import advice, factors, tuning
 from ..errors import check
 from ..specs.serial import canonical, digest
 from . import contrasts
 
-SHARED = (factors, tuning)  # arms that rules are computed with
+SHARED = (factors, tuning, advice)  # arms that rules are computed with
 
 
 def fingerprint(claim: str, cells: Iterable[str], arms: Iterable[tuple[Mapping[str, Any], str]]) -> str:
     """Return the hash of a claim's rule: of its value, its estimators' source, targets and arms.
 
     What is written about it (comments, formatting, docstrings) and the rules beside it are not part of it. Of
-    `arms.factors` and `arms.tuning` what the cells import is, and what that uses there.
+    `arms.factors`, `arms.tuning` and `arms.advice` what the cells import is, and what that uses there.
 
     Parameters
     ----------

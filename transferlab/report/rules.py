@@ -41,6 +41,8 @@ class Part:
     order : bool
         Whether the effect is a rank correlation over families of targets: `of` returns a table with a row each, their
         means over seeds in the columns ``x`` and ``y``.
+    by_family : bool
+        Whether `of` returns one number a family of targets: what is claimed of new tasks.
     """
 
     of: Estimator
@@ -50,6 +52,7 @@ class Part:
     margin: float | None = None
     unit: str = ""
     order: bool = False
+    by_family: bool = False
 
     def __post_init__(self) -> None:
         choose("side", self.side, SIDES)
@@ -58,7 +61,7 @@ class Part:
     def values(self, study: Any) -> Any:
         """Return one number a seed that all its arms have; of an order the table over families."""
         values = self.of(study)
-        return values.dropna() if study.uneven and not self.order else values
+        return values.dropna() if study.uneven and not (self.order or self.by_family) else values
 
     def estimate(self, study: Any) -> Effect:
         """Return what a study's records say: on the seeds that all its arms have, or over families."""
@@ -168,6 +171,7 @@ class Finding:
     p_holm: float | None = None
     order: bool = False
     values: Sequence[float] = ()
+    by_family: bool = False
 
     @property
     def only_here(self) -> bool:
@@ -191,7 +195,7 @@ class Finding:
     @property
     def needed(self) -> int:
         """Seeds at which the half-width would be half the margin."""
-        known = self.effect.n > 1 and not self.order  # no number of seeds brings more families
+        known = self.effect.n > 1 and not (self.order or self.by_family)  # no number of seeds brings more families
         return seeds_needed(self.effect.deviation, self.margin / 2) if known else MANY + 1
 
 
@@ -226,8 +230,9 @@ def find(name: str, part: Part, study: Any, unit: str) -> Finding:
     margin, values = part.within(unit), part.values(study)
     found = part.effect(values)
     state, p = state_of(found, part, margin)
-    if part.order:
-        return Finding(name, part.side, part.bar, margin, unit, found, state, p, {}, order=True)
+    if part.order or part.by_family:
+        kind = {"order": part.order, "by_family": part.by_family}
+        return Finding(name, part.side, part.bar, margin, unit, found, state, p, {}, **kind)
     by_target, left_out = {}, []
     for target in study.targets if len(study.targets) > 1 else ():
         try:
@@ -311,7 +316,7 @@ class Verdict:
         n = self.needed
         if n is None:
             return ""
-        if any(f.order for f in self.parts if f.counts == "open"):
+        if any(f.order or f.by_family for f in self.parts if f.counts == "open"):
             return "needs more families of targets"
         if n <= min(f.effect.n for f in self.parts):
             return "too near its bar to tell"  # known well enough, and on both sides of it
