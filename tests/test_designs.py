@@ -57,7 +57,7 @@ def test_coarse_labels_are_those_of_the_chapter_on_classes():
 
 
 BORROWING = ("does_borrowing_help", "what_to_borrow")
-TUNING = ("what_does_finetuning_change", "how_fast", "how_much")  # whose rates are what is compared
+TUNING = ("what_does_finetuning_change", "how_fast", "how_much", "everything_together")  # whose rates are compared
 ADVISING = ("how_good_is_our_advice",)  # from what others have on record
 READING = ("which_layer", "how_far_is_a_task", "finding_alike")  # frozen networks, some of them given
 
@@ -190,6 +190,26 @@ def test_every_repetition_is_tuned_alike_and_every_variant_searched_as_widely(na
     searches = {options for _, t in arms for options in t.options.values()}
     assert len(searches) == (name == "how_much" and scale != "smoke")
     assert all(len(options.options) == len(options.seeds) == 4 for options in searches)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
+def test_every_task_chooses_among_the_same_settings(scale):
+    """One network is chosen for; every repetition has every setting once; what is longer stands aside."""
+    subject = chapters.chapter("everything_together")
+    arms = subject.arms(scale, range(6))
+    assert len({t.key for _, t in arms}) == len(arms)
+    main = [(f, t) for f, t in arms if not f.get("aside")]
+    found = {(t.target.images.name, t.seed): set() for _, t in main}
+    for factors, trial in main:
+        found[trial.target.images.name, trial.seed].add((factors["factor"], factors["setting"]))
+    (settings,) = {frozenset(each) for each in found.values()}
+    assert len(main) == len(found) * len(settings)
+    assert {factor for factor, _ in settings} >= {"standard", "control", *subject.defined("FACTORS")}
+    assert len([s for _, s in settings if s.startswith("trained at ")]) == len(rates(scale))
+    assert len({t.root.canonical for _, t in main}) == 1
+    longer = [t for f, t in arms if f["factor"] == subject.defined("LONGER")]
+    assert bool(longer) == (scale != "smoke")
+    assert all(t.seed < 4 and t.recipe.steps == 4 * scales.scale(scale).train.steps for t in longer)
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
