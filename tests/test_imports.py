@@ -41,8 +41,9 @@ LAYERS = {
     "report": {"arms", "scales", "lab", "run", "store", "specs"},
     "chapters": {"report", "arms", "scales", "lab", "run", "store", "specs"},
     "publish": {"chapters", "lab", "store"},
-    "build": {"chapters", "report", "store"},
-    "cli": {"own", "build", "publish", "chapters", "report", "scales", "lab", "run", "store", "data", "specs"},
+    "records": {"chapters", "lab", "store", "specs"},
+    "build": {"chapters", "records", "report", "store"},
+    "cli": {"own", "build", "publish", "records", "chapters", "report", "scales", "lab", "run", "store", "data", "specs"},
     "__main__": {"cli"},
     "__init__": {"own"},
 }

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import chapters
+from . import chapters, records
 from .errors import UserError, check
 from .paths import project, writable, write_atomically
 from .report.figure import BOOK
@@ -172,6 +172,19 @@ def execute_pages(say: Callable[[str], None]) -> dict[str, Path]:
     return done
 
 
+def evidence() -> Path:
+    """Write what every page asks of all records, unless it stands, and return its folder: records by key, verdicts."""
+    folder, stamp = build_folder() / "evidence", code_digest() + digest([c.path for c in chapters.chapters().values()])
+    if not stamped(folder / "stamp", stamp):
+        records.write(folder / "records")
+        found = {}
+        for v in chapters.verdicts():
+            found.setdefault(f"notebooks/{v.chapter}", {}).setdefault(v.claim, v.word)
+        write_atomically(folder / "verdicts.json", json.dumps({page: list(v.values()) for page, v in found.items()}))
+        write_atomically(folder / "stamp", stamp)
+    return folder
+
+
 def stage(executed: dict[str, Path]) -> Path:
     """Copy the book's sources and executed pages into one folder, execution switched off, and return it."""
     import yaml
@@ -181,7 +194,9 @@ def stage(executed: dict[str, Path]) -> Path:
     for name in ("book", "transferlab"):
         shutil.copytree(root / name, target / name, ignore=IGNORED)
     shutil.copy2(root / "_toc.yml", target)
+    shutil.copytree(evidence() / "records", target / "book" / "assets" / "records")
     config = yaml.safe_load((root / "_config.yml").read_text("utf-8")) | {"execute": {"execute_notebooks": "off"}}
+    config["sphinx"]["config"]["html_context"]["verdicts"] = json.loads((evidence() / "verdicts.json").read_text())
     (target / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
     for name, path in executed.items():
         (target / name).with_suffix(".md").unlink(missing_ok=True)

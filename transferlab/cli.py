@@ -46,12 +46,13 @@ def cli() -> None:
 @click.option("--wait", type=float, default=300, show_default=True, help="Seconds that it may be without workers.")
 @click.option("--publish/--no-publish", default=True, help="Write the records into results/ when done (not at smoke).")
 @click.option("--page/--no-page", default=True, help="Execute the notebook when done.")
-def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, cluster, wait, publish, page) -> None:
+@click.option("--key", default=None, help="Make this one trial again, whether it is published or not; publish nothing.")
+def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, cluster, wait, publish, page, key) -> None:
     """Run the trials of CHAPTER that are not on record, publish them, and execute its notebook.
 
     Stop it with Ctrl-C at any time: the same command goes on.
     """
-    from . import build, chapters, scales
+    from . import build, chapters, records, scales
     from .cores import cpu_workers
     from .lab import Lab
     from .publish import publish as write
@@ -73,6 +74,10 @@ def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, 
 
     with connected(cluster) as client:
         lab = Lab(None, mode, device, workers, threads, Published(), client=client, pack=pack, wait=wait)
+        if key:
+            known = records.trials(subject, scale.name, lab)
+            trials, before = [known[choose("key", key, known, listed=2)]], lab.published.get(key, {}).get("metrics", {})
+            lab.published, lab.known, publish, page = {}, {}, False, False
         count = max(1, cluster_slots(client)) if client else workers or cpu_workers(threads)
         seeds = ",".join(map(str, chosen))
         click.echo(f"{chapter} at scale {scale.name}, seeds {seeds}: {lab.plan(trials).text(count)}", err=not plan)
@@ -88,6 +93,10 @@ def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, 
         asked = trials[bad.index[0]]
         first = f"{(lab.resolve(asked) or asked).label}: {bad['status'].iloc[0]}"
         click.echo(f"{len(bad)} of {len(table)} trials have no result; the first: {first}", err=True)
+    if key and not len(bad):
+        told = {name: table[name][0] for name in ("accuracy", "validation_accuracy") if name in table}
+        now, was = (", ".join(f"{k} {v[k]:.5g}" for k in told if k in v) for v in (told, before))
+        click.echo(f"{trials[0].label}: {now}; published: {was or 'nothing'}")
     make_public()
     if page:
         target = build.build_folder() / "runs" / scale.name / f"{chapter}.ipynb"
@@ -129,6 +138,21 @@ def serve(port: int, show: bool) -> None:
     if show:  # beside the server: a browser in the terminal ends when it is left
         threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
     server.serve_forever()
+
+
+@cli.command()
+@click.argument("key")
+@JSON
+def record(key: str, as_json: bool) -> None:
+    """Say what the published record KEY is of, what came of it, where, and which command makes that one trial again."""
+    from .records import record as find
+
+    found = find(key)
+    if as_json:
+        _print([found], True, (), tuple)
+        return
+    for name, value in found.items():
+        click.echo(f"{name}: {value if isinstance(value, str) else json.dumps(value)}")
 
 
 @cli.command()

@@ -175,7 +175,7 @@
     if (template) details.append(template.content);
     else {
       const [names, ...records] = rows(details.closest(".tl-figure").querySelector(".tl-csv"));
-      const columns = JSON.parse(details.dataset.columns).map(([name, heading, numbers]) => ({ at: names.indexOf(name), heading, numbers }));
+      const columns = JSON.parse(details.dataset.columns).map(([name, heading, numbers]) => ({ at: names.indexOf(name), name, heading, numbers }));
       const frame = details.appendChild(document.createElement("div"));
       const table = frame.appendChild(document.createElement("table"));
       const line = (section, tag, cells) => {
@@ -186,6 +186,8 @@
       line(table.createTHead(), "th", columns.map((c) => c.heading));
       const body = table.createTBody();
       for (const record of records) line(body, "td", columns.map((c) => (c.numbers ? printed(record[c.at]) : record[c.at])));
+      const key = columns.findIndex((c) => c.name === "key");
+      for (const { cells } of key < 0 ? [] : Array.from(body.rows)) cells[key].innerHTML = `<a href="${document.documentElement.dataset.content_root}book/record.html#${cells[key].textContent}">${cells[key].textContent}</a>`;
     }
     all(".tl-scroll", details).forEach((frame) => frames.observe(frame));
   }

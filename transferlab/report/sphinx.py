@@ -3,10 +3,13 @@
 - The Vega bundle comes from vl-convert and is loaded as one ordinary script, so that it works from disk too.
 - Formulas become MathML while the book is built; browsers draw it without a script.
 - Two scripts that Jupyter Book adds and that would ask the network, or fail, are taken out.
+- The sidebar shows the verdicts of each chapter.
 - Entries of the bibliography get the role that a list's children must have.
 """
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import scipy.stats  # noqa: F401  (before autodoc puts a stand-in in torch's place, which scipy would ask)
@@ -14,10 +17,11 @@ from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
+from .cards import piece
 from .figure import BOOK, vega
 
 # Scripts, and what is on a page that needs them.
-SCRIPTS = {"vega.js": "tl-chart", "transferlab.js": 'class="tl-', "whatif.js": "tl-play"}
+SCRIPTS = {"vega.js": "tl-chart", "transferlab.js": 'class="tl-', "whatif.js": "tl-play", "record.js": "tl-record"}
 UNWANTED = ("sphinx-thebe", "thebe", "require.js", "embed-amd")
 
 
@@ -42,6 +46,20 @@ def write_vega(app: Sphinx) -> None:
         app.add_js_file(script, defer="defer")
 
 
+def dotted(context: dict) -> Callable[..., str]:
+    """Return what makes the sidebar, with the signs of a chapter's verdicts beside its name."""
+    plain, at = context["generate_toctree_html"], context["pathto"]
+
+    def toctree(*given: object, **options: object) -> str:
+        text = str(plain(*given, **options))
+        for page, words in context["verdicts"].items():
+            link = rf'(<a class="[^"]*" href="{re.escape(at(page))}">.*?)(?=</a>)'
+            text = re.sub(link, rf"\1 {piece('dots', words)}", text, flags=re.DOTALL)
+        return text
+
+    return toctree
+
+
 def mend_page(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
     """Take out what asks the network, is twice on the page, or has nothing to do on it; mend roles."""
     body = context.get("body", "")
@@ -49,6 +67,8 @@ def mend_page(app: Sphinx, page: str, template: str, context: dict, doctree: nod
     scripts = context.get("script_files", [])
     unwanted = [*UNWANTED, *(script for script, needed_by in SCRIPTS.items() if needed_by not in body)]
     context["script_files"] = [s for s in scripts if not any(word in told(s) for word in unwanted)]
+    if "verdicts" in context:
+        context["generate_toctree_html"] = dotted(context)
     context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')  # what a list's children have to be
 
 
