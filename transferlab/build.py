@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +36,7 @@ STRICT = ("-W", "--keep-going", "-q")  # a warning fails the build
 ONE_WORKER = {"workers": 1}  # for a page's live part: pages are executed two at a time
 CHAPTER = re.compile(r'\bchapter\("(\w+)"\)')  # a page that asks for one by name
 ASKS_ALL = re.compile(r"^(?:from|import) transferlab.*\b(?:chapters|publish)\b(?! import chapter$)", re.MULTILINE)
+CARD = re.compile(r'tl-verdict-head\\">.{,4}<span class=\\"tl-badge tl-([\w-]+)')  # in an executed page, as JSON
 IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".ipynb_checkpoints")
 
 
@@ -172,19 +174,6 @@ def execute_pages(say: Callable[[str], None]) -> dict[str, Path]:
     return done
 
 
-def evidence() -> Path:
-    """Write what every page asks of all records, unless it stands, and return its folder: records by key, verdicts."""
-    folder, stamp = build_folder() / "evidence", code_digest() + digest([c.path for c in chapters.chapters().values()])
-    if not stamped(folder / "stamp", stamp):
-        records.write(folder / "records")
-        found = {}
-        for v in chapters.verdicts():
-            found.setdefault(f"notebooks/{v.chapter}", {}).setdefault(v.claim, v.word)
-        write_atomically(folder / "verdicts.json", json.dumps({page: list(v.values()) for page, v in found.items()}))
-        write_atomically(folder / "stamp", stamp)
-    return folder
-
-
 def stage(executed: dict[str, Path]) -> Path:
     """Copy the book's sources and executed pages into one folder, execution switched off, and return it."""
     import yaml
@@ -194,9 +183,18 @@ def stage(executed: dict[str, Path]) -> Path:
     for name in ("book", "transferlab"):
         shutil.copytree(root / name, target / name, ignore=IGNORED)
     shutil.copy2(root / "_toc.yml", target)
-    shutil.copytree(evidence() / "records", target / "book" / "assets" / "records")
+    asked, stamp_file = [c.path for c in chapters.chapters().values()], build_folder() / "records.stamp"
+    if not stamped(stamp_file, stamp := code_digest() + digest(asked)):
+        records.write(build_folder() / "records")
+        write_atomically(stamp_file, stamp)
+    shutil.copytree(build_folder() / "records", target / "book" / "assets" / "records")
     config = yaml.safe_load((root / "_config.yml").read_text("utf-8")) | {"execute": {"execute_notebooks": "off"}}
-    config["sphinx"]["config"]["html_context"]["verdicts"] = json.loads((evidence() / "verdicts.json").read_text())
+    if not config["repository"]["url"]:
+        del config["launch_buttons"]  # there is nothing that they could open
+    words = {name: CARD.findall(path.read_text("utf-8")) for name, path in executed.items()}
+    config["sphinx"]["config"]["html_context"]["verdicts"] = {
+        k: [w.replace("-", " ") for w in v] for k, v in words.items() if v
+    }
     (target / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
     for name, path in executed.items():
         (target / name).with_suffix(".md").unlink(missing_ok=True)
@@ -239,6 +237,20 @@ def build(say: Callable[[str], None] = print) -> Path:
     write_atomically(stamp_file, stamp)
     say(f"built {first} ({time.perf_counter() - began:.0f} s)")
     return first
+
+
+def rebuild(pause: float = 1.0) -> None:
+    """Build the book, in a process of its own, whenever a file that it is made of has changed; without end."""
+    parts = [project() / name for name in ("book", "notebooks", "results", "transferlab", "_toc.yml", "_config.yml")]
+    before = None
+    while True:
+        with suppress(FileNotFoundError):  # an editor's file that has gone meanwhile
+            files = [p for part in parts for p in (part, *part.rglob("*.*")) if p.is_file() and p.suffix != ".pyc"]
+            now = {p: p.stat().st_mtime_ns for p in files}
+            if before and now != before:
+                subprocess.run([sys.executable, "-m", "transferlab", "build"], cwd=project(), check=False)
+            before = now
+        time.sleep(pause)
 
 
 def concerns() -> list[str]:

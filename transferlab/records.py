@@ -17,7 +17,7 @@ PLAIN = ("kind", "seed", "version")  # of a trial's fields; pages write the othe
 
 
 def trials(subject: chapters.Chapter, scale: str, lab: Lab | None = None) -> dict[str, Trial]:
-    """Return the trials that stand behind a chapter's page by key: of searches, and what these chose as far as known."""
+    """Return the trials behind a chapter's page by key: those of searches, and what these chose as far as known."""
     lab = lab or Lab(run="never", published=Published().read(scale, subject.name))
     return {trial.key: trial for trial in lab.closure(subject.shown(scale))}
 
@@ -46,10 +46,11 @@ def record(key: str) -> dict[str, Any]:
     return found | about | {"command": f"{subject.command(scale)} --key {key}"}
 
 
-def shards() -> dict[str, Any]:
-    """Return what the page *One record* reads: rows by the first two digits of the key, and what rows share.
+def write(folder: Path) -> None:
+    """Write the records as scripts, by the first two digits of their keys: a page from disk may read nothing else.
 
-    A row holds label, status, seconds, numbers measured, how many lists are left out, provenance, chapters and trial.
+    A row: label, status, seconds, numbers measured, how many lists are left out, provenance, chapters, trial. What rows
+    share stands once, in ``shared.js``, and is named by its place there. Records that are stale are left out.
     """
     shared, rows = {"parts": {}, "provenance": {}, "places": {}}, {}
 
@@ -58,19 +59,13 @@ def shards() -> dict[str, Any]:
 
     for subject, scale in places():
         published, known = Published().read(scale, subject.name), trials(subject, scale)
-        for key in sorted(published.keys() & known.keys()):  # what is stale is named by `chapters.status`
-            found = published[key]
-            spec = {k: v if k in PLAIN else number("parts", v) for k, v in known[key].to_dict().items()}
+        for key in sorted(published.keys() & known.keys()):
+            found, trial = published[key], known[key].to_dict()
             numbers = {k: v for k, v in found["metrics"].items() if not isinstance(v, list | dict)}
-            left = len(found["metrics"]) - len(numbers)
-            row = [found["label"], found["status"], found["seconds"], numbers, left]
-            row += [number("provenance", found["provenance"]), [], spec]
+            row = [found["label"], found["status"], found["seconds"], numbers, len(found["metrics"]) - len(numbers)]
+            row += [number("provenance", found["provenance"]), []]
+            row += [{k: v if k in PLAIN else number("parts", v) for k, v in trial.items()}]
             rows.setdefault(key[:2], {}).setdefault(key, row)[6].append(number("places", f"{scale}/{subject.name}"))
-    return {"shared": {of: list(map(json.loads, texts)) for of, texts in shared.items()}, **dict(sorted(rows.items()))}
-
-
-def write(folder: Path) -> None:
-    """Write the records as scripts: a page that was opened from disk may read nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in shards().items():
-        write_atomically(folder / f"{name}.js", f'tlRecords("{name}", {canonical(rows)});\n')
+    for name, told in {"shared": {of: [*map(json.loads, texts)] for of, texts in shared.items()}, **rows}.items():
+        write_atomically(folder / f"{name}.js", f'tlRecords("{name}", {canonical(told)});\n')
