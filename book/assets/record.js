@@ -55,7 +55,7 @@
     line(list, "where it is", ...places.flatMap((at, i) => [i ? ", " : "", chapter(shared.places[at])]));
     line(list, "where it comes from", words({ seconds, ...shared.provenance[provenance] }));
     line(list, "make it again", code(`transferlab run ${name} --scale ${scale} --key ${key}`));
-    line(list, "the whole trial", code(JSON.stringify(trial, null, 1)));
+    line(list, "the whole trial", code(JSON.stringify(trial, null, 1).replace(/\[\s+([^[\]{}]*?)\s+\]/g, (_, inner) => `[${inner.replace(/\s+/g, " ")}]`)));
     told.replaceChildren(list);
   }
 

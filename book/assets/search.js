@@ -18,9 +18,15 @@
       const early = words.every((word) => head.search(word) >= 0);
       const [named, own] = [id.toLowerCase().split("-").includes(asked.toLowerCase()), title.search(phrase) >= 0];
       const share = counts.reduce((sum, n) => sum + n, 0) / Math.sqrt(text.length);
-      return { page, title, id, text, at: Math.max(0, text.search(words[0])), score: share + 2 * early + 2 * (text.search(phrase) >= 0) + 4 * named + 2 * own - 2 * page.startsWith("book/api") };
+      return { page, title, id, text, at: Math.max(0, text.search(words[0])), score: share + 2 * early + 2 * (text.search(phrase) >= 0) + 4 * named + 2 * own - 2 * /api|bibliography/.test(page) };
     });
     return scored.filter((row) => row.score).sort((a, b) => b.score - a.score).slice(0, 12);
+  }
+
+  function named({ id, text }) {
+    if (id.startsWith("verdict-")) return `the verdict on ${id.slice(8)}`;
+    const [head] = text.split(" · ");
+    return head.length > 90 ? `${head.slice(0, 80).trim()} …` : head;
   }
 
   function show() {
@@ -34,7 +40,7 @@
       const item = section.querySelector("ol").appendChild(document.createElement("li"));
       const link = item.appendChild(document.createElement("a"));
       link.href = `${document.documentElement.dataset.content_root}${row.page}.html#${row.id}`;
-      link.textContent = `${row.title}: ${row.text.slice(0, 70).trim()}${row.text.length > 70 ? " …" : ""}`;
+      link.textContent = named(row).endsWith(row.title) ? row.title : `${row.title}: ${named(row)}`;
       const from = Math.max(0, row.at - 70);
       item.appendChild(document.createElement("p")).textContent = `${from ? "… " : ""}${row.text.slice(from, from + 200)} …`;
     }

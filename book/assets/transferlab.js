@@ -326,6 +326,10 @@
 
   // ----------------------------------------------------------------------------------------------------------- start
   function start() {
+    for (const kind of [".primary-toggle", ".secondary-toggle"]) {
+      const [wired, ...others] = all(kind); // the theme opens a sidebar by the first of its buttons, which it hides
+      for (const button of others) button.addEventListener("click", () => wired.click());
+    }
     all(".tl-sift").forEach(sift);
     all(".tl-held").forEach(held);
     unfold();

@@ -24,12 +24,14 @@ from .cards import piece
 from .figure import BOOK, vega
 
 # Scripts, and what is on a page that needs them.
-SCRIPTS = {"vega.js": "tl-chart", "transferlab.js": 'class="tl-', "whatif.js": "tl-play", "record.js": "tl-record"}
+SCRIPTS = {"vega.js": "tl-chart", "transferlab.js": "", "whatif.js": "tl-play", "record.js": "tl-record"}
 SCRIPTS |= dict.fromkeys(("places.js", "search.js"), "<search>")
 PLACE = re.compile(r'<(?:section|div|tr|li|figure)\b[^>]*\bid="([^"]+)"[^>]*>')
-UNREAD = re.compile(r'<(script|style|template|svg|form)\b.*?</\1>|<a class="headerlink.*?</a>|<[^>]*>', re.DOTALL)
+ENDS = re.compile(r"(?<=\w[.?!])</p>|</h\d>|(?<=[\w?!])</strong>")
+UNREAD = re.compile(r'<(script|style|template|svg|form|pre)\b.*?</\1>|<a class="headerlink.*?</a>|<[^>]*>', re.DOTALL)
 UNWANTED = ("sphinx-thebe", "thebe", "require.js", "embed-amd", "design-tabs")
-HEAVY = re.compile(r"<script[^>]*/(?:scripts/fontawesome|searchtools|language_data|searchindex)\.js[^>]*></script>")
+UNUSED = "scripts/fontawesome|searchtools|language_data|searchindex|doctools|sphinx_highlight"  # of the theme's scripts
+HEAVY = re.compile(rf"<script[^>]*/(?:{UNUSED})\.js[^>]*></script>")
 
 
 def formula(self, node: nodes.math | nodes.math_block) -> None:
@@ -90,7 +92,7 @@ def write_places(app: Sphinx, error: Exception | None) -> None:
         file = Path(app.outdir) / f"{page}.html"
         file.write_text(text := HEAVY.sub("", file.read_text("utf-8")), "utf-8")
         parts = PLACE.split(text.partition("<article")[2].partition("</article>")[0])
-        told = (" ".join(html.unescape(UNREAD.sub(" ", part)).split()) for part in parts[2::2])
+        told = (" ".join(html.unescape(UNREAD.sub(" ", ENDS.sub(" · ", part))).split()) for part in parts[2::2])
         title = app.env.titles[page].astext()
         rows += [(page, title, at, words) for at, words in zip(parts[1::2], told, strict=True) if words]
     if rows:
