@@ -189,8 +189,9 @@ def stage(executed: dict[str, Path]) -> Path:
         write_atomically(stamp_file, stamp)
     shutil.copytree(build_folder() / "records", target / "book" / "assets" / "records")
     config = yaml.safe_load((root / "_config.yml").read_text("utf-8")) | {"execute": {"execute_notebooks": "off"}}
-    if not config["repository"]["url"]:
-        del config["launch_buttons"]  # there is nothing that they could open
+    if config["repository"]["url"]:  # the theme's options stand for all that Jupyter Book would make of these
+        about = {f"repository_{what}": value for what, value in config["repository"].items()}
+        config["sphinx"]["config"]["html_theme_options"] |= about | {"launch_buttons": config["launch_buttons"]}
     words = {name: CARD.findall(path.read_text("utf-8")) for name, path in executed.items()}
     config["sphinx"]["config"]["html_context"]["verdicts"] = {
         k: [w.replace("-", " ") for w in v] for k, v in words.items() if v

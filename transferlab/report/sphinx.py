@@ -60,7 +60,7 @@ def dotted(context: dict) -> Callable[..., str]:
     plain, at = context["generate_toctree_html"], context["pathto"]
 
     def toctree(*given: object, **options: object) -> str:
-        text = str(plain(*given, **options))
+        text = str(plain(*given, **options)).replace("<summary>", '<summary aria-label="more pages">')
         for page, words in context["verdicts"].items():
             link = rf'(<a class="[^"]*" href="{re.escape(at(page))}">.*?)(?=</a>)'
             text = re.sub(link, rf"\1 {piece('dots', words)}", text, flags=re.DOTALL)
