@@ -184,7 +184,9 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_package_is_thin():
-    assert sum(map(code_lines, FILES)) <= 10320  # with two papers it had 5,250; 950 are for own images, 120 for addresses, search and sidebar
+    assert (
+        sum(map(code_lines, FILES)) <= 10320
+    )  # with two papers it had 5,250; 950 are for own images, 120 for addresses, search and sidebar
 
 
 def test_everything_is_formatted_alike():

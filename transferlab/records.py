@@ -13,7 +13,7 @@ from .specs import Trial
 from .specs.serial import canonical
 from .store import Published
 
-PLAIN = ("kind", "seed", "version")  # of a trial's fields; pages write the others by their place in a list
+AS_IT_IS = ("kind", "seed", "version")  # of a trial's fields; pages write the others by their place in a list
 
 
 def trials(subject: chapters.Chapter, scale: str, lab: Lab | None = None) -> dict[str, Trial]:
@@ -64,7 +64,7 @@ def write(folder: Path) -> None:
             numbers = {k: v for k, v in found["metrics"].items() if not isinstance(v, list | dict)}
             row = [found["label"], found["status"], found["seconds"], numbers, len(found["metrics"]) - len(numbers)]
             row += [number("provenance", found["provenance"]), []]
-            row += [{k: v if k in PLAIN else number("parts", v) for k, v in trial.items()}]
+            row += [{k: v if k in AS_IT_IS else number("parts", v) for k, v in trial.items()}]
             rows.setdefault(key[:2], {}).setdefault(key, row)[6].append(number("places", f"{scale}/{subject.name}"))
     folder.mkdir(parents=True, exist_ok=True)
     for name, told in {"shared": {of: [*map(json.loads, texts)] for of, texts in shared.items()}, **rows}.items():

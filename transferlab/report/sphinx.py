@@ -28,7 +28,7 @@ SCRIPTS = {"vega.js": "tl-chart", "transferlab.js": "", "whatif.js": "tl-play", 
 SCRIPTS |= dict.fromkeys(("places.js", "search.js"), "<search>")
 PLACE = re.compile(r'<(?:section|div|tr|li|figure)\b[^>]*\bid="([^"]+)"[^>]*>')
 ENDS = re.compile(r"(?<=\w[.?!])</p>|</h\d>|(?<=[\w?!])</strong>")
-UNREAD = re.compile(r'<(script|style|template|svg|form|pre)\b.*?</\1>|<a class="headerlink.*?</a>|<[^>]*>', re.DOTALL)
+MARKUP = re.compile(r'<(script|style|template|svg|form|pre)\b.*?</\1>|<a class="headerlink.*?</a>|<[^>]*>', re.DOTALL)
 UNWANTED = ("sphinx-thebe", "thebe", "require.js", "embed-amd", "design-tabs")
 UNUSED = "scripts/fontawesome|searchtools|language_data|searchindex|doctools|sphinx_highlight"  # of the theme's scripts
 HEAVY = re.compile(rf"<script[^>]*/(?:{UNUSED})\.js[^>]*></script>")
@@ -92,7 +92,7 @@ def write_places(app: Sphinx, error: Exception | None) -> None:
         file = Path(app.outdir) / f"{page}.html"
         file.write_text(text := HEAVY.sub("", file.read_text("utf-8")), "utf-8")
         parts = PLACE.split(text.partition("<article")[2].partition("</article>")[0])
-        told = (" ".join(html.unescape(UNREAD.sub(" ", ENDS.sub(" · ", part))).split()) for part in parts[2::2])
+        told = (" ".join(html.unescape(MARKUP.sub(" ", ENDS.sub(" · ", part))).split()) for part in parts[2::2])
         title = app.env.titles[page].astext()
         rows += [(page, title, at, words) for at, words in zip(parts[1::2], told, strict=True) if words]
     if rows:
