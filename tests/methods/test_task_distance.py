@@ -14,7 +14,8 @@ from transferlab.measure import distances, transferability
 from transferlab.methods import KNN, TaskDistance
 from transferlab.methods.distance import _some
 from transferlab.nets.build import build
-from transferlab.specs import AlexNet, ImageSet, Recipe, Source, Subset, Target, Trial
+from transferlab.paths import file_fingerprint, weights_root
+from transferlab.specs import AlexNet, ImageSet, Recipe, Source, Subset, Target, Trial, Weights
 from transferlab.train.read import predict, read
 
 BACKBONE = AlexNet((8, 8, 8, 8, 8), (16, 12))
@@ -150,3 +151,13 @@ def test_what_makes_no_sense_is_named(fields, words):
 def test_it_needs_a_source():
     with pytest.raises(UserError, match=r"source \(=None\): task-distance needs one"):
         replace(TRIAL, source=None)
+
+
+def test_scores_ask_for_the_head_of_the_weights(tmp_path):
+    body = {name: value for name, value in network().state_dict().items() if not name.startswith("head.")}
+    file = weights_root() / "body.pth"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(body, file)
+    given = replace(TRIAL, source=Weights("file:body.pth", file_fingerprint(file)))
+    with pytest.raises(UserError, match=r"network \(=AlexNetModule\): its weights came without a head"):
+        run(tmp_path, given)
