@@ -6,6 +6,7 @@ import gzip
 import html
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -624,6 +625,41 @@ def test_a_changed_notebook_executes_itself_and_the_pages_that_ask_all_chapters(
     after = {name: build.page_stamp(path, {}) for name, path in build.pages().items()}
     again = {name for name in before if before[name] != after[name]}
     assert again == {"notebooks/more_data", "book/index", "book/scorecard", "book/made"}
+
+
+def test_what_is_written_while_the_book_is_served_is_built_again(tmp_path, monkeypatch):
+    """A page, a new asset: once each; not what Python leaves beside the code, and not where nothing changes."""
+    for name in ("book/assets", "notebooks", "results", "transferlab/__pycache__"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("_toc.yml", "_config.yml"):
+        (tmp_path / name).write_text("")
+    page = tmp_path / "book" / "page.md"
+    page.write_text("One.")
+    monkeypatch.chdir(tmp_path)
+    built, edits = (
+        [],
+        [
+            lambda: None,
+            lambda: (page.write_text("Two."), os.utime(page, (1, 1))),
+            lambda: (tmp_path / "transferlab" / "__pycache__" / "a.pyc").write_text(""),
+            lambda: (tmp_path / "book" / "assets" / "new.js").write_text(""),
+            lambda: None,
+        ],
+    )
+    counts = []
+
+    def sleep(seconds):
+        counts.append(len(built))
+        if not edits:
+            raise KeyboardInterrupt
+        edits.pop(0)()
+
+    monkeypatch.setattr(build.time, "sleep", sleep)
+    monkeypatch.setattr(build.subprocess, "run", lambda command, **_: built.append(command[1:]))
+    with pytest.raises(KeyboardInterrupt):
+        build.rebuild()
+    assert counts == [0, 0, 1, 1, 2, 2]
+    assert built == [["-m", "transferlab", "build"]] * 2
 
 
 def test_a_page_depends_on_the_chapters_that_it_names():
