@@ -38,7 +38,7 @@ def test_no_published_record_is_without_an_address(shards):
         assert Spec.from_dict(spec).key == key
         found = known[key]
         assert (label, status) == (found["label"], found["status"])
-        assert len(numbers) + left >= 1
+        assert bool(len(numbers) + left) or status != "ok"  # one that diverged measured nothing
         assert numbers.items() <= found["metrics"].items() or len(places) > 1
         assert "day" in shared["provenance"][provenance]
         for scale, name in (shared["places"][place].split("/") for place in places):
