@@ -15,7 +15,7 @@ serve: book
 
 notebooks: $(READY)
 	@mkdir -p _build/notebooks
-	@for page in notebooks/*.md; do $(BIN)/python -m jupytext --quiet --to ipynb --output _build/notebooks/$$(basename $$page .md).ipynb $$page; done
+	@for page in notebooks/*.md $$(grep -l '{code-cell}' book/*.md); do $(BIN)/python -m jupytext --quiet --to ipynb --output _build/notebooks/$$(basename $$page .md).ipynb $$page; done
 	@echo "notebooks are in _build/notebooks"
 
 clean:

@@ -2,9 +2,11 @@
 
 import ast
 import base64
+import gzip
 import html
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -24,7 +26,7 @@ from filelock import FileLock
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from test_imports import lines_of
 
-from transferlab import build, chapters
+from transferlab import build, chapters, records
 from transferlab.lab import Lab
 from transferlab.report.cards import bracketed
 from transferlab.specs import AlexNet, Recipe, Source, Spec, Subset, Target, Trial
@@ -376,6 +378,157 @@ def test_the_first_page_says_both_sides_and_every_claim(visit):
     assert page.locator(".tl-told").inner_text().startswith("L4: ")
 
 
+@in_chromium
+def test_a_key_leads_to_its_record(visit):
+    page = visit("notebooks/images_per_class")
+    table = page.locator("#images_per_class-records")
+    table.locator("summary").click()
+    link = table.locator("td a").first
+    found = records.record(link.inner_text())
+    link.click()
+    page.wait_for_selector(".tl-shown dl")
+    told = page.locator(".tl-shown").inner_text()
+    for words in (found["label"], found["command"], str(found["metrics"]["accuracy"]), found["provenance"]["day"]):
+        assert words in told
+    assert json.loads(page.locator(".tl-shown pre").last.inner_text()) == found["trial"]
+    page.fill("#tl-key", "0" * 16)
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('.tl-shown').textContent.startsWith('No published record')")
+    assert page.url.endswith("#0000000000000000")
+    assert page.trouble == []
+
+
+SOUGHT = {
+    "I7": "notebooks/classes_or_images.html#verdict-I7",
+    "L1": "notebooks/how_fast.html#verdict-L1",
+    "forgetting": "book/own.html#question-7",
+    "small data set": "book/own.html#for-your-own-images",
+    "freeze layers": "book/own.html#question-2",
+    "scorecard": "book/scorecard.html#the-scorecard",
+}
+
+
+@in_chromium
+@pytest.mark.parametrize(("words", "place"), SOUGHT.items())
+def test_the_search_names_a_place_in_a_page(book, browser, words, place):  # noqa: F811
+    page = offline_page(browser)
+    page.goto(f"{(book / 'search.html').as_uri()}?q={words.replace(' ', '+')}")
+    page.wait_for_selector(".tl-places li a")
+    page.wait_for_function("!/Searching/.test(document.querySelector('#search-results').innerText)")
+    found = page.locator(".tl-places li a").evaluate_all(
+        "all => all.map(a => a.getAttribute('href').replace('./', ''))"
+    )
+    assert place in found[:3], found
+    page.locator(".tl-places li a").nth(found.index(place)).click()
+    page.wait_for_url(f"**/{place}")
+    assert page.locator(f"[id='{place.split('#')[1]}']").first.is_visible()
+    assert page.trouble == []
+    page.context.close()
+
+
+@in_chromium
+def test_the_sidebar_shows_the_verdicts_of_each_chapter(visit):
+    page = visit("notebooks/images_per_class")
+    shown = {}
+    for name in CHAPTERS:
+        study = next(s for scale in ("paper", "gpu", "cpu") if (s := chapters.chapter(name).published(scale)))
+        shown[name] = [verdict.word for verdict in study.verdicts]
+    links = page.locator(".bd-sidebar-primary li a:has(.tl-dots)")
+    assert links.count() == len(shown)
+    for link in links.all():
+        name = Path(link.get_attribute("href")).stem.replace("#", "images_per_class")
+        label = link.locator(".tl-dots").get_attribute("aria-label")
+        assert label.strip("()").split(", ") == shown[name]
+    page.set_viewport_size({"width": 360, "height": 800})
+    seen = "[...document.querySelectorAll('.tl-dots')].filter(e => e.getBoundingClientRect().left >= 0).length"
+    page.wait_for_function(f"{seen} === 0")
+    page.locator("button.primary-toggle:visible").press("Enter")
+    page.wait_for_function(f"{seen} === {len(shown)}")
+    page.keyboard.press("Escape")
+    page.wait_for_function(f"{seen} === 0")
+    page.locator("button.secondary-toggle:visible").press("Enter")
+    page.wait_for_selector("#pst-secondary-sidebar-modal[open]")
+    assert page.trouble == []
+
+
+@in_chromium
+def test_a_guess_is_told_by_keyboard(visit):
+    page = visit("notebooks/images_per_class")
+    verdict = chapters.chapter("images_per_class").published("cpu").verdict("I1")
+    outcome = page.locator(".tl-outcome")
+    assert outcome.inner_text() == ""
+    page.locator(".tl-guess button:not([data-right])").first.press("Enter")
+    assert outcome.inner_text().startswith("Not so.")
+    page.locator(".tl-guess button[data-right]").press("Enter")
+    assert outcome.inner_text().startswith("Right.")
+    assert verdict.word in outcome.inner_text()
+    assert all(bracketed(part) in outcome.inner_text() for part in verdict.parts)
+    assert page.locator(".tl-short .tl-badge").first.is_visible()  # whoever does not play reads on
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_what_may_be_guessed_is_what_was_decided(book, name):
+    guess = re.search(r'<form class="tl-guess".*?</form>', (book / "notebooks" / f"{name}.html").read_text(), re.DOTALL)
+    study = next(s for scale in ("paper", "gpu", "cpu") if (s := chapters.chapter(name).published(scale)))
+    words = [v.word for v in chapters.chapter(name).short(study).verdicts]
+    decided = [w for w in words if w in ("holds here", "does not hold here", "in part", "no effect here")]
+    right = {"holds here": "It holds", "does not hold here": "It does not"}
+    assert bool(guess) == bool(decided)
+    if guess:
+        (told,) = re.findall(r"<button[^>]* data-right>([^<]*)</button>", guess[0])
+        assert told == right.get(decided[0], "Neither clearly")
+
+
+@in_chromium
+def test_what_has_one_name_lights_up_together(visit):
+    page = visit("notebooks/images_per_class")
+    drawn(page)
+    word = page.locator(".tl-short .tl-legend li", has_text="gain over scratch")
+    word.focus()
+    assert set(page.locator(".tl-lit:is(b, th, li)").all_inner_texts()) == {"gain over scratch"}
+    assert page.locator(".tl-forest th.tl-lit").count() == 1
+    marks = "all => all.map(e => getComputedStyle(e).opacity)"
+    assert page.locator(".tl-short svg .mark-line path.tl-lit").count() == 1
+    dimmed = page.locator(".tl-short svg .mark-line path:not(.tl-lit)").evaluate_all(marks)
+    assert set(dimmed) == {"0.15"}
+    page.locator(".tl-short .tl-parts b").first.hover()
+    assert page.locator(".tl-lit:is(b, th, li)").all_inner_texts().count("gain over scratch") == 0
+    word.focus()
+    page.keyboard.press("Tab")
+    page.mouse.move(0, 0)
+    page.evaluate("document.activeElement.blur()")
+    assert page.locator(".tl-lit, .tl-dimmed").count() == 0
+
+
+@in_chromium
+def test_steps_can_be_played(visit):
+    page = visit("notebooks/growing_needs_normalising")
+    slider = page.locator("input[type=range][name=step]")
+    button = page.get_by_role("button", name="Play along Step")
+    before = int(slider.input_value())
+    if before == int(slider.get_attribute("max")):
+        slider.press("Home")
+        before = 0
+    button.press("Enter")
+    page.wait_for_function("before => Number(document.querySelector('[name=step]').value) > before", arg=before)
+    button.press("Enter")
+    stopped = slider.input_value()
+    page.wait_for_timeout(1100)
+    assert slider.input_value() == stopped
+    page.emulate_media(reduced_motion="reduce")
+    assert not button.is_visible()
+    assert page.trouble == []
+
+
+def test_a_page_loads_little_script(book):
+    """At most 350 kB on a chart page, packed as a server sends it; most of it is Vega."""
+    file = book / "notebooks" / "images_per_class.html"
+    scripts = {(file.parent / url.split("?")[0]).resolve() for url in links(file).loaded if ".js" in url}
+    assert any(path.name == "vega.js" for path in scripts)
+    assert sum(len(gzip.compress(path.read_bytes())) for path in scripts) < 350 * 1024
+    assert not {"record.js", "search.js", "places.js"} & {path.name for path in scripts}
+
+
 def test_seven_questions_are_answered_from_the_records(book):
     text = html.unescape((book / "book" / "own.html").read_text())
     for name in ("images_per_class", "wider_or_deeper", "how_many_classes", "more_data", "what_new_units_learn"):
@@ -473,6 +626,41 @@ def test_a_changed_notebook_executes_itself_and_the_pages_that_ask_all_chapters(
     after = {name: build.page_stamp(path, {}) for name, path in build.pages().items()}
     again = {name for name in before if before[name] != after[name]}
     assert again == {"notebooks/more_data", "book/index", "book/scorecard", "book/made"}
+
+
+def test_what_is_written_while_the_book_is_served_is_built_again(tmp_path, monkeypatch):
+    """A page, a new asset: once each; not what Python leaves beside the code, and not where nothing changes."""
+    for name in ("book/assets", "notebooks", "results", "transferlab/__pycache__"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("_toc.yml", "_config.yml"):
+        (tmp_path / name).write_text("")
+    page = tmp_path / "book" / "page.md"
+    page.write_text("One.")
+    monkeypatch.chdir(tmp_path)
+    built, edits = (
+        [],
+        [
+            lambda: None,
+            lambda: (page.write_text("Two."), os.utime(page, (1, 1))),
+            lambda: (tmp_path / "transferlab" / "__pycache__" / "a.pyc").write_text(""),
+            lambda: (tmp_path / "book" / "assets" / "new.js").write_text(""),
+            lambda: None,
+        ],
+    )
+    counts = []
+
+    def sleep(seconds):
+        counts.append(len(built))
+        if not edits:
+            raise KeyboardInterrupt
+        edits.pop(0)()
+
+    monkeypatch.setattr(build.time, "sleep", sleep)
+    monkeypatch.setattr(build.subprocess, "run", lambda command, **_: built.append(command[1:]))
+    with pytest.raises(KeyboardInterrupt):
+        build.rebuild()
+    assert counts == [0, 0, 1, 1, 2, 2]
+    assert built == [["-m", "transferlab", "build"]] * 2
 
 
 def test_a_page_depends_on_the_chapters_that_it_names():

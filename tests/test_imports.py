@@ -55,8 +55,22 @@ LAYERS = {
         "specs",
     },
     "publish": {"chapters", "lab", "store"},
-    "build": {"chapters", "report", "store"},
-    "cli": {"own", "build", "publish", "chapters", "report", "scales", "lab", "run", "store", "data", "specs"},
+    "records": {"chapters", "lab", "store", "specs"},
+    "build": {"chapters", "records", "report", "store"},
+    "cli": {
+        "own",
+        "build",
+        "publish",
+        "records",
+        "chapters",
+        "report",
+        "scales",
+        "lab",
+        "run",
+        "store",
+        "data",
+        "specs",
+    },
     "__main__": {"cli"},
     "__init__": {"own"},
 }
@@ -184,7 +198,8 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_package_is_thin():
-    assert sum(map(code_lines, FILES)) <= 10400  # with two papers it had 5,250; 1,150 are for a person's own images
+    most = 10540  # with two papers it had 5,250; 1,150 are for a person's own images, 130 for the addresses of records
+    assert sum(map(code_lines, FILES)) <= most
 
 
 def test_everything_is_formatted_alike():

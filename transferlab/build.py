@@ -15,12 +15,13 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import chapters
+from . import chapters, records
 from .errors import UserError, check
 from .paths import project, writable, write_atomically
 from .report.figure import BOOK
@@ -35,6 +36,7 @@ STRICT = ("-W", "--keep-going", "-q")  # a warning fails the build
 ONE_WORKER = {"workers": 1}  # for a page's live part: pages are executed two at a time
 CHAPTER = re.compile(r'\bchapter\("(\w+)"\)')  # a page that asks for one by name
 ASKS_ALL = re.compile(r"^(?:from|import) transferlab.*\b(?:chapters|publish)\b(?! import chapter$)", re.MULTILINE)
+CARD = re.compile(r'tl-verdict-head\\">.{,4}<span class=\\"tl-badge tl-([\w-]+)')  # in an executed page, as JSON
 IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".ipynb_checkpoints")
 
 
@@ -181,7 +183,19 @@ def stage(executed: dict[str, Path]) -> Path:
     for name in ("book", "transferlab"):
         shutil.copytree(root / name, target / name, ignore=IGNORED)
     shutil.copy2(root / "_toc.yml", target)
+    asked, stamp_file = [c.path for c in chapters.chapters().values()], build_folder() / "records.stamp"
+    if not stamped(stamp_file, stamp := code_digest() + digest(asked)):
+        records.write(build_folder() / "records")
+        write_atomically(stamp_file, stamp)
+    shutil.copytree(build_folder() / "records", target / "book" / "assets" / "records")
     config = yaml.safe_load((root / "_config.yml").read_text("utf-8")) | {"execute": {"execute_notebooks": "off"}}
+    if config["repository"]["url"]:  # the theme's options stand for all that Jupyter Book would make of these
+        about = {f"repository_{what}": value for what, value in config["repository"].items()}
+        config["sphinx"]["config"]["html_theme_options"] |= about | {"launch_buttons": config["launch_buttons"]}
+    words = {name: CARD.findall(path.read_text("utf-8")) for name, path in executed.items()}
+    config["sphinx"]["config"]["html_context"]["verdicts"] = {
+        k: [w.replace("-", " ") for w in v] for k, v in words.items() if v
+    }
     (target / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
     for name, path in executed.items():
         (target / name).with_suffix(".md").unlink(missing_ok=True)
@@ -224,6 +238,20 @@ def build(say: Callable[[str], None] = print) -> Path:
     write_atomically(stamp_file, stamp)
     say(f"built {first} ({time.perf_counter() - began:.0f} s)")
     return first
+
+
+def rebuild(pause: float = 1.0) -> None:
+    """Build the book, in a process of its own, whenever a file that it is made of has changed; without end."""
+    parts = [project() / name for name in ("book", "notebooks", "results", "transferlab", "_toc.yml", "_config.yml")]
+    before = None
+    while True:
+        with suppress(FileNotFoundError):  # an editor's file that has gone meanwhile
+            files = [p for part in parts for p in (part, *part.rglob("*.*")) if p.is_file() and p.suffix != ".pyc"]
+            now = {p: p.stat().st_mtime_ns for p in files}
+            if before and now != before:
+                subprocess.run([sys.executable, "-m", "transferlab", "build"], cwd=project(), check=False)
+            before = now
+        time.sleep(pause)
 
 
 def concerns() -> list[str]:

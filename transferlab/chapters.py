@@ -279,7 +279,11 @@ class Chapter:
         kept = "" if pretraining or not sources else f" Pretraining the {sources} sources is not counted."
         took, runs = f"{duration(spent + pretraining)} of one worker", f"{duration(spent)} for {len(found)} runs"
         how = f"```bash\n{self.command(scale)}\nmake notebooks\n{notebook}\n```\n\n"
-        cost = f"These records took {took}: {made}{runs} on targets.{kept} What is on record is not run again; "
+        days = sorted({r["provenance"].get("day", "today") for r in found.values()})
+        when = " to ".join(dict.fromkeys((*days[:1], *days[-1:])))
+        cost = (
+            f"These records ({when}) took {took}: {made}{runs} on targets.{kept} What is on record is not run again; "
+        )
         return how + cost + f"the records are in `results/{scale}/{self.name}.jsonl`."
 
     def command(self, scale: str, seeds: str = "") -> str:

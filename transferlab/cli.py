@@ -10,6 +10,7 @@ import click
 from .errors import RefusedError, UserError, check, choose, plain
 from .own import commands
 
+ACCURACIES = ("accuracy", "validation_accuracy")
 COUNT = click.IntRange(1)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 
@@ -46,12 +47,15 @@ def cli() -> None:
 @click.option("--wait", type=float, default=300, show_default=True, help="Seconds that it may be without workers.")
 @click.option("--publish/--no-publish", default=True, help="Write the records into results/ when done (not at smoke).")
 @click.option("--page/--no-page", default=True, help="Execute the notebook when done.")
-def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, cluster, wait, publish, page) -> None:
+@click.option("--key", default=None, help="Make this one trial again, whether it is published or not; publish nothing.")
+def run(
+    chapter, scale, seeds, parameter, plan, device, workers, threads, pack, cluster, wait, publish, page, key
+) -> None:
     """Run the trials of CHAPTER that are not on record, publish them, and execute its notebook.
 
     Stop it with Ctrl-C at any time: the same command goes on.
     """
-    from . import build, chapters, scales
+    from . import build, chapters, records, scales
     from .cores import cpu_workers
     from .lab import Lab
     from .publish import publish as write
@@ -73,6 +77,10 @@ def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, 
 
     with connected(cluster) as client:
         lab = Lab(None, mode, device, workers, threads, Published(), client=client, pack=pack, wait=wait)
+        if key:
+            known = records.trials(subject, scale.name, lab)
+            trials, before = [known[choose("key", key, known, listed=2)]], lab.published.get(key, {}).get("metrics", {})
+            lab.published, lab.known, publish, page = {}, {}, False, False
         count = max(1, cluster_slots(client)) if client else workers or cpu_workers(threads)
         seeds = ",".join(map(str, chosen))
         click.echo(f"{chapter} at scale {scale.name}, seeds {seeds}: {lab.plan(trials).text(count)}", err=not plan)
@@ -88,6 +96,9 @@ def run(chapter, scale, seeds, parameter, plan, device, workers, threads, pack, 
         asked = trials[bad.index[0]]
         first = f"{(lab.resolve(asked) or asked).label}: {bad['status'].iloc[0]}"
         click.echo(f"{len(bad)} of {len(table)} trials have no result; the first: {first}", err=True)
+    if key and not len(bad):
+        pairs = [f"{k} {table[k][0]:.5g} (published: {before.get(k)})" for k in ACCURACIES if k in table]
+        click.echo(f"{trials[0].label}: {', '.join(pairs)}")
     make_public()
     if page:
         target = build.build_folder() / "runs" / scale.name / f"{chapter}.ipynb"
@@ -108,13 +119,13 @@ def build() -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--open/--no-open", "show", default=True, help="Open the book in a browser.")
 def serve(port: int, show: bool) -> None:
-    """Serve the built book on this machine."""
+    """Serve the built book on this machine, and build it again whenever a page, a record or the code changes."""
     import functools
     import http.server
     import threading
     import webbrowser
 
-    from .build import build_folder
+    from .build import build_folder, rebuild
 
     folder = build_folder() / "html"
     check((folder / "index.html").is_file(), "book", folder, "is not built yet; build it with: transferlab build")
@@ -126,9 +137,19 @@ def serve(port: int, show: bool) -> None:
     address = f"http://127.0.0.1:{server.server_port}"
     click.echo(f"the book is at {address} (Ctrl-C stops)")
     server.handle_error = lambda *_: None  # a browser that went away
+    threading.Thread(target=rebuild, daemon=True).start()
     if show:  # beside the server: a browser in the terminal ends when it is left
         threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
     server.serve_forever()
+
+
+@cli.command()
+@click.argument("key")
+def record(key: str) -> None:
+    """Print the published record KEY as JSON: its trial, what came of it and where, and what makes it again."""
+    from .records import record as find
+
+    click.echo(json.dumps(find(key), indent=1))
 
 
 @cli.command()

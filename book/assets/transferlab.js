@@ -133,6 +133,7 @@
       history.replaceState(history.state, "", `#${figure.id}?${query}`);
     }
 
+    fields.filter((f) => f.range).forEach((f) => playable(f.field));
     movers.set(explorer, move);
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("input", update);
@@ -141,6 +142,35 @@
     window.addEventListener("hashchange", () => (fromAddress(), update()));
     fromAddress();
     update();
+  }
+
+  // A button that goes along the steps of a slider, where motion is welcome.
+  function playable(slider) {
+    if (slider.max < 2) return;
+    const frame = document.createElement("span");
+    const button = document.createElement("button");
+    frame.className = "tl-steps";
+    slider.replaceWith(frame);
+    frame.append(slider, button);
+    button.type = "button";
+    button.setAttribute("aria-label", `Play along ${slider.labels[0].firstChild.textContent.trim()}`);
+    let timer = 0;
+    const go = (on) => {
+      clearInterval(timer);
+      timer = on ? setInterval(() => (slider.value === slider.max ? go(false) : step(Number(slider.value) + 1)), 900) : 0;
+      button.textContent = on ? "❚❚" : "▶";
+    };
+    const step = (value) => {
+      slider.value = value;
+      for (const name of ["input", "change"]) slider.dispatchEvent(new Event(name, { bubbles: true }));
+    };
+    button.addEventListener("click", () => {
+      if (!timer && slider.value === slider.max) step(0);
+      go(!timer);
+    });
+    slider.addEventListener("pointerdown", () => go(false));
+    slider.addEventListener("keydown", () => go(false));
+    go(false);
   }
 
   // ---------------------------------------------------------------------------------------------------------- tables
@@ -175,7 +205,7 @@
     if (template) details.append(template.content);
     else {
       const [names, ...records] = rows(details.closest(".tl-figure").querySelector(".tl-csv"));
-      const columns = JSON.parse(details.dataset.columns).map(([name, heading, numbers]) => ({ at: names.indexOf(name), heading, numbers }));
+      const columns = JSON.parse(details.dataset.columns).map(([name, heading, numbers]) => ({ at: names.indexOf(name), name, heading, numbers }));
       const frame = details.appendChild(document.createElement("div"));
       const table = frame.appendChild(document.createElement("table"));
       const line = (section, tag, cells) => {
@@ -186,6 +216,8 @@
       line(table.createTHead(), "th", columns.map((c) => c.heading));
       const body = table.createTBody();
       for (const record of records) line(body, "td", columns.map((c) => (c.numbers ? printed(record[c.at]) : record[c.at])));
+      const key = columns.findIndex((c) => c.name === "key");
+      for (const { cells } of key < 0 ? [] : Array.from(body.rows)) cells[key].innerHTML = `<a href="${document.documentElement.dataset.content_root}book/record.html#${cells[key].textContent}">${cells[key].textContent}</a>`;
     }
     all(".tl-scroll", details).forEach((frame) => frames.observe(frame));
   }
@@ -242,6 +274,36 @@
     for (const details of row ? all("details", row).concat(row.closest("details") || []) : []) if (row.closest(".tl-scorecard")) details.open = true;
   }
 
+  // ------------------------------------------------------------------------------------------- guesses and one name
+  function guess(event) {
+    const button = event.target.closest(".tl-guess button");
+    if (!button) return;
+    const form = button.closest("form");
+    const told = form.querySelector(".tl-outcome");
+    told.textContent = "right" in button.dataset ? "Right. " : "Not so. ";
+    told.append(form.querySelector("template").content.cloneNode(true));
+    for (const one of all("button", form)) one.setAttribute("aria-pressed", one === button);
+  }
+
+  // What has one name lights up together: parts of a verdict, their rows, words of a legend, and marks of their colour.
+  const NAMED = ".tl-parts b, .tl-forest th, .tl-legend li";
+  const name = (place) => place.textContent.trim();
+
+  function light(event) {
+    const place = event.target.closest?.(NAMED);
+    for (const lit of all(".tl-lit, .tl-dimmed")) lit.classList.remove("tl-lit", "tl-dimmed");
+    if (!place || event.type === "pointerout" || event.type === "focusout") return;
+    for (const one of all(NAMED).filter((other) => name(other) === name(place))) {
+      one.classList.add("tl-lit");
+      const tone = one.matches(".tl-legend li") && one.style.getPropertyValue("--tone").trim();
+      if (!tone) continue;
+      for (const svg of all(".tl-chart svg", one.closest(".tl-figure"))) {
+        svg.classList.add("tl-dimmed");
+        for (const mark of all(`[fill="${tone}"], [stroke="${tone}"]`, svg)) mark.classList.add("tl-lit");
+      }
+    }
+  }
+
   // ----------------------------------------------------------------------------------------------------- first page
   // A tile says its claim where it is pointed at; a first tap only says it.
   function held(place) {
@@ -264,10 +326,17 @@
 
   // ----------------------------------------------------------------------------------------------------------- start
   function start() {
+    for (const kind of [".primary-toggle", ".secondary-toggle"]) {
+      const [wired, ...others] = all(kind); // the theme opens a sidebar by the first of its buttons, which it hides
+      for (const button of others) button.addEventListener("click", () => wired.click());
+    }
     all(".tl-sift").forEach(sift);
     all(".tl-held").forEach(held);
     unfold();
     window.addEventListener("hashchange", unfold);
+    document.addEventListener("click", guess);
+    for (const type of ["pointerover", "pointerout", "focusin", "focusout"]) document.addEventListener(type, light);
+    for (const word of all(".tl-legend li")) word.tabIndex = 0; // by keyboard too
     all(".tl-explorer").forEach(follow);
     all(".tl-scroll, .bd-article div.math").forEach((frame) => frames.observe(frame));
     const places = all(".tl-chart");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import cached_property
@@ -298,7 +299,10 @@ class Study:
     def live(
         self, draw: Callable[[Study], Any], distances: Sequence[str], on: bool, caption: str = "", **options: Any
     ) -> None:
-        """Show the same design at smoke scale, trained where the page is built; with a kernel, a workbench."""
+        """Show the same design at smoke scale, trained where the page is built; with a kernel, a workbench, where each
+        training adds its point to those before.
+        """
+        made: dict[str, pd.DataFrame] = {}
 
         def small(distance: str = distances[0], count: int = 1) -> Figure:
             given = {"targets": [f"synthetic:{distance}"]} if distance else {}
@@ -307,9 +311,15 @@ class Study:
             repeated = "one repetition" if count == 1 else f"{count} repetitions"
             words = f"{caption} Toy run: drawn pictures, {repeated}, trained where this page was built{where}."
             shown = toy.records[[*toy.factors, "target", "seed", "accuracy"]]
-            return Figure(
-                draw(toy), f"{words.strip()} {self._agrees(toy)}".strip(), shown, f"{self.name}-live", toy=True
-            )
+            arms = toy.records[toy.factors].apply(lambda row: ", ".join(map(str, row.dropna())), axis=1)
+            mean = toy.records.groupby(arms.rename("arm"), sort=False)[["accuracy"]].mean().reset_index()
+            name = f"{distance} {repeated}".strip()
+            made[name] = mean.assign(run=name)
+            tones, drawn = dict(zip(made, itertools.cycle(theme.SERIES))), draw(toy)
+            points = charts.dots(pd.concat(made.values()), "arm", "accuracy", "run", tones, title="accuracy, %")
+            drawn = [*(drawn if isinstance(drawn, list) else [drawn]), *[points] * (len(made) > 1)]
+            told = f"{words.strip()} {self._agrees(toy)}".strip()
+            return Figure(drawn, told, shown, f"{self.name}-live", tones if len(made) > 1 else None, toy=True)
 
         display(small() if on else Markdown("(Not trained: `live` is off.)"))
         many = {"distance": Control("Distance of the target", {d: d for d in distances})} if distances[0] else {}

@@ -13,6 +13,7 @@ GAIN = "#2a9d7c"  # gain over training from scratch
 SCRATCH = "#8a8f98"  # training from scratch
 PROBE = "#b58900"  # frozen features
 JOINT = "#c0497b"  # joint fine-tuning
+SERIES = (TRANSFER, SOURCE, GAIN, PROBE, JOINT, SCRATCH)  # where colours tell no more than one from another
 LOOK = tomllib.loads(Path(__file__).with_name("theme.toml").read_text("utf-8"))
 VERDICT = {word: look["tone"] for word, look in LOOK["verdicts"].items()}
 SIGNS = {word: look["sign"] for word, look in LOOK["verdicts"].items()}
