@@ -26,7 +26,8 @@ def transferlab(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
     [
         (
             "runn",
-            "command (=runn): must be one of run, build, serve, record, status, claims, data, look, advise, finetune, predict",
+            "command (=runn): must be one of run, build, serve, record, status, claims, data, look, advise, finetune, "
+            "predict",
         ),
         ("run image_per_class", "chapter (=image_per_class): must be one of how_fast"),
         (
