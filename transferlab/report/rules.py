@@ -10,6 +10,7 @@ import pandas as pd
 from ..arms.factors import family as family_of
 from ..errors import UserError, check, choose
 from .stats import CONFIDENCE, MANY, Effect, effect, equivalence, holm, seeds_needed, trend
+from .theme import names
 
 SIDES = ("above", "below", "equal")
 HOLDS, FAILS, IN_PART, NOTHING = "holds here", "does not hold here", "in part", "no effect here"
@@ -336,11 +337,11 @@ class Verdict:
         if self.word == HOLDS:
             return "small: inside what counts as no difference" if self.small else "every part holds" if several else ""
         if self.word == IN_PART and len(set(counted)) == 1:
-            turned = dict.fromkeys(t for f in self.parts for t in f.against)
+            turned = dict.fromkeys(names(t) for f in self.parts for t in f.against)
             return f"{'the opposite on' if counted[0] == 'holds' else 'it holds on'}: {', '.join(turned)}"
         words = {"holds": "holds", "fails": "does not hold", "null": "no effect", "open": "open"}
         told = {w: [f.name for f in self.parts if f.counts == s] for s, w in words.items()} if several else {}
-        return "; ".join(f"{w}: {', '.join(names)}" for w, names in told.items() if names) + note
+        return "; ".join(f"{w}: {', '.join(parts)}" for w, parts in told.items() if parts) + note
 
 
 def decide(parts: Sequence[Finding], checks: Sequence[Finding] = ()) -> tuple[str, list[Finding]]:
