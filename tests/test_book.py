@@ -743,5 +743,5 @@ def test_published_results_are_small():
     sources = {p for p in size if p.suffix == ".safetensors"}
     assert len(sources) <= 16
     assert all(size[p] < 1_000_000 for p in sources)
-    assert sum(size[p] for p in size.keys() - sources) < 8_000_000
+    assert sum(size[p] for p in size.keys() - sources) < 12_000_000
     assert {p.suffix for p in size.keys() - sources} <= {".jsonl", ".json"}
