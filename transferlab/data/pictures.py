@@ -1,4 +1,7 @@
-"""Pictures of image sets for pages, which are drawn while a page is made, where the sets are at hand. No torch here."""
+"""Pictures of image sets for pages, which are drawn while a page is made, where the sets are at hand.
+
+Nothing here imports torch, but for pictures of the synthetic world.
+"""
 
 import base64
 import io
@@ -25,13 +28,19 @@ def pictures(name: str, rows: Iterable[int], size: int, split: str = "train") ->
     Parameters
     ----------
     name : str
-        As `readers.open_set` takes it.
+        As `readers.open_set` takes it, or of the synthetic world.
     rows : iterable of int
         In the order in which the split is stored.
     size : int
         Of what is cut from the middle.
     split : {"train", "validation", "test"}
     """
+    if name.startswith("synthetic:"):
+        from ..specs import ImageSet
+        from .images import load  # with torch, which draws them
+
+        pixels = load(ImageSet(name), size).splits[split].pixels
+        return {row: address(Image.fromarray(pixels[row].numpy())) for row in {*rows}}
     with suppress(UserError):
         about = pinned(name)
         items = open_set(name).without({*about.get("skipped", ())}).splits[split]
