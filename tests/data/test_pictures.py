@@ -39,4 +39,12 @@ def test_rows_are_those_of_the_decoded_split():
 
 def test_a_set_that_is_not_here_has_none():
     assert pictures("bugs", [0], 16) == {}
-    assert pictures("synthetic:0.6", [0], 16) == {}
+
+
+def test_the_drawn_world_is_drawn():
+    """Near to its pixels, which the address holds with losses."""
+    found, images = pictures("synthetic:0.6", [5, 0, 5], 16, "test"), load(ImageSet("synthetic:0.6"), 16)
+    assert found.keys() == {0, 5}
+    for row, url in found.items():
+        assert np.abs(pixels_of(url).astype(int) - images.splits["test"].pixels[row].numpy()).mean() < 12
+    assert found[0] != found[5]
