@@ -7,6 +7,7 @@ import pytest
 import torch
 from annotated_sets import drawn, drawn_target, voc
 from PIL import Image
+from small_world import small_world  # noqa: F401  (a fixture)
 
 from transferlab.data import images
 from transferlab.data.decoding import upright_size
@@ -14,7 +15,7 @@ from transferlab.data.images import load, shrink, target_sample
 from transferlab.data.objects import chosen, front, moved, padded, presence
 from transferlab.data.pinning import pin
 from transferlab.errors import UserError
-from transferlab.specs import Detection, MultiLabel, Subset, Target
+from transferlab.specs import Detection, ImageSet, MultiLabel, Subset, Target
 from transferlab.specs.task import SingleLabel
 
 
@@ -182,9 +183,13 @@ def test_a_task_and_a_set_that_do_not_fit(tmp_path):
     boxed = drawn_target(tmp_path / "set", MultiLabel())
     with pytest.raises(UserError, match=r"tail \(=2.0\): is that of sets with one label an image, not of multi-label"):
         Target(boxed.images, 24, Subset(tail=2.0), MultiLabel())
-    with pytest.raises(UserError, match="its images have boxes of objects, and no label each: a target's task must be"):
+    with pytest.raises(UserError, match="an image has boxes of objects, and no label; a target's task must be"):
         target_sample(Target(boxed.images, 24), "train", 0)
     assert Target(boxed.images, 24, task=SingleLabel()).task is None
+    other = Target(ImageSet("synthetic:0.5"), 24)
+    object.__setattr__(other, "task", MultiLabel())  # as of a set that was pinned elsewhere
+    with pytest.raises(UserError, match="an image has a label, and no boxes of objects; leave the task out"):
+        target_sample(other, "test", 0)
 
 
 def test_boxes_are_images_without_a_task(tmp_path):
