@@ -197,14 +197,20 @@ class Lab:
         missing: dict[Trial, tuple[str, ...]] = {}
         for t, asked in behind:
             wanted = (*asked, *columns) if columns and asked != VALIDATION else asked
-            if t.open or not settled(self.record(t, wanted), wanted):
+            if not self._known(t, wanted):
                 missing[t] = tuple(dict.fromkeys((*missing[t], *wanted))) if t in missing else wanted
         return list(missing.items())
+
+    def _known(self, trial: Trial, columns: tuple[str, ...]) -> bool:
+        return not trial.open and settled(self.record(trial, columns), columns)
 
     def seeds(self, trials: Iterable[Trial]) -> list[int]:
         """Return the seeds for which every one of `trials` is on record."""
         trials = trials_of(trials)
-        gone = {t.seed for t in trials if self.missing([t])}
+        gone: set[int] = set()
+        for trial in trials:
+            if trial.seed not in gone and not all(self._known(*asked) for asked in self._behind(trial)):
+                gone.add(trial.seed)
         return sorted({t.seed for t in trials} - gone)
 
     def plan(self, trials: Iterable[Trial]) -> Plan:
