@@ -207,10 +207,7 @@ class Lab:
     def seeds(self, trials: Iterable[Trial]) -> list[int]:
         """Return the seeds for which every one of `trials` is on record."""
         trials = trials_of(trials)
-        gone: set[int] = set()
-        for trial in trials:
-            if trial.seed not in gone and not all(self._known(*asked) for asked in self._behind(trial)):
-                gone.add(trial.seed)
+        gone = {t.seed for t in trials if not all(self._known(*asked) for asked in self._behind(t))}
         return sorted({t.seed for t in trials} - gone)
 
     def plan(self, trials: Iterable[Trial]) -> Plan:

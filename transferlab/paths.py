@@ -34,17 +34,13 @@ def project() -> Path:
 
 
 _path = lru_cache(maxsize=64)(Path)  # of a few folders, for which every spec with an image set asks
-
-
-@lru_cache(maxsize=8)
-def _upwards(here: str) -> tuple[Path, ...]:
-    return (_path(here), *_path(here).parents, Path(__file__).parent.parent)
+_upwards = lru_cache(maxsize=8)(lambda here: (Path(here), *Path(here).parents, Path(__file__).parent.parent))
 
 
 def _named(variable: str, *usual: Path | str) -> Path:
-    folder = _path(os.environ[variable]) if os.environ.get(variable) else _path(*usual)
+    folder = _path(*([named] if (named := os.environ.get(variable)) else usual))
     try:
-        return folder.expanduser() if folder.parts[:1] and folder.parts[0].startswith("~") else folder
+        return folder.expanduser() if str(folder).startswith("~") else folder
     except RuntimeError as e:
         raise UserError(f"{variable} (={folder}): there is no such home folder; name one that can be written") from e
 

@@ -119,15 +119,13 @@ class Study:
         """Return which records are on `targets` and of the arms that have these factors."""
         for name in factors:
             check(name in self.records, "factor", name, f"is not one of {', '.join(self.factors)}")
-        return np.logical_and.reduce(
-            [self._which(*pair) for pair in (("target", tuple(self.targets)), *factors.items())]
-        )
+        asked = ("target", tuple(self.targets)), *factors.items()
+        return np.logical_and.reduce([self._which(*pair) for pair in asked])
 
     def _which(self, name: str, value: Any) -> np.ndarray:
         """Return which records have a value, or one of several, in a column: asked again and again, by all views."""
         if (asked := (name, value)) not in self.asked:
-            column = self.records[name]
-            several = isinstance(value, tuple)
+            column, several = self.records[name], isinstance(value, tuple)
             found = column.isna() if value is None else column.isin(value) if several else column == value
             self.asked[asked] = found.to_numpy(bool)
         return self.asked[asked]
@@ -147,7 +145,7 @@ class Study:
         return self.asked[asked]
 
     def _by_target(self, by: list[str], value: str, factors: dict[str, Any]) -> pd.DataFrame:
-        rows = self.records.loc[self._wanted(factors), list(dict.fromkeys(["seed", "target", *by, value]))]
+        rows = self.records.loc[self._wanted(factors), ["seed", "target", *by, value]]
         told = f"{self.name}, {value} of {factors or 'all'}{' by ' * bool(by)}{', '.join(by)}"
         check(len(rows) > 0, "records", told, "there is none")
         index = pd.MultiIndex.from_frame(rows[["seed", "target", *by]])
