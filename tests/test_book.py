@@ -24,7 +24,7 @@ from browsing import axe_findings, drawn, in_chromium, offline_page
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from test_imports import lines_of
 
-from transferlab import build, chapters
+from transferlab import build, chapters, records
 from transferlab.lab import Lab
 from transferlab.specs import AlexNet, Recipe, Source, Spec, Subset, Target, Trial
 from transferlab.store import Published

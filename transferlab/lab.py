@@ -188,9 +188,7 @@ class Lab:
         return list({t.key: t for t, _ in self._all_behind(trials) if not t.open}.values())
 
     def missing(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Return the trials to run: without what is asked of their record; of an open search, its trials and then the
-        chosen one.
-        """
+        """Return the trials to run: without what is asked of their record; of a search, its trials, then the chosen."""
         return [trial for trial, _ in self._missing(self._all_behind(trials))]
 
     def _missing(self, behind: list[Asked], columns: tuple[str, ...] = ()) -> list[Asked]:
