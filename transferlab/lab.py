@@ -25,7 +25,6 @@ from .store import OK, REFUSED, Published, Record, Store, settled
 
 WORTH_A_POOL = 20.0  # seconds of work below which one process does it all
 PACK, PACK_ON = 16, ("cuda",)  # trials of one shape that are handed out at once, and where that can pay
-VALIDATION = ("validation_accuracy",)  # the column that a search asks for
 AGREE = 0.1  # accuracy by which a training that is run again may differ from what another processor put on record
 
 
@@ -156,8 +155,9 @@ class Lab:
 
     def _stage(self, trial: Trial) -> Trial | None:
         """Return the trial with what the first stage of its search chose."""
-        tried = ((t.key, self.record(t, VALIDATION)) for t in trial.searches())
-        return trial.resolve({k: r["metrics"].get(*VALIDATION, 0.0) for k, r in tried if settled(r, VALIDATION)})
+        asked = (chosen_by := trial.target.asks.chosen_by,)
+        tried = ((t.key, self.record(t, asked)) for t in trial.searches())
+        return trial.resolve({k: r["metrics"].get(chosen_by, 0.0) for k, r in tried if settled(r, asked)})
 
     def _behind(self, trial: Trial) -> list[Asked]:
         """Return what stands behind a trial, with the columns that are asked of it: searches, of a chain's first step
@@ -174,7 +174,7 @@ class Lab:
                 return [*before, (trial, trial.asked)]
             now = replace(trial, source=source)
         while now.options:
-            before += [(t, VALIDATION) for t in now.searches()]
+            before += [(t, (t.target.asks.chosen_by,)) for t in now.searches()]
             if not (found := self._stage(now)):
                 return [*before, (now, now.asked)]
             now = found
@@ -188,23 +188,24 @@ class Lab:
         return list({t.key: t for t, _ in self._all_behind(trials) if not t.open}.values())
 
     def missing(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Return the trials to run: without what is asked of their record; of an open search, its trials and then the
-        chosen one.
-        """
+        """Return the trials to run: without what is asked of their record; of a search, its trials, then the chosen."""
         return [trial for trial, _ in self._missing(self._all_behind(trials))]
 
     def _missing(self, behind: list[Asked], columns: tuple[str, ...] = ()) -> list[Asked]:
         missing: dict[Trial, tuple[str, ...]] = {}
         for t, asked in behind:
-            wanted = (*asked, *columns) if columns and asked != VALIDATION else asked
-            if t.open or not settled(self.record(t, wanted), wanted):
+            wanted = (*asked, *columns) if columns and asked != (t.target.asks.chosen_by,) else asked
+            if not self._known(t, wanted):
                 missing[t] = tuple(dict.fromkeys((*missing[t], *wanted))) if t in missing else wanted
         return list(missing.items())
+
+    def _known(self, trial: Trial, columns: tuple[str, ...]) -> bool:
+        return not trial.open and settled(self.record(trial, columns), columns)
 
     def seeds(self, trials: Iterable[Trial]) -> list[int]:
         """Return the seeds for which every one of `trials` is on record."""
         trials = trials_of(trials)
-        gone = {t.seed for t in trials if self.missing([t])}
+        gone = {t.seed for t in trials if not all(self._known(*asked) for asked in self._behind(t))}
         return sorted({t.seed for t in trials} - gone)
 
     def plan(self, trials: Iterable[Trial]) -> Plan:
@@ -342,10 +343,11 @@ class Lab:
         Raises
         ------
         UserError
-            If its accuracy is another one.
+            If its score is another one.
         """
         now = self.store.get(trial.key)
-        for name in ("accuracy", *VALIDATION) if settled(before) and settled(now) else ():
+        task = trial.target.asks
+        for name in (task.score, task.chosen_by) if settled(before) and settled(now) else ():
             was, is_now = (r["metrics"].get(name) for r in (before, now))
             near = was is None or is_now is None or abs(was - is_now) <= AGREE
             rule = f"{was} is on record; if the code has changed, raise a version"

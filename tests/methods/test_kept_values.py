@@ -84,6 +84,8 @@ from transferlab.specs import (
 )
 from transferlab.specs.serial import canonical
 from transferlab.train import read, solvers
+from transferlab.train.fit import fit
+from transferlab.train.run import Run, Stream
 
 KEPT = Path(__file__).with_name("kept_values.json")
 TOLERANCE = 2e-3
@@ -246,6 +248,20 @@ def results(backbone: str, method: str) -> list[float]:
     return [*losses.tolist(), *size_of(seen[0])]  # on the test images, which are read first
 
 
+def several_labels() -> list[float]:
+    """Losses of training where images have several labels, and linear classifiers of each class."""
+    given = images.target_sample(Target("synthetic:0", 24, Subset(classes=8)), "train", 1)
+    labels = ((given.labels[:, None] * torch.tensor([1, 3, 5]) + torch.arange(3)) % 4 < 2).float()
+    labels[::5, 1] = torch.nan
+    case = BACKBONES["alexnet"]
+    new_head(net := copy.deepcopy(pretrained("alexnet")[0]), 3, seed=5)
+    sample = replace(given, labels=labels, classes=3)
+    losses = fit(Run(net, (Stream(sample, 1),), Recipe(4, 8, case.lr), 1)).losses.tolist()
+    x = read.read(net, sample, [case.tap])[case.tap]
+    solved = [getattr(solvers, name)(x, labels, 3, (0.1,)) for name in ("ridge", "logistic", "squared_hinge")]
+    return losses + [v for pair in solved for part in pair for v in size_of(part[0])]
+
+
 def measured(name: str) -> list[float]:
     """What a measure puts on record: its numbers, but counts and places."""
     measure, method = MEASURES[name]
@@ -339,6 +355,7 @@ CASES = {
         if b == "alexnet" or m not in OF_ALEXNET
     },
     **{f"alexnet {m}": (type(measure), functools.partial(measured, m)) for m, (measure, _) in MEASURES.items()},
+    "alexnet several labels": (FineTune, several_labels),
     "alexnet borrowed": (Borrowed, ratios),
     "alexnet retrieval": (Retrieval, retrieved),
     "alexnet hardness": (Hardness, hardness),

@@ -1,6 +1,7 @@
 """Decoded images: uint8 tensors, made once and cached on disk by fingerprint, and the splits that trials read."""
 
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,13 +17,14 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..cores import cpu_workers
-from ..errors import UserError, check, few
-from ..paths import cache_root, file_fingerprint, sweep, weights_file, writable, write_atomically
+from ..errors import check
+from ..paths import cache_root, file_fingerprint, sweep, writable, write_atomically
 from ..specs import ImageSet, Source, Subset, Target, catalog
-from ..specs.serial import digest
+from ..specs.task import SINGLE_LABEL
 from . import synthetic
-from .decoding import LONG, TooLargeError, several
-from .opened import Item, Opened, counted
+from .decoding import fitted
+from .objects import chosen, moved, padded, presence
+from .opened import Item
 from .readers import open_set
 from .subsets import draw, hold_out, relabel
 from .tree import ClassTree
@@ -41,6 +43,7 @@ class Split:
     pixels : Tensor of uint8, shape (N, size, size, 3)
         May be mapped from disk: index it, don't write to it. Of a set that is being made, pieces of it, one by one.
     labels : ndarray of int64, shape (N,)
+        Or, of whole images with objects, their boxes: float32, shape (N, M, 6), see `objects`.
     names : list of str, length N
     """
 
@@ -67,6 +70,9 @@ class Sample:
         The whole split; only `rows` of it belong to the sample.
     rows : Tensor of int64, shape (n,)
     labels : Tensor of int64, shape (n,)
+        Or of a multi-label target float32, shape (n, classes): 1 where a class is present, NaN where it is only as
+        difficult objects, of which nothing is asked. Or of detection float32, shape (n, M, 6): class, left, top, right
+        and bottom edge in pixels, and 1 if difficult; behind an image's last box the class is -1.
     classes : int
     images : ImageSet, optional
     size : int, optional
@@ -116,124 +122,10 @@ def shrink(picture: Image.Image, size: int) -> np.ndarray:
 
     Of a very long picture the middle is cut out first: what is made stays as small as what is kept.
     """
-    long = LONG * min(picture.size)
-    if max(picture.size) > long:
-        width, height = (min(side, long) for side in picture.size)
-        left, top = (picture.width - width) // 2, (picture.height - height) // 2
-        picture = picture.crop((left, top, left + width, top + height))
-    width, height = picture.size
-    scale = size / min(width, height)
-    width, height = max(size, round(width * scale)), max(size, round(height * scale))
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(picture.resize((width, height), Image.Resampling.BOX).crop((left, top, left + size, top + size)))
-
-
-class Looked(NamedTuple):
-    """What a look at every image of a set found: ``split/path`` of those that are unreadable, with the reason, and how
-    many files hold several pictures.
-    """
-
-    bad: dict[str, UserError]
-    several: int
-
-
-def look(opened: Opened, each: Callable[[str, Image.Image], object] | None = None) -> Looked:
-    """Decode every image of a set; `each` is given the ``split/path`` and the picture of those that can be read."""
-
-    def trouble(name: str, item: Item) -> tuple[UserError | None, bool]:
-        try:
-            content = item.content()  # once: files may be large, or far away
-            picture = item._replace(load=lambda: content).image()
-            if each:
-                each(name, picture)
-        except UserError as e:
-            return e, False
-        return None, several(content)
-
-    found = [(f"{split}/{item.path}", item) for split, items in opened.splits.items() for item in items]
-    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(cpu_workers(1)) as pool:
-        looked = list(pool.map(trouble, *zip(*found, strict=True)))
-    bad = {name: error for (name, _), (error, _) in zip(found, looked, strict=True) if error}
-    return Looked(bad, sum(more for _, more in looked))
-
-
-def readable(
-    opened: Opened, skip_unreadable: bool, each: Callable[[str, Image.Image], object] | None = None
-) -> tuple[Opened, Looked]:
-    """Return a set without its unreadable images, and what a `look` at all of them found.
-
-    Raises
-    ------
-    UserError
-        If images are unreadable and may not be skipped, or one class or split has no others.
-    """
-    looked = look(opened, each)
-    check(not looked.bad or skip_unreadable, "data set", opened.name, _unreadable(looked.bad))
-    return opened.without({*looked.bad}), looked
-
-
-def _unreadable(bad: dict[str, UserError]) -> str:
-    """Return the rule that unreadable images break: those that are too large apart, and how to have them."""
-    large = [name for name, error in bad.items() if isinstance(error, TooLargeError)]
-    broken = [name for name in bad if name not in large]
-    rules, why = [], ""
-    if broken:
-        rules.append(f"{len(broken)} unreadable image{'s' * (len(broken) > 1)} ({few(broken)})")
-        why = f"; {broken[0]}: {str(bad[broken[0]]).partition('): ')[2]}"
-    if large:
-        most = max((str(bad[name]).rpartition("allow it with ")[2] for name in large), key=lambda v: (len(v), v))
-        rules.append(f"{len(large)} too large ({few(large)}; allow with {most})")
-    return f"{', '.join(rules)}; leave out with --skip-unreadable{why}"
-
-
-def pin(name: str, skip_unreadable: bool = False, columns: dict[str, str] | None = None) -> dict:
-    """Open a set, check every image, and write its fingerprint into the user's manifest.
-
-    Parameters
-    ----------
-    name : str
-        As in `open_set`; also ``file:NAME`` for weights, whose file is not looked into.
-    skip_unreadable : bool
-        Leave unreadable images out (their names are kept in the manifest).
-    columns : dict, optional
-        Of Parquet files, the columns called ``image`` and ``label`` here: kept in the manifest, and read from there by
-        default.
-
-    Returns
-    -------
-    dict
-        The manifest's entry.
-
-    Raises
-    ------
-    UserError
-        If images are unreadable and may not be skipped, or as `open_set`.
-    """
-    if name.startswith("file:"):
-        entry = {"fingerprint": file_fingerprint(weights_file(name))}
-    else:
-        columns = columns or catalog.local().get(name, {}).get("columns")
-        opened, looked = readable(open_set(name, columns), skip_unreadable)
-        more = {"skipped": [*looked.bad], "several": looked.several, "columns": columns}
-        entry = describe(opened) | {what: value for what, value in more.items() if value}
-    catalog.pin(name, entry)
-    return entry
-
-
-def describe(opened: Opened) -> dict:
-    """Return a manifest entry: fingerprint, number of classes, images by split, and a hash over the images' names; and
-    of what was passed over, if anything was, how many there are of each kind and the first names.
-    """
-    splits = {s: len(items) for s, items in opened.splits.items()}
-    names = names_digest({s: [i.path for i in items] for s, items in opened.splits.items()})
-    entry = {"fingerprint": opened.fingerprint(), "classes": len(opened.classes), "splits": splits, "names": names}
-    entry |= {"named": few(opened.classes, 5)} if opened.name.startswith("folder:") else {}  # they may be others' names
-    return entry | ({"passed": passed} if (passed := counted(opened.passed)) else {})
-
-
-def names_digest(names: dict[str, list[str]]) -> str:
-    """Return 16 hexadecimal digits over the names of a set's images by split, in any order."""
-    return digest("\n".join(sorted(f"{split}/{name}" for split, paths in names.items() for name in paths)))
+    (x, y, width, height), new, (left, top) = fitted(*picture.size, size)
+    if (width, height) != picture.size:
+        picture = picture.crop((x, y, x + width, y + height))
+    return np.asarray(picture.resize(new, Image.Resampling.BOX).crop((left, top, left + size, top + size)))
 
 
 def load(images: ImageSet, size: int) -> Decoded:
@@ -268,19 +160,29 @@ def synthetic_set(name: str, size: int) -> Decoded:
 @lru_cache(maxsize=16)
 def _decoded(name: str, fingerprint: str, size: int) -> Decoded:
     folder = cache_root() / "decoded" / f"{fingerprint}-{size}"
+    told: list[int] = []  # objects, where the set is decoded now
 
     def decode() -> Decoded:
-        opened, splits = open_set(name).without(set(catalog.pinned(name).get("skipped", ()))), {}
+        about = catalog.pinned(name, fingerprint)
+        whole, splits = "boxes" in about, {}
+        opened = open_set(name, objects=whole).without({*about.get("skipped", ())})
         found = opened.fingerprint()
         rule = f"the trials name {fingerprint}; if this set is meant: transferlab data pin {name}"
         check(found == fingerprint, f"{name} fingerprint", found, rule)
         writable("cache", folder)
         for split, items in opened.splits.items():
-            splits[split] = Split(_pieces(items, size), np.array([i.label for i in items]), [i.path for i in items])
+            labels = padded([i.objects for i in items]) if whole else np.array([i.label for i in items])
+            splits[split] = Split(_pieces(items, labels, size), labels, [i.path for i in items])
+            told.extend(len(i.objects) for i in items if whole)
         return Decoded(opened.classes, opened.tree, splits)
 
     with warnings.catch_warnings(action="ignore"):  # Pillow's, which name no file; `pin` looked at all of them
-        return _kept(folder, size, f"decoding {name}", decode)
+        found = _kept(folder, size, f"decoding {name}", decode)
+    if told:
+        left = sum(int((part.labels[..., 0] >= 0).sum()) for part in found.splits.values())
+        cut = f"without {sum(told) - left:,} of which the centre crop leaves nothing"
+        print(f"{name} at {size} px: {left:,} objects, {cut}", file=sys.stderr)
+    return found
 
 
 def _kept(folder: Path, size: int, doing: str, make: Callable[[], Decoded]) -> Decoded:
@@ -293,7 +195,10 @@ def _kept(folder: Path, size: int, doing: str, make: Callable[[], Decoded]) -> D
     with tqdm(total=total, desc=f"{doing} to {size} px", unit=" images", disable=None, leave=False) as bar:
         for name, split in made.splits.items():
             write_atomically(folder / f"{name}.npy", partial(_write, split, size, bar))
-    splits = {name: {"labels": split.labels.tolist(), "names": split.names} for name, split in made.splits.items()}
+            if split.labels.ndim > 1:
+                write_atomically(folder / f"{name}-objects.npy", partial(np.save, arr=split.labels))
+    labels = {name: split.labels.tolist() for name, split in made.splits.items() if split.labels.ndim == 1}
+    splits = {name: {"labels": labels.get(name), "names": split.names} for name, split in made.splits.items()}
     about = {"classes": made.classes, "splits": splits, "tree": made.tree and made.tree.paths}
     write_atomically(folder / "about.json", json.dumps(about))
     return _read(folder)
@@ -304,7 +209,9 @@ def _read(folder: Path) -> Decoded:
     splits = {}
     for name, split in about["splits"].items():
         pixels = torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c"))
-        splits[name] = Split(pixels, np.array(split["labels"], np.int64), split["names"])
+        labels = split["labels"]
+        labels = np.load(folder / f"{name}-objects.npy") if labels is None else np.array(labels, np.int64)
+        splits[name] = Split(pixels, labels, split["names"])
     return Decoded(tuple(about["classes"]), about["tree"] and ClassTree(about["tree"]), splits)
 
 
@@ -317,16 +224,25 @@ def _write(split: Split, size: int, bar: tqdm, file: IO[bytes]) -> None:
         bar.update(len(piece))
 
 
-def _pieces(items: list[Item], size: int) -> Iterator[np.ndarray]:
-    """Decode images on all our cores, and yield them in order, a few at a time and not far ahead of who takes them."""
+def _pieces(items: list[Item], labels: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Decode images on all our cores, and yield them in order, a few at a time and not far ahead of who takes them.
 
-    def decode(some: list[Item]) -> np.ndarray:
-        return np.stack([shrink(item.image(), size) for item in some])
+    Where labels are boxes, they are moved with their image, in place.
+    """
+
+    def decode(first: int) -> np.ndarray:
+        found = []
+        for row, item in enumerate(items[first : first + AT_ONCE], first):
+            picture = item.image()
+            found.append(shrink(picture, size))
+            if labels.ndim > 1:
+                labels[row] = moved(labels[row], *picture.size, size)
+        return np.stack(found)
 
     with ThreadPoolExecutor(cpu_workers(1)) as pool:
         waiting: list[Future] = []
         for first in range(0, len(items), AT_ONCE):
-            waiting.append(pool.submit(decode, items[first : first + AT_ONCE]))
+            waiting.append(pool.submit(decode, first))
             while len(waiting) > (AHEAD if first + AT_ONCE < len(items) else 0):
                 yield waiting.pop(0).result()
 
@@ -358,15 +274,18 @@ def target_sample(target: Target, split: str, seed: int) -> Sample:
         If the set lacks the split and what stands in for it, or no class has a second training image, which could be
         held out for validation.
     """
-    splits = load(target.images, target.size).splits
+    data = load(target.images, target.size)
+    splits = data.splits
     subset = target.subset if split == "train" else target.subset.shape
     if split == "test" or {"validation", "test"} <= splits.keys():
         stored = "validation" if "test" not in splits and "validation" in splits else split
         return _sample(target, stored, subset, seed)
     train = splits.get("train")
     rule = "has no images for validation: 2 training images of a class are needed at least, or a validation split"
-    check(not train or np.bincount(train.labels).max() > 1, "data set", target.images.name, rule)
-    given = train and hold_out(train.labels, train.names, seed) == (split == "validation")
+    strata = train and (train.labels if train.labels.ndim == 1 else presence(train.labels, len(data.classes)) == 1)
+    some = strata is None or (np.bincount(strata).max() if strata.ndim == 1 else len(strata)) > 1
+    check(some, "data set", target.images.name, rule)
+    given = train and hold_out(strata, train.names, seed) == (split == "validation")
     sample = _sample(target, "train", subset, seed, given)
     check(len(sample.rows) > 0, "data set", target.label, rule)
     return sample
@@ -375,10 +294,21 @@ def target_sample(target: Target, split: str, seed: int) -> Sample:
 def _sample(task: Source | Target, split: str, subset: Subset, seed: int, eligible: np.ndarray | bool = True) -> Sample:
     data, grey = load(task.images, task.size), bool(getattr(task, "grey", None))
     check(split in data.splits, "data set", task.images.name, f"has no {split} images")
-    part = data.splits[split]
-    labels = relabel(data.classes, subset, seed, data.tree)
-    fine = np.where(eligible & (labels.mapping[part.labels] >= 0), part.labels, -1)
-    rows = draw(fine, part.names, subset, seed, data.classes)
-    new = torch.from_numpy(labels.mapping[part.labels[rows]])
+    part, wanted = data.splits[split], getattr(task, "asks", SINGLE_LABEL).labels
+    rule = "an image has boxes of objects, and no label; a target's task must be multi-label or detection"
+    rule = rule if part.labels.ndim > 1 else "an image has a label, and no boxes of objects; leave the task out"
+    check((wanted == "class") == (part.labels.ndim == 1), "data set", task.images.name, rule)
+    labels = relabel(data.classes, subset, seed, data.tree, fewest=1 + (wanted != "boxes"))
+    if wanted == "class":
+        fine = np.where(eligible & (labels.mapping[part.labels] >= 0), part.labels, -1)
+        rows = draw(fine, part.names, subset, seed, data.classes)
+        new = labels.mapping[part.labels[rows]]
+    else:
+        out = relabel(data.classes, Subset(exclude=subset.exclude), seed, data.tree, fewest=0).mapping < 0
+        boxes, stays = chosen(part.labels, labels.mapping, out)
+        present = presence(boxes, len(labels.names))
+        fine = np.where((eligible & stays)[:, None], present == 1, -1)
+        rows = draw(fine, part.names, subset, seed, labels.names)
+        new = (boxes if wanted == "boxes" else present)[rows]
     about = task.images, task.size, split, grey, labels.names
-    return Sample(part.pixels, torch.from_numpy(rows), new, len(labels.names), *about)
+    return Sample(part.pixels, torch.from_numpy(rows), torch.from_numpy(new), len(labels.names), *about)
