@@ -61,6 +61,24 @@ class CrossEntropy(Objective):
         return lambda batch: F.cross_entropy(net(batch.images), batch.labels, label_smoothing=recipe.label_smoothing)
 
 
+class DetectionLosses(Objective):
+    """The sum of a detector's losses: RetinaNet's focal loss of classes, and the distance of boxes.
+
+    Difficult objects are none to it. Labels are not smoothed: the focal loss has no use for that.
+    """
+
+    capturable = False  # what matches an anchor is looked up
+    reads_images = True
+
+    def bind(self, net: nn.Module, recipe: Recipe) -> Loss:
+        def loss(batch: Batch) -> torch.Tensor:
+            plain = [each[(each[:, 0] >= 0) & (each[:, 5] == 0)] for each in batch.labels]
+            targets = [{"boxes": each[:, 1:5], "labels": each[:, 0].long()} for each in plain]
+            return sum(net([*batch.images], targets).values())
+
+        return loss
+
+
 def linear_head(net: nn.Module, kind: str) -> nn.Linear:
     """Return the head, for an objective of this kind, which asks what it reads.
 
