@@ -25,7 +25,6 @@ from .store import OK, REFUSED, Published, Record, Store, settled
 
 WORTH_A_POOL = 20.0  # seconds of work below which one process does it all
 PACK, PACK_ON = 16, ("cuda",)  # trials of one shape that are handed out at once, and where that can pay
-VALIDATION = ("validation_accuracy",)  # the column that a search asks for
 AGREE = 0.1  # accuracy by which a training that is run again may differ from what another processor put on record
 
 
@@ -156,8 +155,9 @@ class Lab:
 
     def _stage(self, trial: Trial) -> Trial | None:
         """Return the trial with what the first stage of its search chose."""
-        tried = ((t.key, self.record(t, VALIDATION)) for t in trial.searches())
-        return trial.resolve({k: r["metrics"].get(*VALIDATION, 0.0) for k, r in tried if settled(r, VALIDATION)})
+        asked = (chosen_by := trial.target.asks.chosen_by,)
+        tried = ((t.key, self.record(t, asked)) for t in trial.searches())
+        return trial.resolve({k: r["metrics"].get(chosen_by, 0.0) for k, r in tried if settled(r, asked)})
 
     def _behind(self, trial: Trial) -> list[Asked]:
         """Return what stands behind a trial, with the columns that are asked of it: searches, of a chain's first step
@@ -174,7 +174,7 @@ class Lab:
                 return [*before, (trial, trial.asked)]
             now = replace(trial, source=source)
         while now.options:
-            before += [(t, VALIDATION) for t in now.searches()]
+            before += [(t, (t.target.asks.chosen_by,)) for t in now.searches()]
             if not (found := self._stage(now)):
                 return [*before, (now, now.asked)]
             now = found
@@ -196,7 +196,7 @@ class Lab:
     def _missing(self, behind: list[Asked], columns: tuple[str, ...] = ()) -> list[Asked]:
         missing: dict[Trial, tuple[str, ...]] = {}
         for t, asked in behind:
-            wanted = (*asked, *columns) if columns and asked != VALIDATION else asked
+            wanted = (*asked, *columns) if columns and asked != (t.target.asks.chosen_by,) else asked
             if t.open or not settled(self.record(t, wanted), wanted):
                 missing[t] = tuple(dict.fromkeys((*missing[t], *wanted))) if t in missing else wanted
         return list(missing.items())
@@ -342,10 +342,11 @@ class Lab:
         Raises
         ------
         UserError
-            If its accuracy is another one.
+            If its score is another one.
         """
         now = self.store.get(trial.key)
-        for name in ("accuracy", *VALIDATION) if settled(before) and settled(now) else ():
+        task = trial.target.asks
+        for name in (task.score, task.chosen_by) if settled(before) and settled(now) else ():
             was, is_now = (r["metrics"].get(name) for r in (before, now))
             near = was is None or is_now is None or abs(was - is_now) <= AGREE
             rule = f"{was} is on record; if the code has changed, raise a version"

@@ -36,7 +36,7 @@ def bugs():
 def openings(monkeypatch):
     """The names of the sets that were opened, in order."""
     opened, really = [], images.open_set
-    monkeypatch.setattr(images, "open_set", lambda name, *more: (opened.append(name), really(name, *more))[1])
+    monkeypatch.setattr(images, "open_set", lambda name, *a, **k: (opened.append(name), really(name, *a, **k))[1])
     return opened
 
 

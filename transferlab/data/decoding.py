@@ -63,6 +63,27 @@ def version(content: bytes | Image.Image, box: tuple[float, ...] = ()) -> int:
     return 1
 
 
+def upright_size(content: bytes | Image.Image) -> tuple[int, int] | None:
+    """Return the width and height of a picture as `decode` turns it, from its header; nothing if it has none."""
+    with suppress(Exception):
+        picture = opened(content)
+        turned = picture.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+        return picture.size[::-1] if turned else picture.size
+    return None
+
+
+def fitted(width: int, height: int, size: int) -> tuple[tuple[int, ...], tuple[int, int], tuple[int, int]]:
+    """Return how `images.shrink` makes a square: the part of a very long picture that is cut out first (left, top,
+    width, height), the size to which that is resized, and the left upper corner of the centre crop.
+    """
+    long = LONG * min(width, height)
+    wide, high = min(width, long), min(height, long)
+    scale = size / min(wide, high)
+    new = max(size, round(wide * scale)), max(size, round(high * scale))
+    middle = (width - wide) // 2, (height - high) // 2, wide, high
+    return middle, new, ((new[0] - size) // 2, (new[1] - size) // 2)
+
+
 def several(content: bytes | Image.Image) -> bool:
     """Return whether a file holds several pictures, of which the first is read: an animation, pages."""
     with suppress(Exception):

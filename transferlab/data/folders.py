@@ -12,7 +12,7 @@ from .opened import Item, Opened, checked
 from .shapes import Shape
 
 
-def open_folder(folder: Path, name: str, cut: bool = True) -> Opened:
+def open_folder(folder: Path, name: str, cut: bool = True, objects: bool = False) -> Opened:
     """Open class-per-folder images: ``FOLDER/CLASS/*``, or ``FOLDER/train/CLASS/*`` beside ``validation`` and ``test``.
 
     Splits may have other names (see `shapes.split_of`), and may lie in the classes: ``FOLDER/CLASS/train/*``. A folder
@@ -25,6 +25,7 @@ def open_folder(folder: Path, name: str, cut: bool = True) -> Opened:
         If there is no such folder, it holds no classes or no images, or it can be read in two ways.
     """
     check(os.path.isdir(folder), "data set", name, "there is no such folder")
+    check(not objects, "data set", name, "has no boxes of objects")
     found = walk(os.fspath(folder))
     shape = Shape(name, found)
     if not found.pictures:

@@ -1,6 +1,7 @@
 """Decoded images: uint8 tensors, made once and cached on disk by fingerprint, and the splits that trials read."""
 
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,8 +21,10 @@ from ..errors import UserError, check, few
 from ..paths import cache_root, file_fingerprint, sweep, weights_file, writable, write_atomically
 from ..specs import ImageSet, Source, Subset, Target, catalog
 from ..specs.serial import digest
+from ..specs.task import SINGLE_LABEL
 from . import synthetic
-from .decoding import LONG, TooLargeError, several
+from .decoding import TooLargeError, fitted, several
+from .objects import chosen, moved, padded, presence
 from .opened import Item, Opened, counted
 from .readers import open_set
 from .subsets import draw, hold_out, relabel
@@ -41,6 +44,7 @@ class Split:
     pixels : Tensor of uint8, shape (N, size, size, 3)
         May be mapped from disk: index it, don't write to it. Of a set that is being made, pieces of it, one by one.
     labels : ndarray of int64, shape (N,)
+        Or, of whole images with objects, their boxes: float32, shape (N, M, 6), see `objects`.
     names : list of str, length N
     """
 
@@ -67,6 +71,9 @@ class Sample:
         The whole split; only `rows` of it belong to the sample.
     rows : Tensor of int64, shape (n,)
     labels : Tensor of int64, shape (n,)
+        Or of a multi-label target float32, shape (n, classes): 1 where a class is present, NaN where it is only as
+        difficult objects, of which nothing is asked. Or of detection float32, shape (n, M, 6): class, left, top, right
+        and bottom edge in pixels, and 1 if difficult; behind an image's last box the class is -1.
     classes : int
     images : ImageSet, optional
     size : int, optional
@@ -116,16 +123,10 @@ def shrink(picture: Image.Image, size: int) -> np.ndarray:
 
     Of a very long picture the middle is cut out first: what is made stays as small as what is kept.
     """
-    long = LONG * min(picture.size)
-    if max(picture.size) > long:
-        width, height = (min(side, long) for side in picture.size)
-        left, top = (picture.width - width) // 2, (picture.height - height) // 2
-        picture = picture.crop((left, top, left + width, top + height))
-    width, height = picture.size
-    scale = size / min(width, height)
-    width, height = max(size, round(width * scale)), max(size, round(height * scale))
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(picture.resize((width, height), Image.Resampling.BOX).crop((left, top, left + size, top + size)))
+    (x, y, width, height), new, (left, top) = fitted(*picture.size, size)
+    if (width, height) != picture.size:
+        picture = picture.crop((x, y, x + width, y + height))
+    return np.asarray(picture.resize(new, Image.Resampling.BOX).crop((left, top, left + size, top + size)))
 
 
 class Looked(NamedTuple):
@@ -213,11 +214,27 @@ def pin(name: str, skip_unreadable: bool = False, columns: dict[str, str] | None
         entry = {"fingerprint": file_fingerprint(weights_file(name))}
     else:
         columns = columns or catalog.local().get(name, {}).get("columns")
-        opened, looked = readable(open_set(name, columns), skip_unreadable)
-        more = {"skipped": [*looked.bad], "several": looked.several, "columns": columns}
-        entry = describe(opened) | {what: value for what, value in more.items() if value}
+        entry = _looked_at(name, skip_unreadable, columns)
     catalog.pin(name, entry)
     return entry
+
+
+def _looked_at(name: str, skip_unreadable: bool, columns: dict[str, str] | None) -> dict:
+    """Return a manifest entry; that of whole images, where boxes of objects make no set of images with labels."""
+
+    def entry(opened: Opened) -> dict:
+        opened, looked = readable(opened, skip_unreadable)
+        more = {"skipped": [*looked.bad], "several": looked.several, "columns": columns}
+        return describe(opened) | {what: value for what, value in more.items() if value}
+
+    try:
+        opened = open_set(name, columns)
+    except UserError as e:
+        with suppress(UserError):
+            return entry(open_set(name, columns, objects=True))
+        raise e from None
+    boxes = any(item.box for items in opened.splits.values() for item in items)
+    return entry(opened) | ({"objects": entry(open_set(name, columns, objects=True))} if boxes else {})
 
 
 def describe(opened: Opened) -> dict:
@@ -227,6 +244,8 @@ def describe(opened: Opened) -> dict:
     splits = {s: len(items) for s, items in opened.splits.items()}
     names = names_digest({s: [i.path for i in items] for s, items in opened.splits.items()})
     entry = {"fingerprint": opened.fingerprint(), "classes": len(opened.classes), "splits": splits, "names": names}
+    boxes = {s: sum(len(i.objects) for i in items) for s, items in opened.splits.items() if opened.annotated}
+    entry |= {"boxes": boxes} if boxes else {}
     entry |= {"named": few(opened.classes, 5)} if opened.name.startswith("folder:") else {}  # they may be others' names
     return entry | ({"passed": passed} if (passed := counted(opened.passed)) else {})
 
@@ -268,19 +287,27 @@ def synthetic_set(name: str, size: int) -> Decoded:
 @lru_cache(maxsize=16)
 def _decoded(name: str, fingerprint: str, size: int) -> Decoded:
     folder = cache_root() / "decoded" / f"{fingerprint}-{size}"
+    about = catalog.pinned(name, fingerprint)
 
     def decode() -> Decoded:
-        opened, splits = open_set(name).without(set(catalog.pinned(name).get("skipped", ()))), {}
+        opened, splits = open_set(name, objects="boxes" in about).without({*about.get("skipped", ())}), {}
         found = opened.fingerprint()
         rule = f"the trials name {fingerprint}; if this set is meant: transferlab data pin {name}"
         check(found == fingerprint, f"{name} fingerprint", found, rule)
         writable("cache", folder)
         for split, items in opened.splits.items():
-            splits[split] = Split(_pieces(items, size), np.array([i.label for i in items]), [i.path for i in items])
+            labels = padded([i.objects for i in items]) if opened.annotated else np.array([i.label for i in items])
+            splits[split] = Split(_pieces(items, labels, size), labels, [i.path for i in items])
         return Decoded(opened.classes, opened.tree, splits)
 
+    before = (folder / "about.json").exists()
     with warnings.catch_warnings(action="ignore"):  # Pillow's, which name no file; `pin` looked at all of them
-        return _kept(folder, size, f"decoding {name}", decode)
+        found = _kept(folder, size, f"decoding {name}", decode)
+    if "boxes" in about and not before:
+        left = sum(int((part.labels[..., 0] >= 0).sum()) for part in found.splits.values())
+        gone = sum(about["boxes"].values()) - left
+        print(f"{name} at {size} px: {left:,} objects, without {gone:,} that the centre crop cuts off", file=sys.stderr)
+    return found
 
 
 def _kept(folder: Path, size: int, doing: str, make: Callable[[], Decoded]) -> Decoded:
@@ -293,7 +320,10 @@ def _kept(folder: Path, size: int, doing: str, make: Callable[[], Decoded]) -> D
     with tqdm(total=total, desc=f"{doing} to {size} px", unit=" images", disable=None, leave=False) as bar:
         for name, split in made.splits.items():
             write_atomically(folder / f"{name}.npy", partial(_write, split, size, bar))
-    splits = {name: {"labels": split.labels.tolist(), "names": split.names} for name, split in made.splits.items()}
+            if split.labels.ndim > 1:
+                write_atomically(folder / f"{name}-objects.npy", partial(np.save, arr=split.labels))
+    labels = {name: split.labels.tolist() for name, split in made.splits.items() if split.labels.ndim == 1}
+    splits = {name: {"labels": labels.get(name), "names": split.names} for name, split in made.splits.items()}
     about = {"classes": made.classes, "splits": splits, "tree": made.tree and made.tree.paths}
     write_atomically(folder / "about.json", json.dumps(about))
     return _read(folder)
@@ -304,7 +334,9 @@ def _read(folder: Path) -> Decoded:
     splits = {}
     for name, split in about["splits"].items():
         pixels = torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c"))
-        splits[name] = Split(pixels, np.array(split["labels"], np.int64), split["names"])
+        labels = split["labels"]
+        labels = np.load(folder / f"{name}-objects.npy") if labels is None else np.array(labels, np.int64)
+        splits[name] = Split(pixels, labels, split["names"])
     return Decoded(tuple(about["classes"]), about["tree"] and ClassTree(about["tree"]), splits)
 
 
@@ -317,16 +349,25 @@ def _write(split: Split, size: int, bar: tqdm, file: IO[bytes]) -> None:
         bar.update(len(piece))
 
 
-def _pieces(items: list[Item], size: int) -> Iterator[np.ndarray]:
-    """Decode images on all our cores, and yield them in order, a few at a time and not far ahead of who takes them."""
+def _pieces(items: list[Item], labels: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Decode images on all our cores, and yield them in order, a few at a time and not far ahead of who takes them.
 
-    def decode(some: list[Item]) -> np.ndarray:
-        return np.stack([shrink(item.image(), size) for item in some])
+    Where labels are boxes, they are moved with their image, in place.
+    """
+
+    def decode(first: int) -> np.ndarray:
+        found = []
+        for row, item in enumerate(items[first : first + AT_ONCE], first):
+            picture = item.image()
+            found.append(shrink(picture, size))
+            if labels.ndim > 1:
+                labels[row] = moved(labels[row], *picture.size, size)
+        return np.stack(found)
 
     with ThreadPoolExecutor(cpu_workers(1)) as pool:
         waiting: list[Future] = []
         for first in range(0, len(items), AT_ONCE):
-            waiting.append(pool.submit(decode, items[first : first + AT_ONCE]))
+            waiting.append(pool.submit(decode, first))
             while len(waiting) > (AHEAD if first + AT_ONCE < len(items) else 0):
                 yield waiting.pop(0).result()
 
@@ -358,15 +399,18 @@ def target_sample(target: Target, split: str, seed: int) -> Sample:
         If the set lacks the split and what stands in for it, or no class has a second training image, which could be
         held out for validation.
     """
-    splits = load(target.images, target.size).splits
+    data = load(target.images, target.size)
+    splits = data.splits
     subset = target.subset if split == "train" else target.subset.shape
     if split == "test" or {"validation", "test"} <= splits.keys():
         stored = "validation" if "test" not in splits and "validation" in splits else split
         return _sample(target, stored, subset, seed)
     train = splits.get("train")
     rule = "has no images for validation: 2 training images of a class are needed at least, or a validation split"
-    check(not train or np.bincount(train.labels).max() > 1, "data set", target.images.name, rule)
-    given = train and hold_out(train.labels, train.names, seed) == (split == "validation")
+    strata = train and (train.labels if train.labels.ndim == 1 else presence(train.labels, len(data.classes)) == 1)
+    some = strata is None or (np.bincount(strata).max() if strata.ndim == 1 else len(strata)) > 1
+    check(some, "data set", target.images.name, rule)
+    given = train and hold_out(strata, train.names, seed) == (split == "validation")
     sample = _sample(target, "train", subset, seed, given)
     check(len(sample.rows) > 0, "data set", target.label, rule)
     return sample
@@ -375,10 +419,20 @@ def target_sample(target: Target, split: str, seed: int) -> Sample:
 def _sample(task: Source | Target, split: str, subset: Subset, seed: int, eligible: np.ndarray | bool = True) -> Sample:
     data, grey = load(task.images, task.size), bool(getattr(task, "grey", None))
     check(split in data.splits, "data set", task.images.name, f"has no {split} images")
-    part = data.splits[split]
-    labels = relabel(data.classes, subset, seed, data.tree)
-    fine = np.where(eligible & (labels.mapping[part.labels] >= 0), part.labels, -1)
-    rows = draw(fine, part.names, subset, seed, data.classes)
-    new = torch.from_numpy(labels.mapping[part.labels[rows]])
+    part, wanted = data.splits[split], getattr(task, "asks", SINGLE_LABEL).labels
+    rule = "its images have boxes of objects, and no label each: a target's task must be multi-label or detection"
+    check((wanted == "class") == (part.labels.ndim == 1), "data set", task.images.name, rule)
+    labels = relabel(data.classes, subset, seed, data.tree, fewest=1 + (wanted != "boxes"))
+    if wanted == "class":
+        fine = np.where(eligible & (labels.mapping[part.labels] >= 0), part.labels, -1)
+        rows = draw(fine, part.names, subset, seed, data.classes)
+        new = labels.mapping[part.labels[rows]]
+    else:
+        out = relabel(data.classes, Subset(exclude=subset.exclude), seed, data.tree, fewest=0).mapping < 0
+        boxes, stays = chosen(part.labels, labels.mapping, out)
+        present = presence(boxes, len(labels.names))
+        fine = np.where((eligible & stays)[:, None], present == 1, -1)
+        rows = draw(fine, part.names, subset, seed, labels.names)
+        new = (boxes if wanted == "boxes" else present)[rows]
     about = task.images, task.size, split, grey, labels.names
-    return Sample(part.pixels, torch.from_numpy(rows), new, len(labels.names), *about)
+    return Sample(part.pixels, torch.from_numpy(rows), torch.from_numpy(new), len(labels.names), *about)

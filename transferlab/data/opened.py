@@ -21,7 +21,9 @@ SPLITS = ("train", "validation", "test")
 
 class Item(NamedTuple):
     """One labelled image: its name within the set, its label, how to get its file's bytes or its picture, which box of
-    it, in pixels: left, top, right, bottom; and where its file lies, if that is a plain one.
+    it, in pixels: left, top, right, bottom; and where its file lies, if that is a plain one. Of a whole image the
+    `objects` that it has, each with class, left, top, right, bottom and whether it is difficult; ``None`` of one with a
+    label.
     """
 
     path: str
@@ -29,6 +31,7 @@ class Item(NamedTuple):
     load: Callable[[], bytes | Image.Image]
     box: tuple[float, ...] = ()
     place: str = ""
+    objects: tuple[tuple, ...] | None = None
 
     def content(self) -> bytes | Image.Image:
         """Return its file's bytes, or its picture.
@@ -76,6 +79,7 @@ class Item(NamedTuple):
         if not isinstance(loaded, bytes):
             loaded = f"{loaded.mode}{loaded.size}".encode() + loaded.tobytes()
         more = repr(self.box) * bool(self.box) + f"decoder {version}" * (version > 1)
+        more += f"objects {self.objects!r}" * (self.objects is not None)
         return hashlib.sha256(loaded + more.encode()).hexdigest()
 
 
@@ -91,6 +95,11 @@ class Opened(NamedTuple):
     tree: ClassTree | None = None
     passed: dict[str, list[str]] = {}  # noqa: RUF012
     whole: bool = False
+
+    @property
+    def annotated(self) -> bool:
+        """Whether images are whole, with objects instead of a label."""
+        return any(item.objects is not None for items in self.splits.values() for item in items)
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits over class names, class tree, image names, labels and file contents."""
@@ -121,13 +130,20 @@ def checked(
     tree: ClassTree | None = None,
     passed: dict[str, list[str]] | None = None,
 ) -> Opened:
-    """Return a set in canonical order, if each split has images of every class; one without a name is the whole set."""
+    """Return a set in canonical order, if each split has images of every class; one without a name is the whole set.
+
+    Of whole images with objects, some training images must have objects.
+    """
     passed = passed or {}
     more = "".join(f"; {words}" for words in [passed_over(counted(passed))] if words)
-    check(len(classes) != 1, "data set", name, f"has one class ({classes[:1]}); at least two are needed{more}")
     splits = {s: _apart(splits[s]) for s in (*SPLITS, "") if splits.get(s)}
+    whole = any(item.objects is not None for items in splits.values() for item in items)
+    check(whole or len(classes) != 1, "data set", name, f"has one class ({classes[:1]}); at least two are needed{more}")
     check(bool(splits), "data set", name, f"has no images{more}")
-    for split, items in splits.items():
+    if whole:
+        some = any(item.objects for split in ("train", "") for item in splits.get(split, ()))
+        check(some, "data set", name, f"has no objects in its training images{more}")
+    for split, items in splits.items() if not whole else ():
         count = Counter(i.label for i in items)
         lacking = [c for label, c in enumerate(classes) if count[label] < (1 if split else 2)]
         alike = [c for c in classes if lacking and c != lacking[0] and letters(c) == letters(lacking[0])]
@@ -136,8 +152,9 @@ def checked(
         check(not lacking, "data set", name, rule + more)
     if tree is not None:
         tree.covers(classes)
-    whole = splits.pop("", None)
-    return Opened(name, classes, split_off_test(whole) if whole else splits, tree, passed, whole is not None)
+    undivided = splits.pop("", None)
+    splits = split_off_test(undivided, len(classes)) if undivided else splits
+    return Opened(name, classes, splits, tree, passed, undivided is not None)
 
 
 def _apart(items: Iterable[Item]) -> list[Item]:
@@ -147,7 +164,11 @@ def _apart(items: Iterable[Item]) -> list[Item]:
     return sorted(named, key=lambda i: (i.label, i.path))
 
 
-def split_off_test(items: list[Item]) -> dict[str, list[Item]]:
+def split_off_test(items: list[Item], classes: int) -> dict[str, list[Item]]:
     """Return the items of a set without splits as ``train`` and ``test``: each class gives up a fifth."""
-    held = hold_out(np.array([i.label for i in items]), [i.path for i in items], seed=0, purpose="test")
+    if items[0].objects is None:
+        labels = np.array([i.label for i in items])
+    else:
+        labels = np.array([np.isin(range(classes), [of[0] for of in i.objects if not of[-1]]) for i in items])
+    held = hold_out(labels, [i.path for i in items], seed=0, purpose="test")
     return {s: [i for i, out in zip(items, held, strict=True) if out == (s == "test")] for s in ("train", "test")}

@@ -17,6 +17,7 @@ from ..errors import DiskError, UserError, check
 from ..paths import cache_root, writable
 from ..specs import catalog
 from .files import composed
+from .objects import cleaned, crops
 from .opened import Item, Opened, checked
 from .parquet_layout import class_names, columns_of, form, open_file, parquet_files
 from .tree import ClassTree
@@ -25,7 +26,7 @@ HELD = 32 << 20  # bytes of a file that are read at a time, about
 IN_MEMORY = 256 << 20  # bytes of files whose images stay in memory while they are decoded
 
 
-def open_parquet(folder: Path, name: str, columns: dict[str, str] | None = None) -> Opened:
+def open_parquet(folder: Path, name: str, columns: dict[str, str] | None = None, objects: bool = False) -> Opened:
     """Open a folder of Parquet files.
 
     Which split a file is of, its name says, or its folder's (``train-00000-of-00001.parquet``, ``val.parquet``,
@@ -44,6 +45,8 @@ def open_parquet(folder: Path, name: str, columns: dict[str, str] | None = None)
         Of the set.
     columns : dict, optional
         Names of the columns called ``image`` and ``label`` here; by default those that were pinned, else found.
+    objects : bool
+        Of a detection set images are whole, with all their objects.
 
     Raises
     ------
@@ -67,11 +70,11 @@ def open_parquet(folder: Path, name: str, columns: dict[str, str] | None = None)
         names = names or found
         for row, (called, content, told) in enumerate(_rows(file, path, image, about)):
             where = f"{here} row {row}"
-            shown = _objects(told, where) if about == "objects" else [(_label(told, where), ())]
+            label, its = (0, _objects(told, where)) if about == "objects" else (_label(told, where), None)
             if content is None and not called:
                 passed["rows without an image"].append(where)
                 continue
-            if shown == [(None, ())]:
+            if label is None:
                 passed["rows without a label"].append(where)
                 continue
             if content is None:
@@ -81,9 +84,7 @@ def open_parquet(folder: Path, name: str, columns: dict[str, str] | None = None)
                 load = place.read_bytes
             else:
                 load = spool.put(content)
-            for number, (label, box) in enumerate(shown):
-                one = Item((called or f"{path.stem}/{row}") + f"#{number}" * bool(box), label, load, box)
-                rows[split].append((one, where))
+            rows[split].append((Item(called or f"{path.stem}/{row}", label, load, objects=its), where))
     passed["other suffixes"] = [here for here in passed["other suffixes"] if folder / here not in used]
     labels = {item.label for some in rows.values() for item, _ in some}
     check(len({*map(type, labels)}) < 2, "data set", name, "labels are text in some rows, and numbers in others")
@@ -95,8 +96,12 @@ def open_parquet(folder: Path, name: str, columns: dict[str, str] | None = None)
     splits: dict[str, list[Item]] = defaultdict(list)
     for split, some in rows.items():
         for item, where in some:
-            check(item.label in at, "label", item.label, f"{where}: must be 0 to {len(names) - 1}")
+            for label in [item.label] if item.objects is None else [of[0] for of in item.objects]:
+                check(label in at, "label", label, f"{where}: must be 0 to {len(names) - 1}")
             splits[split].append(item._replace(label=at[item.label]))
+    check(about == "objects" or not objects, "data set", name, "has labels of images, and no boxes of objects")
+    if about == "objects":
+        splits = {split: (cleaned if objects else crops)(items, passed) for split, items in splits.items()}
     tree = folder / "wordnet.json"
     return checked(name, names, splits, wordnet_tree(tree) if os.path.isfile(tree) else None, dict(passed))
 
@@ -190,13 +195,13 @@ def _label(told: Any, where: str) -> int | str | None:
     return int(told)
 
 
-def _objects(found: dict | None, where: str) -> list[tuple[int, tuple[float, ...]]]:
-    """Return the labels and boxes of a row's objects, but for the difficult ones."""
+def _objects(found: dict | None, where: str) -> tuple[tuple, ...]:
+    """Return a row's objects as `Item.objects`."""
     category, bbox, difficult = ((found or {}).get(name) or [] for name in ("category", "bbox", "difficult"))
     whole = all(box and len(box) == 4 and None not in box for box in bbox)
     fits = whole and len(category) == len(bbox) == len(difficult)
     check(fits, "objects", where, "must have a bbox of four numbers, a category and difficult for each object")
-    return [(of, tuple(box)) for of, box, hard in zip(category, bbox, difficult, strict=True) if not hard]
+    return tuple((of, *box, bool(hard)) for of, box, hard in zip(category, bbox, difficult, strict=True))
 
 
 def wordnet_tree(path: Path) -> ClassTree:

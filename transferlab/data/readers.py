@@ -18,7 +18,7 @@ from .opened import Opened, checked
 from .parquet import open_parquet
 
 
-def open_set(name: str, columns: dict[str, str] | None = None, cut: bool = True) -> Opened:
+def open_set(name: str, columns: dict[str, str] | None = None, cut: bool = True, objects: bool = False) -> Opened:
     """Open an image set by name.
 
     Parameters
@@ -29,11 +29,14 @@ def open_set(name: str, columns: dict[str, str] | None = None, cut: bool = True)
         Of Parquet files, the columns called ``image`` and ``label`` here.
     cut : bool
         Whether a folder without splits gives up images for ``test``: otherwise all are ``train``.
+    objects : bool
+        Of a set with boxes of objects images are whole (`Opened.annotated`); otherwise each box is one.
 
     Raises
     ------
     UserError
-        If it is not there, holds no images or no labels, has one class, or a class without training images.
+        If it is not there, holds no images or no labels, has one class, or a class without training images, or no
+        objects where they are asked for.
     """
     if columns:
         parquet = not name.startswith(("folder:", "torchvision:"))
@@ -41,12 +44,15 @@ def open_set(name: str, columns: dict[str, str] | None = None, cut: bool = True)
     if name.startswith("folder:"):
         check(name != "folder:", "data set", name, "must name a folder: folder:PATH")
         path = Path(os.path.expanduser(name.removeprefix("folder:")))
-        return open_list(path, name) if name.endswith(catalog.LIST) else open_folder(path, name, cut)
+        if name.endswith(catalog.LIST) and not objects:
+            return open_list(path, name)
+        return open_folder(path, name, cut, objects)
+    check(not (objects and name.startswith("torchvision:")), "data set", name, "has no boxes of objects")
     if name.startswith("torchvision:"):
         from .torchvision_sets import open_torchvision
 
         return open_torchvision(name.removeprefix("torchvision:"))
-    return open_parquet(data_root() / name, name, columns)
+    return open_parquet(data_root() / name, name, columns, objects)
 
 
 def open_list(path: Path, name: str) -> Opened:

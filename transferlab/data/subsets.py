@@ -35,13 +35,14 @@ def rank(seed: int, purpose: str, name: str) -> bytes:
     return hashlib.sha256(f"{seed}|{purpose}|{name}".encode()).digest()
 
 
-def relabel(classes: Sequence[str], subset: Subset, seed: int, tree: ClassTree | None) -> Labels:
+def relabel(classes: Sequence[str], subset: Subset, seed: int, tree: ClassTree | None, fewest: int = 2) -> Labels:
     """Choose and merge classes as `subset` says.
 
     Raises
     ------
     UserError
-        For an unknown class, more classes than there are, fewer than two left, or a tree that is needed and missing.
+        For an unknown class, more classes than there are, fewer than `fewest` left, or a tree that is needed and
+        missing.
     """
     if tree is not None:
         tree.covers(classes)
@@ -63,7 +64,7 @@ def relabel(classes: Sequence[str], subset: Subset, seed: int, tree: ClassTree |
         check(tree is not None, name, value, "this set has no class tree")
         merged = {c: tree.at_depth(c, value) for c in chosen} if name == "depth" else tree.lifted(chosen, value)
     names = tuple(dict.fromkeys(merged.values()))
-    check(len(names) > 1, "classes", len(names), "at least two must be left")
+    check(len(names) >= fewest, "classes", len(names), f"at least {'two' if fewest > 1 else 'one'} must be left")
     index = {name: i for i, name in enumerate(names)}
     return Labels(names, np.array([index[merged[c]] if c in merged else -1 for c in classes], dtype=np.int64))
 
@@ -85,7 +86,9 @@ def draw(labels: np.ndarray, names: Sequence[str], subset: Subset, seed: int, cl
     Parameters
     ----------
     labels : ndarray of int, shape (N,)
-        The set's own (fine) labels; negative ones are never drawn.
+        The set's own (fine) labels; negative ones are never drawn. Or of shape (N, classes), 1 where an image has a
+        class (see `in_turn`): the fewest images so that each class has `per_class`, or has as much of `images` as can
+        be; images without a class count as one more.
     names : sequence of str, length N
         Names by which the images are ranked.
     subset : Subset
@@ -99,10 +102,19 @@ def draw(labels: np.ndarray, names: Sequence[str], subset: Subset, seed: int, cl
     UserError
         If a class has fewer images.
     """
-    kept = np.flatnonzero(labels >= 0)
+    kept = np.flatnonzero((labels >= 0) if labels.ndim == 1 else (labels >= 0).all(1))
     per_class, images, tail = subset.per_class, subset.images, subset.tail
     if per_class is None and images is None and tail is None:
         return kept
+    if labels.ndim > 1:
+        order = kept[in_turn(labels[kept], [names[i] for i in kept], seed)]
+        if images is not None:
+            check(images <= len(kept), "images", images, f"there are only {len(kept)}")
+            return np.sort(order[:images])
+        had = labels[order].cumsum(0)
+        smallest = had[-1].min() if len(had) else 0
+        check(per_class <= smallest, "per_class", per_class, f"the smallest class has only {smallest} images")
+        return np.sort(order[: 1 + (had >= per_class).all(1).argmax()])
     order = sorted(kept, key=lambda i: (labels[i], rank(seed, "image", names[i])))
     present, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     smallest, count = min(sizes, default=0), len(present)
@@ -121,16 +133,58 @@ def draw(labels: np.ndarray, names: Sequence[str], subset: Subset, seed: int, cl
     return np.sort(np.concatenate([order[s : s + n] for s, n in zip(starts, quotas, strict=True)])).astype(np.int64)
 
 
+def in_turn(present: np.ndarray, names: Sequence[str], seed: int) -> np.ndarray:
+    """Return images in an order of which any beginning holds the classes as evenly as can be.
+
+    The next image is one of the class that has come up least (of equals the rarest); where that has no more, of the
+    next. Images without a class are one more.
+
+    Parameters
+    ----------
+    present : ndarray of int, shape (N, classes)
+        1 where an image has a class.
+    names : sequence of str, length N
+    seed : int
+    """
+    has = np.c_[present, present.sum(1) == 0].astype(int)
+    ranked = sorted(range(len(has)), key=lambda i: rank(seed, "image", names[i]))
+    waiting = [iter([i for i in ranked if has[i, c]]) for c in range(has.shape[1])]
+    total, had, order, drawn = has.sum(0), np.zeros(has.shape[1], int), [], set()
+    while len(order) < len(has):
+        of = min(np.flatnonzero(had < total), key=lambda c: (had[c], total[c], c))
+        order.append(next(i for i in waiting[of] if i not in drawn))
+        drawn.add(order[-1])
+        had += has[order[-1]]
+    return np.array(order, dtype=np.int64)
+
+
 def hold_out(labels: np.ndarray, names: Sequence[str], seed: int, purpose: str = "validation") -> np.ndarray:
     """Return which images a set without a split for `purpose` gives up for one.
 
     Stratified: of each class about a fifth, at least one image and never all of them.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (N,)
+        Or of bool, shape (N, classes), where an image may have several: the images of the rarest class are divided
+        first, then of those left the rarest (Sechidis, Tsoumakas and Vlahavas 2011, alg. 1); images without a class
+        are one more.
 
     Returns
     -------
     ndarray of bool, shape (N,)
     """
     held = np.zeros(len(labels), dtype=bool)
+    if labels.ndim > 1:
+        has, left = np.c_[labels, ~labels.any(1)], np.ones(len(labels), bool)
+        while left.any():
+            there = has[left].sum(0)
+            of = has[:, np.where(there > 0, there, len(has) + 1).argmin()]
+            take = min(max(1, round(0.2 * of.sum())), of.sum() - 1) - held[of].sum()
+            members = sorted(np.flatnonzero(of & left), key=lambda i: rank(seed, purpose, names[i]))
+            held[members[: max(0, take)]] = True
+            left[members] = False
+        return held
     for c in np.unique(labels):
         members = np.flatnonzero(labels == c)
         take = min(max(1, round(0.2 * len(members))), len(members) - 1)

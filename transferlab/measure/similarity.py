@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from ..errors import check
 from ..seeds import stream
 from ..specs import Measure, Trial
+from ..specs.task import CLASSIFIED
 from .along import Watcher, layer_taps, same_layers, shares_of
 
 FEWEST = 4  # images of which there is an unbiased estimate
@@ -33,6 +34,7 @@ class Similarity(Measure, kind="similarity", version=1):
     batch: int = 125
     shares: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5)
 
+    tasks: ClassVar[tuple[str, ...]] = CLASSIFIED
     columns: ClassVar[tuple[str, ...]] = ("similar_layers", "cka", "cka_at", "cka_along")
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from ..errors import check
 from ..specs import Measure, Trial
+from ..specs.task import CLASSIFIED
 from .along import same_layers, weights_of
 
 DECIMALS = 6  # that are kept of numbers that may be very near to 0 or to 1
@@ -20,6 +21,7 @@ class WeightChange(Measure, kind="weight-change", version=1):
     the angle between W and W0.
     """
 
+    tasks: ClassVar[tuple[str, ...]] = CLASSIFIED
     columns: ClassVar[tuple[str, ...]] = ("changed_layers", "relative_change", "sign_flips", "weight_cosine")
 
     def fits(self, trial: Trial) -> None:

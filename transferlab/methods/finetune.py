@@ -1,12 +1,13 @@
 """Fine-tuning: go on training the source network on the target, under a new head."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import check, choose
 from ..seeds import stream
-from ..specs import Artefact, Method, Recipe, Regulariser, Trial
-from ..specs.serial import above_zero, cell, flags
+from ..specs import Artefact, Method, Recipe, Regulariser, Target, Trial
+from ..specs.serial import above_zero, cell, each, flags
+from ..specs.task import CLASSIFIED
 from .probe import fitted_head
 from .regularisers import CoTuning, Distillation
 
@@ -56,6 +57,8 @@ class FineTune(Method, kind="fine-tune", version=1):
     auto_rgn: bool | None = None
     probe: float | None = None
 
+    tasks: ClassVar[tuple[str, ...]] = CLASSIFIED
+
     def __post_init__(self) -> None:
         above_zero(self, "head_lr", "probe")
         check(not (self.probe and self.keep_head), "probe", self.probe, "makes a new head, and keep_head keeps one")
@@ -77,9 +80,11 @@ class FineTune(Method, kind="fine-tune", version=1):
         return bool(self.freeze)
 
     def fits(self, trial: Trial) -> None:
+        for hold in filter(None, each(self.hold)):
+            hold.takes(trial.target)
         if self.keep_head is True:
             own, target = trial.before and trial.before.target, trial.target
-            same = own and (own.images, own.subset.shape) == (target.images, target.subset.shape)
+            same = own and _classes(own) == _classes(target)
             label = trial.source and trial.source.label
             check(same, "source", label, "keep_head keeps that of a trial; start from one on the same classes")
 
@@ -125,3 +130,8 @@ class FineTune(Method, kind="fine-tune", version=1):
             rate, joins = (self.layer_decay or 1.0) ** below, int((self.unfreeze or 0) * steps * below / len(trained))
             rates |= dict.fromkeys(parts, [rate * (step >= joins) for step in range(steps)] if self.unfreeze else rate)
         return rates
+
+
+def _classes(target: Target) -> tuple:
+    """Return what two targets have in common that may share a head."""
+    return target.images, target.task, target.subset.shape

@@ -1,13 +1,14 @@
 """Growing: add units to the source network and go on training on the target, under a new head (Wang et al.)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import check, choose
 from ..seeds import stream
 from ..specs import Method, Recipe, Trial
 from ..specs.networks import GROWTH_NORMS, GROWTH_SCOPES
 from ..specs.serial import above_zero, flags, positive
+from ..specs.task import CLASSIFIED
 
 NUMBERS = {"widen": 1, "widen-twice": 2, "deepen": 1, "widen-and-deepen": 2, "normalise": 0}
 """Ways to grow, each with how many numbers of units it takes; the last one is a control."""
@@ -55,6 +56,8 @@ class Grow(Method, kind="grow", version=1):
     new_lr: float = 10.0
     unit_lr: float | None = None
     spread: float | None = None
+
+    tasks: ClassVar[tuple[str, ...]] = CLASSIFIED
 
     def __post_init__(self) -> None:
         wanted = NUMBERS[choose("how", self.how, NUMBERS)]

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import check, choose
 from ..specs import Artefact, Method, Trial
 from ..specs.serial import components_of, flags, positive
+from ..specs.task import CLASSIFIED
 
 SECONDS = 1.0  # of one core, roughly
 MOST_PAIRED = 10  # classes of which every pair gets a classifier
@@ -24,8 +25,9 @@ class Probe(Method, kind="probe", version=1):
     strengths : tuple of float
         Penalties, relative to the mean eigenvalue of the features' covariance; the best on validation is kept.
     solver : {"ridge", "logistic", "squared-hinge"}, optional
-        Ridge regression on one-hot labels, in closed form (the default, kept as ``None``); softmax regression; or
-        one-vs-rest support vector machines with the squared hinge loss.
+        Ridge regression on one-hot labels, in closed form (the default, kept as ``None``); softmax regression, or of
+        several labels an image logistic regression of each class; or one-vs-rest support vector machines with the
+        squared hinge loss.
     grid : int
         Maps are averaged over grid x grid parts.
     pool : {"max"}, optional
@@ -51,6 +53,8 @@ class Probe(Method, kind="probe", version=1):
     whiten: bool | None = None
     pairs: bool | None = None
 
+    tasks: ClassVar[tuple[str, ...]] = CLASSIFIED
+
     def __post_init__(self) -> None:
         check(bool(self.strengths) and min(self.strengths) > 0, "strengths", self.strengths, "must be above 0")
         if self.solver is not None and choose("solver", self.solver, ("ridge", "logistic", "squared-hinge")) == "ridge":
@@ -63,6 +67,10 @@ class Probe(Method, kind="probe", version=1):
         components_of(self.components)
         check(self.pool in (None, "max"), "pool", self.pool, "must be max, or left out for the mean")
         check(self.components or not self.whiten, "whiten", self.whiten, "asks for a number of components")
+
+    def fits(self, trial: Trial) -> None:
+        one = trial.target.asks.labels == "class"
+        check(one or not self.pairs, "pairs", self.pairs, "asks for one label an image")
 
     def needs(self, trial: Trial) -> tuple[Artefact, ...]:
         return trial.features(self.tap if self.grid or self.pool else None)
@@ -87,10 +95,12 @@ class Probe(Method, kind="probe", version=1):
         strengths = tuple(scale * strength for strength in self.strengths)
         each = self._fitted(x["train"], part["train"].labels, part["train"].classes, strengths)
         tried = [scores(logits(x["validation"]), part["validation"].labels) for logits in each]
-        best = max(range(len(tried)), key=lambda i: tried[i]["accuracy"])
+        score = trial.target.asks.score
+        best = max(range(len(tried)), key=lambda i: tried[i][score])
         found = scores(each[best](x["test"]), part["test"].labels)
         found |= {f"validation_{name}": value for name, value in tried[best].items()}
-        return found | {"strength": self.strengths[best], "validation_accuracies": [t["accuracy"] for t in tried]}
+        every = "validation_accuracies" if score == "accuracy" else "validation_scores"
+        return found | {"strength": self.strengths[best], every: [t[score] for t in tried]}
 
     def _prepared(self, x: dict[str, Any]) -> tuple[dict[str, Any], float]:
         """Return features by split as the classifier takes them, and what penalties are multiplied by so that they mean
@@ -131,8 +141,9 @@ class Probe(Method, kind="probe", version=1):
 def fitted_head(trial: Trial, context: Any, net: Any, strength: float) -> Any:
     """Put a new head on a network that a trial starts from, fitted to its training images, and return it.
 
-    It is softmax regression on what the head reads, as that is before any training. Where a ReLU follows, as in
-    SqueezeNet, biases are raised so that it cuts nothing off: what all classes share changes no probability.
+    It is softmax regression (logistic regression, where labels are several) on what the head reads, as that is before
+    any training. Where a ReLU follows, as in SqueezeNet, biases are raised so that it cuts nothing off: what all
+    classes share changes no probability.
     """
     import torch
 

@@ -1,11 +1,12 @@
 """What holds a network near to where it started: fields of methods, each with the objective that it trains with."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import check
 from ..specs import Regulariser
 from ..specs.serial import above_zero, positive
+from ..specs.task import CLASSIFIED
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class L2SP(Regulariser, kind="l2-sp", version=1):
     """
 
     strength: float
+
+    tasks: ClassVar[tuple[str, ...]] = CLASSIFIED
 
     def __post_init__(self) -> None:
         above_zero(self, "strength")
@@ -35,6 +38,8 @@ class Distillation(Regulariser, kind="distillation", version=1):
 
     strength: float
     temperature: float = 2.0
+
+    tasks: ClassVar[tuple[str, ...]] = CLASSIFIED
 
     def __post_init__(self) -> None:
         above_zero(self, "strength", "temperature")
@@ -103,6 +108,8 @@ class BSS(Regulariser, kind="bss", version=1):
 
     strength: float
     k: int = 1
+
+    tasks: ClassVar[tuple[str, ...]] = CLASSIFIED
 
     def __post_init__(self) -> None:
         above_zero(self, "strength")

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from ..seeds import stream
 from ..specs import Method, Recipe, Trial
+from ..specs.task import CLASSIFIED
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,7 @@ class Scratch(Method, kind="scratch", version=1):
     recipe: Recipe
 
     starts: ClassVar[bool] = False
+    tasks: ClassVar[tuple[str, ...]] = CLASSIFIED
 
     def prepare(self, trial: Trial, context: Any) -> Any:
         """Return the training of a network with random weights."""

@@ -190,9 +190,9 @@ def measure(job: Job, run: Run, fitted: Fitted, seconds: float, context: Context
         for found in (run.known, *watched, *seen):
             metrics |= found
     about = {"seconds": f"{seconds:.2f}", "provenance": canonical(provenance(context.device))}
-    about["classes"] = str(len(head_of(net)[2].weight))
     for made in job.wanted:
         if isinstance(made, Pretrained):
+            about["classes"] = str(len(head_of(net)[2].weight))
             state = {k: v.half() if k in sizes else v for k, v in fitted.snapshots[made.steps].items()}
             context.keep(made, state, about | {"curve": json.dumps(curve(losses[: made.steps]))})
         elif made.kept == "network":

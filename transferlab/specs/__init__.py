@@ -15,4 +15,5 @@ from .networks import AlexNet, Backbone, ResNet, Torchvision
 from .recipe import Recipe
 from .selection import DeepFeatures, Duplicates, FirstConvolutions, Gabor, Neighbours, Selection
 from .serial import OneOf, Spec
+from .task import Detection, MultiLabel, Task
 from .trial import Trial

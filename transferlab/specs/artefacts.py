@@ -139,7 +139,7 @@ def stored_split(images: ImageSet, split: str) -> str:
 
     Validation images are taken out of the training images unless the set has splits for both validation and test.
     """
-    splits = pinned(images.name).get("splits", ("train", "validation", "test"))
+    splits = pinned(images.name, images.fingerprint).get("splits", ("train", "validation", "test"))
     if split == "test":
         return "validation" if "test" not in splits and "validation" in splits else "test"
     return split if {"validation", "test"} <= set(splits) else "train"
@@ -174,7 +174,7 @@ class Features(Artefact, kind="features", version=1):
         return (self.network,)
 
     def cost(self) -> float:
-        images = pinned(self.images.name).get("splits", {}).get(self.split, 1000)
+        images = pinned(self.images.name, self.images.fingerprint).get("splits", {}).get(self.split, 1000)
         return images * self.network.backbone.multiply_adds(self.size) / PACE * FORWARD_SHARE
 
     def evaluate(self, context: Any) -> dict[str, Any]:

@@ -90,8 +90,9 @@ def names() -> list[str]:
     return list(dict.fromkeys([*packaged(), *local()]))
 
 
-def pinned(name: str) -> dict:
-    """Return the manifest's entry for `name`: fingerprint, number of classes, images by split.
+def pinned(name: str, fingerprint: str = "") -> dict:
+    """Return the manifest's entry for `name`: fingerprint, number of classes, images by split; of a set with objects
+    that of its whole images, which is inside (``objects``), where the fingerprint is that one's.
 
     Raises
     ------
@@ -101,16 +102,29 @@ def pinned(name: str) -> dict:
     if name.startswith("synthetic:"):
         synthetic_distance(name)
         return {"fingerprint": SYNTHETIC_FINGERPRINT}
-    if entry := local().get(name) or packaged().get(name):
-        return entry
+    if entries := known(name):
+        return entries.get(fingerprint) or [*entries.values()][-1]
     if name.startswith("folder:") and name.endswith(LIST):
         return listed(Path(name.removeprefix("folder:")))["pinned"]
     if name.startswith("file:"):
         weights_file(name)  # a file that is not there is not missing a pin
     if name.startswith(("folder:", "torchvision:", "file:")):
         raise UserError(f"data set (={name}): not pinned yet; pin it with: transferlab data pin {name}")
-    known = [*names(), "synthetic:DISTANCE", "folder:PATH", "torchvision:NAME"]
-    raise UserError(f"data set (={name}): must be one of {', '.join(known)}{suggest(name, known)}")
+    legal = [*names(), "synthetic:DISTANCE", "folder:PATH", "torchvision:NAME"]
+    raise UserError(f"data set (={name}): must be one of {', '.join(legal)}{suggest(name, legal)}")
+
+
+def known(name: str) -> dict[str, dict]:
+    """Return what is pinned under a name, by fingerprint: of a set with objects its whole images before it, and last
+    what goes before the rest.
+    """
+    entries = [entry for entry in (packaged().get(name), local().get(name)) if entry]
+    inside = [entry["objects"] for entry in entries if "objects" in entry]
+    found: dict[str, dict] = {}
+    for entry in (*inside, *entries):
+        found.pop(entry["fingerprint"], None)
+        found[entry["fingerprint"]] = entry
+    return found
 
 
 @lru_cache(maxsize=4)
@@ -137,8 +151,8 @@ def named(place: str, fingerprint: str) -> str:
         How the name begins; the fingerprint stands behind it where nothing like that is pinned here.
     fingerprint : str
     """
-    entries = packaged() | local()
-    found = [n for n, entry in entries.items() if n.startswith(place) and entry["fingerprint"] == fingerprint]
+    entries = {n: (entry, entry.get("objects", {})) for n, entry in (packaged() | local()).items()}
+    found = [n for n in entries if n.startswith(place) and fingerprint in [e.get("fingerprint") for e in entries[n]]]
     there = [n for n in found if os.path.exists(os.path.expanduser(n.removeprefix(place)))]
     return [*there, *found, place + fingerprint][0]
 
@@ -207,4 +221,7 @@ def notes(entry: dict) -> list[str]:
     first = f"{several} with several pictures, of which the first is read" if several else ""
     classes = f"classes {entry['named']}" if "named" in entry else ""
     none = "no test images: a source, and no target" if [*entry.get("splits", ())] == ["train"] else ""
-    return [*filter(None, (classes, none, left, first, passed_over(entry.get("passed", {}))))]
+    boxes = f"{sum(entry['boxes'].values()):,} objects, for multi-label and detection" if "boxes" in entry else ""
+    found = [*filter(None, (classes, none, left, first, boxes, passed_over(entry.get("passed", {}))))]
+    inner = entry.get("objects")
+    return found + ([f"whole: {sum(inner['splits'].values()):,} images, {'; '.join(notes(inner))}"] if inner else [])

@@ -7,6 +7,7 @@ from ..errors import check, choose
 from . import catalog
 from .recipe import Recipe
 from .serial import OneOf, Spec, flags, positive
+from .task import SINGLE_LABEL, Task
 
 
 class _Pinned:
@@ -43,6 +44,21 @@ class ImageSet(_Pinned, Spec, kind="image-set", version=1):
     fingerprint: str = ""
 
     place = "folder:"
+
+    @property
+    def annotated(self) -> "ImageSet":
+        """The same set, if its images are boxes of objects: as whole images, which have boxes.
+
+        Raises
+        ------
+        UserError
+            If it is known here, and has no objects.
+        """
+        entry = catalog.known(self.name).get(self.fingerprint, {})
+        whole = entry.get("objects", {}).get("fingerprint", self.fingerprint)
+        rule = f"no boxes of objects are noted; if it has some: transferlab data pin {self.name}"
+        check(not entry or "objects" in entry or "boxes" in entry, "data set", self.name, rule)
+        return replace(self, fingerprint=whole)
 
 
 @dataclass(frozen=True)
@@ -154,11 +170,35 @@ class Target(_OnImages, Spec, kind="target"):
         Side of the square images, in pixels.
     subset : Subset
         Part of the training images; the same classes and labels are kept in the other splits.
+    task : Task, optional
+        `MultiLabel` or `Detection`, of a set with boxes of objects. By default an image has one label (in such a set
+        each box is an image). What the centre crop leaves less than a quarter of is difficult; of images without
+        objects there may be any number.
     """
 
     images: ImageSet
     size: int
     subset: Subset = WHOLE
+    task: Task | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.task == SINGLE_LABEL:
+            object.__setattr__(self, "task", None)
+        if self.task:
+            object.__setattr__(self, "images", self.images.annotated)
+            long = self.subset.tail is None
+            check(long, "tail", self.subset.tail, f"is that of sets with one label an image, not of {self.task.kind}")
+
+    @property
+    def asks(self) -> Task:
+        """Its task, that of a target without one too."""
+        return self.task or SINGLE_LABEL
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else is special about it."""
+        return (self.task.kind,) if self.task else ()
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,18 @@ from typing import Any, ClassVar
 
 from .artefacts import FORWARD_SHARE, PACE, Artefact
 from .serial import OneOf, Spec, cell
+from .task import ForTasks
 
 IMAGES_READ = 5000  # images that measuring a trial reads, roughly
 
 
-class Method(Spec):
+class Method(ForTasks):
     """What is done on the target.
 
     A method has exactly one of ``prepare(trial, context) -> Run``, which is trained and then measured, and
     ``evaluate(trial, context)
-    -> dict`` of numbers (or lists) by name. What is on record of both are ``accuracy`` on the test split and
-    ``validation_accuracy``.
+    -> dict`` of numbers (or lists) by name. What is on record of both are the task's `score` (``accuracy``) on the test
+    split, and under ``validation_...``. `tasks` are the kinds of task that it can do.
     """
 
     starts: ClassVar[bool | None] = True  # whether it needs a source; None: it may have one
@@ -67,7 +68,7 @@ class Method(Spec):
         return {name: cell(value) for name, value in given.items()}
 
 
-class Measure(Spec):
+class Measure(ForTasks):
     """What is looked at besides accuracy: it is no part of what is trained.
 
     Its property `columns` has the names under which it puts something on record; `asks_source` says whether it looks at
@@ -97,7 +98,7 @@ class Measure(Spec):
         return {}
 
 
-class Regulariser(Spec):
+class Regulariser(ForTasks):
     """What holds a network near to where it started.
 
     ``objective(net, before, sample)`` returns the training's objective, with the pull in it: of a network with its new

@@ -33,7 +33,7 @@ class Trial(Artefact, kind="trial"):
     source : Source, Weights or Trial, optional
         Where the network comes from: what another trial of this seed leaves makes a chain.
     measures : tuple of Measure
-        What is to be on record besides accuracy.
+        What is to be on record besides the task's scores.
     """
 
     target: Target
@@ -61,6 +61,8 @@ class Trial(Artefact, kind="trial"):
             check(kept, "size", target.size, f"AlexNet keeps its source's, {own.size}")
             same = not self.method.own_task or (own.images, own.subset.shape) == (target.images, target.subset.shape)
             check(same, "target", target.label, f"{kind} asks of the source's own images; see of_source")
+        for part in (self.method, *self.measures):
+            part.takes(target)
         self.method.fits(self)
         check(self.trains or not self.measures, "measures", len(self.measures), f"{kind} trains nothing")
         for measure in self.measures:
@@ -84,7 +86,7 @@ class Trial(Artefact, kind="trial"):
 
     @property
     def asked(self) -> tuple[str, ...]:
-        return ("accuracy", *(name for measure in self.measures for name in measure.columns))
+        return (self.target.asks.score, *(name for measure in self.measures for name in measure.columns))
 
     @property
     def before(self) -> Trial | None:
@@ -168,24 +170,24 @@ class Trial(Artefact, kind="trial"):
         return _choices(self if self.seed == 0 else self.at_seed(0)) if self.options else ()
 
     def searches(self) -> tuple[Trial, ...]:
-        """Return the trials whose validation accuracy chooses what is open here (none if nothing is)."""
+        """Return the trials whose validation score chooses what is open here (none if nothing is)."""
         return tuple(trial for trials in self.choices for trial in trials)
 
-    def resolve(self, accuracy: dict[str, float]) -> Trial | None:
+    def resolve(self, score: dict[str, float]) -> Trial | None:
         """Return this trial with what its search chose, or ``None`` while a search trial is missing.
 
         What is `later` is still open then.
 
         Parameters
         ----------
-        accuracy : dict
-            Validation accuracy by trial key; a diverged search trial counts as 0.
+        score : dict
+            Validation score (accuracy) by trial key; a diverged search trial counts as 0.
         """
         if not (choices := self.choices):
             return self
-        if any(t.key not in accuracy for trials in choices for t in trials):
+        if any(t.key not in score for trials in choices for t in trials):
             return None
-        totals = [sum(accuracy[t.key] for t in trials) for trials in choices]
+        totals = [sum(score[t.key] for t in trials) for trials in choices]
         return filled(self, combinations(self.first_stage)[totals.index(max(totals))])
 
     # ------------------------------------------------------------------------------------------------------------ words
@@ -220,6 +222,7 @@ class Trial(Artefact, kind="trial"):
             **self.method.columns(),
             "target": self.target.images.name,
             "size": self.target.size,
+            **({"task": self.target.task.kind} if self.target.task else {}),
             "lr": cell(self.recipe.lr) if self.recipe else None,
             "seed": self.seed,
         }

@@ -55,10 +55,24 @@ class Objective:
 
 
 class CrossEntropy(Objective):
-    """The mean cross-entropy of a batch, labels smoothed as the recipe says."""
+    """The mean cross-entropy of a batch, labels smoothed as the recipe says: that of `cross_entropy`."""
 
     def bind(self, net: nn.Module, recipe: Recipe) -> Loss:
-        return lambda batch: F.cross_entropy(net(batch.images), batch.labels, label_smoothing=recipe.label_smoothing)
+        return lambda batch: cross_entropy(net(batch.images), batch.labels, recipe.label_smoothing)
+
+
+def cross_entropy(found: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    """Return the mean cross-entropy of logits (B, classes).
+
+    With several labels an image, of float and shape (B, classes), it is the mean over images of the sum over classes of
+    the binary one, so that gradients are as large as with one label; nothing is asked where a label is NaN.
+    """
+    if not labels.is_floating_point():
+        return F.cross_entropy(found, labels, label_smoothing=smoothing)
+    asked = ~labels.isnan()
+    right = torch.where(asked, labels, 0.0) * (1 - smoothing) + smoothing / 2
+    losses = F.binary_cross_entropy_with_logits(found.float(), right, reduction="none")
+    return (losses * asked).sum(1).mean()
 
 
 class DetectionLosses(Objective):

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..data.images import Sample
 from ..errors import check
+from ..nets.build import head_of
 from ..specs.recipe import Recipe
 from .objectives import CrossEntropy, Objective
 from .optim import RelativeGradientNorm
@@ -91,7 +92,10 @@ class Run:
         for m in self.lr_multipliers.values():
             count = steps if isinstance(m, float | int) else len(m)
             check(count == steps, "lr_multipliers", count, f"must be one, or {steps}, the recipe's steps")
-        count = len(self.streams[0].sample.labels)
+        labels = self.streams[0].sample.labels
+        several, count = labels.ndim == 2, len(labels)
+        linear = not several or head_of(self.trained)[2].weight.ndim == 2
+        check(linear, "task", "multi-label", "wants a head that is a linear layer, without a ReLU behind it")
         for table, size in ((s.table, len(s.sample.labels)) for s in self.streams[1:] if s.table is not None):
             check(len(table) == count, "table", len(table), f"must have a row for each of the {count} images")
             filled = bool((table[:, :1] >= 0).all()) and int(table.max()) < size

@@ -51,6 +51,7 @@ def ridge(x: Tensor, labels: Tensor, classes: int, strengths: Floats) -> Linear:
     ----------
     x : Tensor, shape (N, D)
     labels : Tensor of int64, shape (N,)
+        Or of float, shape (N, classes): 1 and 0, and NaN, which counts as the class's mean.
     classes : int
     strengths : tuple of float, length S
         Penalties, as multiples of the mean eigenvalue of the covariance of `x`.
@@ -60,7 +61,8 @@ def ridge(x: Tensor, labels: Tensor, classes: int, strengths: Floats) -> Linear:
     weights : Tensor of float64, shape (S, D, classes)
     biases : Tensor of float64, shape (S, classes)
     """
-    x, y = exact(x), exact(nn.functional.one_hot(labels, classes))
+    x, y = exact(x), exact(labels if labels.ndim > 1 else nn.functional.one_hot(labels, classes))
+    y = torch.where(y.isnan(), y.nanmean(0), y).nan_to_num(0)  # of a class of which nothing is known: 0
     x_mean, y_mean, wide = x.mean(0), y.mean(0), len(x) < x.shape[1]
     x, y = x - x_mean, y - y_mean
     values, vectors = torch.linalg.eigh((x @ x.T if wide else x.T @ x) / len(x))
@@ -79,6 +81,9 @@ def ridge(x: Tensor, labels: Tensor, classes: int, strengths: Floats) -> Linear:
 def logistic(x: Tensor, labels: Tensor, classes: int, strengths: Floats, **until) -> Linear:
     """Solve softmax (multinomial logistic) regression for every penalty at once, by L-BFGS.
 
+    Where images have several labels, it is logistic regression of each class by itself, without the images of which
+    nothing is asked (NaN).
+
     Parameters
     ----------
     x, labels, classes, strengths
@@ -94,6 +99,8 @@ def logistic(x: Tensor, labels: Tensor, classes: int, strengths: Floats, **until
     weights : Tensor of float32, shape (S, D, classes)
     biases : Tensor of float32, shape (S, classes)
     """
+    if labels.ndim > 1:
+        return _minimise(_binary_cross_entropy, x, labels, classes, strengths, **until)
     weights, biases = _minimise(_cross_entropy, x, labels, classes, strengths, **until)
     return weights, biases - biases.mean(-1, keepdim=True)  # what all classes share changes nothing
 
@@ -111,6 +118,18 @@ def _cross_entropy(right: Tensor, weight: Tensor) -> tuple[Evaluate, Tensor, Ten
         return -(found.log() * weight).sum((0, 2), keepdim=True), chances.sub_(right)
 
     return evaluate, share.log(), share
+
+
+def _binary_cross_entropy(right: Tensor, weight: Tensor) -> tuple[Evaluate, Tensor, Tensor]:
+    asked, right = right.isfinite() * weight, right.nan_to_num(0)
+    known, least = asked.sum(0, keepdim=True), 0.1 * weight.amax()  # an absent class: a tenth of an image
+    share = ((right * asked).sum(0, keepdim=True) + least) / (known + 2 * least)
+
+    def evaluate(logits: Tensor) -> tuple[Tensor, Tensor]:
+        losses = nn.functional.softplus(logits) - logits * right
+        return (losses * asked).sum(0, keepdim=True), (logits.sigmoid() - right) * (asked > 0)
+
+    return evaluate, share.logit(), share * (1 - share)
 
 
 def squared_hinge(x: Tensor, labels: Tensor, classes: int, strengths: Floats, **until) -> Linear:
@@ -133,10 +152,12 @@ def squared_hinge(x: Tensor, labels: Tensor, classes: int, strengths: Floats, **
 
 
 def _squared_hinge(right: Tensor, weight: Tensor) -> tuple[Evaluate, Tensor, Tensor]:
-    signs = 2 * right - 1
+    signs, known = (2 * right - 1).nan_to_num(0), right.isfinite()
+    free = bool(known.all())
 
     def evaluate(logits: Tensor) -> tuple[Tensor, Tensor]:
         short = (1 - logits * signs).clamp_min_(0)
+        short = short if free else short.mul_(known)
         return (short.square() * weight).sum(0, keepdim=True), short.mul_(-2 * signs)
 
     return evaluate, (signs * weight).sum(0, keepdim=True), torch.full_like(signs[:1], 2)
@@ -159,10 +180,10 @@ def _minimise(prepare: Prepare, x: Tensor, labels: Tensor, classes: int, strengt
     Parameters
     ----------
     prepare : callable
-        From the right answers (n, 1, classes), ones and zeros, and the shares of the images in the mean (n, 1, 1) to:
-        the function that maps logits (n, S, classes) to the mean loss of each problem, as `minimise` takes it, and the
-        derivative of an image's loss by its logits; the biases of the null model, and the curvature of the loss there,
-        both of shape (1, 1, classes).
+        From the right answers (n, 1, classes), ones and zeros (NaN: nothing is asked), and the shares of the images in
+        the mean (n, 1, 1) to: the function that maps logits (n, S, classes) to the mean loss of each problem, as
+        `minimise` takes it, and the derivative of an image's loss by its logits; the biases of the null model, and the
+        curvature of the loss there, both of shape (1, 1, classes).
     """
     x, labels, (count, units) = _home(x).float(), _home(labels), x.shape
     x_mean = x.mean(0)
@@ -175,9 +196,10 @@ def _minimise(prepare: Prepare, x: Tensor, labels: Tensor, classes: int, strengt
     # zeros beyond the rows and columns
     images = x.new_zeros(_aligned(count), _aligned(constant + 1))
     images[:count, :constant], images[:count, constant] = x, 1
-    target, weight = labels.new_zeros(len(images)), x.new_zeros(len(images), 1, 1)
-    target[:count], weight[:count] = labels, 1 / count
-    evaluate, bias, curvature = prepare(nn.functional.one_hot(target, classes).float()[:, None], weight)
+    target, weight = x.new_zeros(len(images), 1, classes), x.new_zeros(len(images), 1, 1)
+    target[:count, 0] = labels.float() if labels.ndim > 1 else nn.functional.one_hot(labels, classes).float()
+    weight[:count] = 1 / count
+    evaluate, bias, curvature = prepare(target, weight)
     mean = (images * weight[..., 0]).sum(0)
     spread = ((images - mean).square() * weight[..., 0]).sum(0)[:, None, None]  # (width, 1, 1)
     penalty = x.new_tensor(strengths)[:, None] * (spread.sum(0, keepdim=True) / units).clamp_min(1e-12 / scale.square())
