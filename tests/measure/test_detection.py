@@ -80,11 +80,10 @@ def test_an_image_without_objects_can_only_be_wrong():
     assert aps([said((0, A, 0.5)), said((0, A, 0.9))], labels) == (0.5, 0.5, 0.5)
 
 
-def test_the_overlap_of_inclusive_pixels():
-    """Nine pixels of ten by nine of ten is 81 of 119 at the corner that is shared; at 7 it is 49 to 151 and no more."""
-    labels = truth([(0, (0, 0, 1, 1), 0)])
-    found = [said((0, (0, 0, 1, 0), 0.9))]  # two of four pixels; of no area in COCO's words
-    assert aps(found, labels)[::2] == (0, 1)
+def test_an_overlap_of_a_half_is_enough():
+    labels = truth([(0, A, 0)])
+    assert aps([said((0, (0, 0, 10, 5), 0.9))], labels)[::2] == (1, 1)
+    assert aps([said((0, (0, 0, 10, 4.9), 0.9))], labels)[::2] == (0, 0)
 
 
 def test_nothing_to_be_found_is_refused():
@@ -95,10 +94,10 @@ def test_nothing_to_be_found_is_refused():
 # ----------------------------------------------------------------------------------- the protocols, said once more
 
 
-def slow_iou(a, b, more):
-    wide = min(a[2], b[2]) - max(a[0], b[0]) + more
-    high = min(a[3], b[3]) - max(a[1], b[1]) + more
-    area = lambda box: (box[2] - box[0] + more) * (box[3] - box[1] + more)  # noqa: E731
+def slow_iou(a, b):
+    wide = min(a[2], b[2]) - max(a[0], b[0])
+    high = min(a[3], b[3]) - max(a[1], b[1])
+    area = lambda box: (box[2] - box[0]) * (box[3] - box[1])  # noqa: E731
     both = max(wide, 0) * max(high, 0)
     return both / (area(a) + area(b) - both)
 
@@ -112,7 +111,7 @@ def slow_voc(found, images, label):
     for _, i, box in every:
         best, which = -math.inf, None
         for n, (o, other, _) in enumerate(images[i]):
-            if o == label and (iou := slow_iou(box, other, 1)) > best:
+            if o == label and (iou := slow_iou(box, other)) > best:
                 best, which = iou, n
         if best >= 0.5:
             if images[i][which][2]:
@@ -141,8 +140,8 @@ def slow_coco(found, images, label, least):
                 continue
             best, which = least, None
             for n, (other_label, other, hard) in enumerate(images[i]):
-                if other_label == label and not hard and (i, n) not in taken and slow_iou(box, other, 0) >= best:
-                    best, which = slow_iou(box, other, 0), n
+                if other_label == label and not hard and (i, n) not in taken and slow_iou(box, other) >= best:
+                    best, which = slow_iou(box, other), n
             if which is None:
                 inside = [
                     max(0, min(box[2], b[2]) - max(box[0], b[0])) * max(0, min(box[3], b[3]) - max(box[1], b[1]))
@@ -169,9 +168,7 @@ def drawn(seed, images=12, classes=3):
     box = lambda: (lambda x, y, w, h: (x, y, x + w, y + h))(*draw.integers(0, 60, 2), *draw.integers(8, 40, 2))  # noqa: E731
     every, found = [], []
     for _ in range(images):
-        objects = [
-            (int(draw.integers(classes)), box(), int(draw.random() < 0.25)) for _ in range(draw.integers(0, 5))
-        ]
+        objects = [(int(draw.integers(classes)), box(), int(draw.random() < 0.25)) for _ in range(draw.integers(0, 5))]
         near = lambda b: tuple(v + int(draw.integers(-4, 5)) for v in b)  # noqa: E731
         said_of = [(o, near(b)) for o, b, _ in objects for _ in range(draw.integers(0, 3))]
         said_of += [(int(draw.integers(classes)), box()) for _ in range(draw.integers(0, 3))]

@@ -2,9 +2,12 @@
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import unpad_sequence
+from torch import nn
+from torchvision.ops import box_iou
 
+from ..data.images import Sample
 from ..errors import check
+from ..train.read import detected
 
 OVERLAP = 0.5  # intersection over union from which on PASCAL calls an object found
 
@@ -13,7 +16,12 @@ Found = list[dict[str, torch.Tensor]]
 
 def objects_of(labels: torch.Tensor) -> list[torch.Tensor]:
     """Return the objects of each image, float64 (objects, 6) on the CPU, of labels as `data.images.Sample` has them."""
-    return unpad_sequence(labels.cpu().double(), (labels[..., 0] >= 0).sum(1).cpu(), batch_first=True)
+    return [each[each[:, 0] >= 0] for each in labels.cpu().double()]
+
+
+def scored(net: nn.Module, sample: Sample) -> dict[str, object]:
+    """Return how well a detector finds the objects of a sample."""
+    return scores_of_detections(detected(net, sample), sample.labels, sample.classes)
 
 
 def scores_of_detections(found: Found, labels: torch.Tensor, classes: int) -> dict[str, object]:
@@ -76,18 +84,17 @@ def voc07(found: Found, truth: list[torch.Tensor], classes: int) -> np.ndarray:
 
     That is the mean of the best precision at a recall of 0, .1 ... 1 or more. A detection belongs to the object of its
     class that it overlaps most, by .5 or more; the surest one of an object is right, others are wrong; one of a
-    difficult object counts neither way. Boxes hold the pixels of both their edges, as the development kit has it.
-    Of equal scores the first image goes first. Parameters are those of `coco`.
+    difficult object counts neither way. (PASCAL's boxes hold the pixels of both edges; those of `data.objects` reach
+    from edge to edge, which is the same.) Of equal scores the first image goes first. Parameters are those of `coco`.
     """
-    parts, before = [np.zeros((4, 0))], 0
-    for one, objects in zip(found, (t.numpy() for t in truth), strict=True):
-        boxes, said, scores = (one[name].cpu().double().numpy() for name in ("boxes", "labels", "scores"))
-        if len(objects):
-            overlap = np.where(said[:, None] == objects[:, 0], inclusive_iou(boxes, objects[:, 1:5]), 0)
-            which, hit = overlap.argmax(1), overlap.max(1) >= OVERLAP
-            parts.append(np.stack([said, scores, np.where(hit, before + which, -1), hit * objects[which, 5]]))
-        else:
-            parts.append(np.stack([said, scores, np.full(len(said), -1), np.zeros(len(said))]))
+    parts, before = [], 0
+    for one, objects in zip(found, truth, strict=True):
+        boxes, said, scores = (one[name].cpu().double() for name in ("boxes", "labels", "scores"))
+        overlap = box_iou(boxes, objects[:, 1:5]) * (said[:, None] == objects[:, 0])
+        overlap = np.pad(overlap.numpy(), ((0, 0), (0, 1)))  # the last one is none
+        which, hit = overlap.argmax(1), overlap.max(1) >= OVERLAP
+        hard = np.pad(objects[:, 5].numpy(), (0, 1))[which]
+        parts.append(np.stack([said.numpy(), scores.numpy(), np.where(hit, before + which, -1), hit * hard]))
         before += len(objects)
     every = np.concatenate(parts, 1)
     said, _, which, ignored = every[:, np.argsort(-every[1], kind="stable")]
@@ -102,11 +109,3 @@ def voc07(found: Found, truth: list[torch.Tensor], classes: int) -> np.ndarray:
             # in whole numbers: 3 of 10 reach a recall of .3
             ap[each] = np.mean([precision[of * 10 >= tenth * count].max(initial=0) for tenth in range(11)])
     return ap
-
-
-def inclusive_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the overlap of boxes (k, 4) with others (m, 4), which hold the pixels of both their edges: (k, m)."""
-    low, high = np.maximum(a[:, None, :2], b[:, :2]), np.minimum(a[:, None, 2:], b[:, 2:])
-    both = (high - low + 1).clip(0).prod(2)
-    area, other = ((boxes[:, 2:] - boxes[:, :2] + 1).prod(1) for boxes in (a, b))
-    return both / (area[:, None] + other - both)

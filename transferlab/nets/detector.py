@@ -1,27 +1,28 @@
-"""Torchvision's RetinaNet on a network's convolutions, with a pyramid and anchors for small pictures."""
+"""Torchvision's Faster R-CNN on a network's convolutions, with a pyramid, anchors and numbers for small pictures."""
 
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..errors import check
 
 FINEST = 8  # stride of the first map that is read, where the network has one
-LEVELS = 3  # maps at least: where the network has fewer, strided convolutions make two more
-WIDTH = 64  # channels of the pyramid and of both heads
+WIDTH, DENSE = 64, 256  # channels of the pyramid, units of the dense layers behind it
 NORM_GROUPS = 8
-ANCHORS = tuple(2 ** (i / 3) for i in range(3))  # sides, in twice the stride: half of what large pictures have
-SHAPES = (0.5, 1.0, 2.0)  # height to width
+SHAPES = (0.5, 1.0, 2.0)  # height to width of anchors
+SIDES = 0.09, 0.86  # of the smallest and the largest anchor, as a share of the picture's
+POOLED = 5  # positions a side that are read of a proposed box
+PROPOSED, DRAWN = 100, 64  # boxes an image that are looked at, and of which training draws
 SURE = 0.02  # score from which on something is a detection
-MOST_FOUND = 100  # detections an image
 
 
 def detector(net: nn.Module, size: int, classes: int, seed: int) -> nn.Module:
-    """Return torchvision's RetinaNet (Lin et al. 2017) around the convolutional part of a network, which it shares.
+    """Return torchvision's Faster R-CNN (Ren et al. 2015, Lin et al. 2017) around a network's convolutional part.
 
-    Dense layers stay behind. The last maps of a stride of 8, 16 and so on are read, as far as there are any; heads are
-    normalised by groups. Images come as they are, normalised, of one size.
+    It shares that part; dense layers stay behind. The last maps of a stride of 8, 16 and so on are read, as far as
+    there are any. Images come normalised, and of one size.
 
     Parameters
     ----------
@@ -36,41 +37,52 @@ def detector(net: nn.Module, size: int, classes: int, seed: int) -> nn.Module:
     Returns
     -------
     Module
-        In training it maps a list of images (3, size, size) and one of targets, ``boxes`` (k, 4) and ``labels`` (k,),
-        to losses by name; else images to detections: ``boxes``, ``labels`` and ``scores`` of each.
+        See `losses` and `detections`.
 
     Raises
     ------
     UserError
         If the network is no chain of convolutional parts, or makes no maps of images of this size.
     """
+    from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.backbone_utils import BackboneWithFPN
-    from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
-    from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+    from torchvision.ops import MultiScaleRoIAlign
+    from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
     body = net.features if isinstance(getattr(net, "features", None), nn.Module) else net
-    found = maps(body, size)
-    sides, norm = [side for side, _, _ in found], partial(nn.GroupNorm, NORM_GROUPS)
+    channels = maps(body, size)
+    levels, names = len(channels) + 1, {name: name for name in channels}
+    sides = np.geomspace(*SIDES, 3 * levels).reshape(levels, 3) * size
+    settings = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "_skip_resize": True, "size_divisible": 1}
+    settings |= {
+        f"rpn_{when}_nms_top_n_{mode}": times * PROPOSED
+        for when, times in (("pre", 3), ("post", 1))
+        for mode in ("train", "test")
+    }
+    settings |= {"rpn_batch_size_per_image": DRAWN, "box_batch_size_per_image": DRAWN, "box_score_thresh": SURE}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        more = LastLevelP6P7(WIDTH, WIDTH) if len(found) < LEVELS else None
-        layers = {name: name for _, name, _ in found}
-        pyramid = BackboneWithFPN(body, layers, [channels for _, _, channels in found], WIDTH, more, norm)
-        for _ in range(2 if more else 0):
-            sides.append((sides[-1] + 1) // 2)
-        anchors = AnchorGenerator(tuple(tuple(2 * size / side * a for a in ANCHORS) for side in sides), (SHAPES,) * len(sides))
-        head = RetinaNetHead(WIDTH, len(ANCHORS) * len(SHAPES), classes, norm)
-        as_they_are = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "_skip_resize": True, "size_divisible": 1}
-        limits = {"score_thresh": SURE, "detections_per_img": MOST_FOUND}
-        made = RetinaNet(pyramid, classes, size, size, anchor_generator=anchors, head=head, **as_they_are, **limits)
-    made.head_name = "head.classification_head.cls_logits"
+        norm = partial(nn.GroupNorm, NORM_GROUPS)
+        pyramid = BackboneWithFPN(body, names, [*channels.values()], WIDTH, LastLevelMaxPool(), norm)
+        made = FasterRCNN(
+            pyramid,
+            min_size=size,
+            max_size=size,
+            rpn_anchor_generator=AnchorGenerator(tuple(map(tuple, sides.tolist())), (SHAPES,) * levels),
+            box_roi_pool=MultiScaleRoIAlign([*names][:1], POOLED, 2),
+            box_head=TwoMLPHead(WIDTH * POOLED**2, DENSE),
+            box_predictor=FastRCNNPredictor(DENSE, classes + 1),
+            **settings,
+        )
+    made.head_name = "roi_heads.box_predictor.cls_score"
     return made.to(next(net.parameters()).device)
 
 
 @torch.no_grad()
-def maps(body: nn.Module, size: int) -> list[tuple[int, str, int]]:
-    """Return the side, the child's name and the channels of the last map of each side that a chain of layers makes.
+def maps(body: nn.Module, size: int) -> dict[str, int]:
+    """Return the channels of the last map of each side that a chain of layers makes, by the layer's name.
 
     From a stride of `FINEST` on; the chain is over where what comes is no map, or has a single position.
     """
@@ -83,6 +95,19 @@ def maps(body: nn.Module, size: int) -> list[tuple[int, str, int]]:
         if images.ndim != 4 or images.shape[2] != images.shape[3] or images.shape[2] == 1:
             break
         if images.shape[2] <= size // FINEST:
-            found[images.shape[2]] = images.shape[2], name, images.shape[1]
+            found[images.shape[2]] = name, images.shape[1]
     check(bool(found), "network", type(body).__name__, f"makes no maps of a stride of {FINEST} of images of {size} px")
-    return [*found.values()]
+    return dict(found.values())
+
+
+def losses(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a detector's losses by name, of images (B, 3, size, size) and their objects (B, M, 6), which are those of
+    `data.images.Sample`. Difficult ones are none to it. Proposals are drawn from the global random state.
+    """
+    plain = [each[(each[:, 0] >= 0) & (each[:, 5] == 0)] for each in labels]
+    return net([*images], [{"boxes": each[:, 1:5], "labels": each[:, 0].long() + 1} for each in plain])
+
+
+def detections(net: nn.Module, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+    """Return what a detector finds in images: of each ``boxes`` (k, 4), ``labels`` and ``scores`` (k,)."""
+    return [one | {"labels": one["labels"] - 1} for one in net([*images])]

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..data.images import Sample
 from ..errors import check
 from ..nets.build import head_name, head_of
+from ..nets.detector import losses
 from ..nets.heads import SOURCE_HEAD, logits
 from ..nets.taps import kept_inputs, kept_outputs, last_convolutions, layers
 from ..specs.recipe import Recipe
@@ -76,21 +77,13 @@ def cross_entropy(found: torch.Tensor, labels: torch.Tensor, smoothing: float = 
 
 
 class DetectionLosses(Objective):
-    """The sum of a detector's losses: RetinaNet's focal loss of classes, and the distance of boxes.
+    """The sum of a detector's losses: see `nets.detector`. Labels are not smoothed."""
 
-    Difficult objects are none to it. Labels are not smoothed: the focal loss has no use for that.
-    """
-
-    capturable = False  # what matches an anchor is looked up
+    capturable = False  # how many anchors match is asked on the way
     reads_images = True
 
     def bind(self, net: nn.Module, recipe: Recipe) -> Loss:
-        def loss(batch: Batch) -> torch.Tensor:
-            plain = [each[(each[:, 0] >= 0) & (each[:, 5] == 0)] for each in batch.labels]
-            targets = [{"boxes": each[:, 1:5], "labels": each[:, 0].long()} for each in plain]
-            return sum(net([*batch.images], targets).values())
-
-        return loss
+        return lambda batch: sum(losses(net, batch.images, batch.labels).values())
 
 
 def linear_head(net: nn.Module, kind: str) -> nn.Linear:
