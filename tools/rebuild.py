@@ -21,7 +21,7 @@ from PIL import Image
 from rebuild_sets import FINDERS, ORIGINALS, Box, Entry, Found, Original, wordnet_json
 from tqdm.auto import tqdm
 
-from transferlab.data import images
+from transferlab.data import pinning
 from transferlab.data.parquet import open_parquet
 from transferlab.errors import UserError, check, choose, few, line
 from transferlab.paths import data_root, writable, write_atomically
@@ -75,7 +75,7 @@ def build(name: str, originals: Path, out: Path | None = None) -> Path:
             open_parquet(made, name)
         made.replace(folder)
     if out is None and entries[0].label is not None:
-        images.pin(name)
+        pinning.pin(name)
     return folder
 
 

@@ -242,7 +242,7 @@ def pin(name: str, skip_unreadable: bool, **columns: str | None) -> None:
 
     NAME is folder:PATH, torchvision:SET, or a folder of Parquet files below $TRANSFERLAB_DATA; or file:WEIGHTS.
     """
-    from .data.images import pin as pin_set
+    from .data.pinning import pin as pin_set
     from .specs import catalog
 
     entry = pin_set(name, skip_unreadable, {what: column for what, column in columns.items() if column})

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from transferlab.data import decoding
-from transferlab.data.images import look, shrink
+from transferlab.data.images import shrink
 from transferlab.data.opened import Item, Opened
+from transferlab.data.pinning import look
 from transferlab.errors import UserError
 
 Image.init()

@@ -6,7 +6,8 @@ import pytest
 import torch
 from flat_images import paint
 
-from transferlab.data.images import pin, target_sample
+from transferlab.data.images import target_sample
+from transferlab.data.pinning import pin
 from transferlab.data.readers import open_set
 from transferlab.errors import RefusedError, UserError
 from transferlab.lab import Lab

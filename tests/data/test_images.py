@@ -16,8 +16,9 @@ from flat_images import colour, encoded, paint, write
 from parquet_sets import row, rows, write_set
 from PIL import Image
 
-from transferlab.data import images, synthetic
-from transferlab.data.images import Sample, load, pin, shrink, source_sample, target_sample
+from transferlab.data import images, pinning, synthetic
+from transferlab.data.images import Sample, load, shrink, source_sample, target_sample
+from transferlab.data.pinning import pin
 from transferlab.errors import DiskError, UserError
 from transferlab.paths import cache_root, data_root, weights_root
 from transferlab.specs import ImageSet, Recipe, Source, Subset, Target, catalog
@@ -36,7 +37,8 @@ def bugs():
 def openings(monkeypatch):
     """The names of the sets that were opened, in order."""
     opened, really = [], images.open_set
-    monkeypatch.setattr(images, "open_set", lambda name, *a, **k: (opened.append(name), really(name, *a, **k))[1])
+    for module in (images, pinning):
+        monkeypatch.setattr(module, "open_set", lambda name, *a, **k: (opened.append(name), really(name, *a, **k))[1])
     return opened
 
 
@@ -259,7 +261,8 @@ LARGE = """
 import sys, threading, time
 from pathlib import Path
 import torch
-from transferlab.data.images import load, pin, target_sample
+from transferlab.data.images import load, target_sample
+from transferlab.data.pinning import pin
 from transferlab.nets.build import build
 from transferlab.specs import AlexNet, ImageSet, Recipe, Target
 from transferlab.train.fit import fit
@@ -392,7 +395,7 @@ def test_pin_says_what_is_in_a_set(bugs):
         "test": ["2/00.png", "0/00.png", "1/00.png"],
         "train": [f"{c}/0{i}.png" for c in range(3) for i in range(2)],
     }
-    assert entry["names"] == images.names_digest(named)
+    assert entry["names"] == pinning.names_digest(named)
     assert catalog.names()[-1] == "bugs"
     assert json.loads(catalog.local_path().read_text()) == {"bugs": entry}
 
@@ -410,7 +413,7 @@ def test_the_published_set_needs_no_entry_of_its_own(bugs, monkeypatch):
 
 def test_pin_replaces_an_entry_that_is_out_of_date(bugs, monkeypatch):
     write_set(bugs, train=rows(2))
-    published = images.describe(images.open_set("bugs"))
+    published = pinning.describe(pinning.open_set("bugs"))
     monkeypatch.setattr(catalog, "packaged", lambda: {"bugs": published})
     write_set(bugs, train=rows(3))
     mine = pin("bugs")
@@ -424,7 +427,7 @@ def test_pin_replaces_an_entry_that_is_out_of_date(bugs, monkeypatch):
 def test_the_published_set_and_a_broken_image_beside_it(bugs, monkeypatch):
     """What is left is the published set, but what was left out must be kept in mind."""
     write_set(bugs, train=rows(2))
-    published = images.describe(images.open_set("bugs"))
+    published = pinning.describe(pinning.open_set("bugs"))
     monkeypatch.setattr(catalog, "packaged", lambda: {"bugs": published})
     write_set(bugs, train=[*rows(2), row(0, "odd.png", b"")])
     assert pin("bugs", skip_unreadable=True)["fingerprint"] == published["fingerprint"]
@@ -621,8 +624,9 @@ def test_threads_are_as_many_as_our_cores(monkeypatch, tmp_path):
             counts.append(count)
             super().__init__(count)
 
-    monkeypatch.setattr(images, "ThreadPoolExecutor", Pool)
-    monkeypatch.setattr(images, "cpu_workers", lambda threads: 3)
+    for module in (images, pinning):
+        monkeypatch.setattr(module, "ThreadPoolExecutor", Pool)
+        monkeypatch.setattr(module, "cpu_workers", lambda threads: 3)
     for label, i in itertools.product("ab", range(2)):
         paint(tmp_path / "set" / label / f"{i}.png", i)
     name = f"folder:{tmp_path}/set"

@@ -13,7 +13,7 @@ from flat_images import colour, encoded, write
 from parquet_sets import IMAGE, row, rows, write_parquet, write_set
 
 from transferlab.data import parquet
-from transferlab.data.images import pin
+from transferlab.data.pinning import pin
 from transferlab.data.readers import open_set
 from transferlab.errors import UserError
 from transferlab.paths import data_root

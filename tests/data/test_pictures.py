@@ -7,8 +7,9 @@ import numpy as np
 from parquet_sets import rows, write_set
 from PIL import Image
 
-from transferlab.data.images import load, pin
+from transferlab.data.images import load
 from transferlab.data.pictures import address, pictures
+from transferlab.data.pinning import pin
 from transferlab.paths import data_root
 from transferlab.specs import ImageSet
 

@@ -14,7 +14,7 @@ import pytest
 from flat_images import colour, encoded, idx, mat, packed, paint, pixels, write
 from torchvision import datasets
 
-from transferlab.data import images
+from transferlab.data import pinning
 from transferlab.data.readers import open_set
 from transferlab.data.torchvision_sets import SETS
 from transferlab.errors import UserError
@@ -383,7 +383,7 @@ def test_unreadable_image(root, monkeypatch):
     path = root / "eurosat/2750/SeaLake/SeaLake_1.jpg"
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(UserError, match=r"1 unreadable image .*SeaLake_1\.jpg"):
-        images.pin("torchvision:EuroSAT")
+        pinning.pin("torchvision:EuroSAT")
 
 
 def test_wrong_checksum(root, monkeypatch):

@@ -475,7 +475,7 @@ def test_a_pool_without_labels(store, monkeypatch):
     from PIL import Image
 
     Image.new("RGB", (30, 30)).save(folder / "a.png")
-    from transferlab.data.images import pin
+    from transferlab.data.pinning import pin
 
     with pytest.raises(UserError, match=r"data set \(=folder:.*\): "):
         pin(f"folder:{folder}")

@@ -9,7 +9,8 @@ import torch
 from PIL import Image, ImageEnhance
 from small_world import context, small_world  # noqa: F401  (a fixture for the whole module)
 
-from transferlab.data.images import load, pin
+from transferlab.data.images import load
+from transferlab.data.pinning import pin
 from transferlab.errors import UserError
 from transferlab.select.duplicates import duplicates, hashes
 from transferlab.specs import Duplicates, ImageSet

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import rebuild_sets
 
-from transferlab.data.images import names_digest
+from transferlab.data.pinning import names_digest
 from transferlab.data.tree import class_tree
 from transferlab.specs import catalog
 

@@ -104,6 +104,12 @@ def walk(folder: str, wanted: set[str] = IMAGE_SUFFIXES) -> Found:
     return found
 
 
+def read_file(place: str) -> bytes:
+    """Return a file's bytes."""
+    with open(place, "rb") as file:
+        return file.read()
+
+
 def _is_picture(place: str) -> bool:
     try:
         with Image.open(place, formats=SNIFFED):

@@ -6,10 +6,12 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import UserError, check
-from .files import Parts, walk
+from .annotations import annotated
+from .files import Parts, read_file, walk
 from .labels import labels
+from .objects import cleaned, crops
 from .opened import Item, Opened, checked
-from .shapes import Shape
+from .shapes import Shape, refuse
 
 
 def open_folder(folder: Path, name: str, cut: bool = True, objects: bool = False) -> Opened:
@@ -19,14 +21,25 @@ def open_folder(folder: Path, name: str, cut: bool = True, objects: bool = False
     without splits gives up a fifth of each class for ``test``, unless it is not to be `cut`. Where there are no folders
     of classes, a table says the labels (see `labels.labels`). What is passed over is in `Opened.passed`.
 
+    Where files of annotations lie beside the images (see `annotations`), these say where `objects` are: images are
+    whole then, if that is asked for; otherwise each box is an image.
+
     Raises
     ------
     UserError
         If there is no such folder, it holds no classes or no images, or it can be read in two ways.
     """
     check(os.path.isdir(folder), "data set", name, "there is no such folder")
-    check(not objects, "data set", name, "has no boxes of objects")
     found = walk(os.fspath(folder))
+    if of := annotated(found, os.fspath(folder), partial(refuse, name, found)):
+        classes, splits = of
+        splits = {split: cleaned(items, found.passed) for split, items in splits.items()}
+        if not objects:
+            splits = {split: crops(items, found.passed, least=1) for split, items in splits.items()}
+        if len(splits) > 1 or not cut:
+            splits["train"] = splits.get("train", []) + splits.pop("", [])
+        return checked(name, classes, splits, passed=found.passed)
+    check(not objects, "data set", name, "has no boxes of objects")
     shape = Shape(name, found)
     if not found.pictures:
         no_images = "holds no images (JPEG, PNG, WebP, TIFF and what else Pillow opens)"
@@ -58,12 +71,6 @@ def open_folder(folder: Path, name: str, cut: bool = True, objects: bool = False
     if len(splits) > 1 or not cut:
         splits["train"] += splits.pop("", [])
     return checked(name, classes, splits, passed=found.passed)
-
-
-def read_file(place: str) -> bytes:
-    """Return a file's bytes."""
-    with open(place, "rb") as file:
-        return file.read()
 
 
 def _tabled(shape: Shape) -> tuple[set[Parts], dict[Parts, tuple[str, str]]]:

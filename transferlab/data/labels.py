@@ -32,25 +32,20 @@ def labels(found: Found, refuse: Callable[[str], NoReturn]) -> dict[Parts, tuple
     UserError
         If it is open which column is the label, which picture a row is of, or which of two labels a picture has.
     """
-    index: Index = defaultdict(list)
-    for file in found.pictures:
-        for first in range(len(file.parts)):
-            whole = "/".join(file.parts[first:])
-            for tail in {whole, whole.rpartition(".")[0] or whole}:
-                index[tail].append(file)
+    index = index_of(found.pictures)
     known: dict[Parts, tuple[str, str]] = {}
     for table in found.tables:
-        rows = [] if "submission" in table.parts[-1].casefold() else _rows(table, refuse)
+        rows = [] if "submission" in table.parts[-1].casefold() else rows_of(table, refuse)
         width = max(map(len, rows), default=0)
         rows = [[*row, *[""] * (width - len(row))] for row in rows]
-        hits = [len({row[c] for row in rows if _listed(row[c], index)}) for c in range(width)]
+        hits = [len({row[c] for row in rows if listed_in(row[c], index)}) for c in range(width)]
         if sum(map(bool, hits)) > 1:  # numbers of classes may also be names of files
             hits = [n * (letters(title) not in LABEL_COLUMNS) for n, title in zip(hits, rows[0], strict=True)]
         if not any(hits):
             found.passed[UNREAD].append(table.path)
             continue
         at = hits.index(max(hits))
-        head = [f"column {c + 1}" for c in range(width)] if _listed(rows[0][at], index) else rows.pop(0)
+        head = [f"column {c + 1}" for c in range(width)] if listed_in(rows[0][at], index) else rows.pop(0)
         side = next((c for c, title in enumerate(head) if letters(title) in SPLIT_COLUMNS and c != at), None)
         stem = split_of(table.parts[-1].rpartition(".")[0])
         label = _label(table, head, rows, {at, side}, (stem or ("train",))[0] == "train", refuse)
@@ -62,13 +57,13 @@ def labels(found: Found, refuse: Callable[[str], NoReturn]) -> dict[Parts, tuple
             if side is not None and not said:
                 refuse(f"{table.path}: {head[side]} (={row[side]}) of {row[at]} must be train, validation or test")
             split = said[0] if said else ""
-            files = _nearest(_listed(row[at], index), table, split)
+            files = nearest(listed_in(row[at], index), table, split)
             if len(files) > 1:
                 refuse(f"{table.path} lists {row[at]}, which may be {files[0].path} or {files[1].path}")
             if not files:
                 found.passed["listed and not there"].append(row[at])
                 continue
-            now, before = (_text(row[label]), split), known.get(files[0].parts, ("", ""))
+            now, before = (label_text(row[label]), split), known.get(files[0].parts, ("", ""))
             for what, one, other in zip(("labels", "splits"), before, now, strict=True):
                 if one and other and one != other:
                     refuse(f"{files[0].path} has two {what}: {one} and {other}")
@@ -76,7 +71,19 @@ def labels(found: Found, refuse: Callable[[str], NoReturn]) -> dict[Parts, tuple
     return {parts: said for parts, said in known.items() if said[0]}
 
 
-def _rows(table: File, refuse: Callable[[str], NoReturn]) -> list[list[str]]:
+def index_of(pictures: list[File]) -> Index:
+    """Return pictures by the ends of their paths, with their suffix and without."""
+    index: Index = defaultdict(list)
+    for file in pictures:
+        for first in range(len(file.parts)):
+            whole = "/".join(file.parts[first:])
+            for tail in {whole, whole.rpartition(".")[0] or whole}:
+                index[tail].append(file)
+    return index
+
+
+def rows_of(table: File, refuse: Callable[[str], NoReturn]) -> list[list[str]]:
+    """Return the rows of a table that are not empty."""
     try:
         with open(table.place, "rb") as file:
             raw = file.read()
@@ -93,20 +100,20 @@ def _rows(table: File, refuse: Callable[[str], NoReturn]) -> list[list[str]]:
         return refuse(f"{table.path} cannot be read ({e})")
 
 
-def _text(label: str) -> str:
+def label_text(label: str) -> str:
     """Return a label as it is written everywhere, empty where it is none: numbers of classes may have become floats."""
     text = composed(re.sub(r"^(-?\d+)\.0+$", r"\1", label.strip()))
     return "" if text.casefold() in NO_LABEL else text
 
 
-def _listed(value: str, index: Index) -> list[File]:
+def listed_in(value: str, index: Index) -> list[File]:
     """Return the pictures that a value of a table can name: a path of any beginning, with a suffix or without."""
     parts = [p for p in composed(value.strip()).replace("\\", "/").split("/") if p not in ("", ".")]
     tails = ("/".join(parts[first:]) for first in range(len(parts)))
     return next((index[tail] for tail in tails if tail in index), [])
 
 
-def _nearest(files: list[File], table: File, split: str) -> list[File]:
+def nearest(files: list[File], table: File, split: str) -> list[File]:
     """Return of several pictures of one name those in the table's split, if there are some, and beside the table."""
     if len(files) > 1 and split:
         files = [f for f in files if any((split_of(p) or ("",))[0] == split for p in f.parts[:-1])] or files

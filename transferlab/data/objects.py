@@ -79,7 +79,7 @@ def cleaned(items: Iterable[Item], passed: dict[str, list[str]]) -> list[Item]:
             most = size * 2 if size else (np.inf,) * 4  # else it is damaged, which decoding says
             cut = [float(min(max(edge, 0), end)) for edge, end in zip(turned, most, strict=True)]
             kinds = {"boxes with reversed corners, which were turned": turned != edges}
-            if turned[0] == turned[2] or turned[1] == turned[3]:
+            if not np.isfinite(edges).all() or turned[0] == turned[2] or turned[1] == turned[3]:
                 kinds = {"boxes of no area": True}
             elif cut[0] == cut[2] or cut[1] == cut[3]:
                 kinds = {"boxes outside of their image": True}
@@ -92,13 +92,16 @@ def cleaned(items: Iterable[Item], passed: dict[str, list[str]]) -> list[Item]:
     return found
 
 
-def crops(items: Iterable[Item], passed: dict[str, list[str]]) -> list[Item]:
-    """Return an image of each object that is not difficult, with its label."""
+def crops(items: Iterable[Item], passed: dict[str, list[str]], least: int = 0) -> list[Item]:
+    """Return an image of each object that is not difficult, with its label, and has `least` pixels a side."""
     found = []
     for item in items:
         shown = [(label, tuple(edges)) for label, *edges, hard in item.objects if not hard]
         if not item.objects:
             passed.setdefault("images without objects", []).append(item.path)
         for number, (label, box) in enumerate(shown):
+            if least and min(round(box[2]) - round(box[0]), round(box[3]) - round(box[1])) < least:
+                passed.setdefault("boxes of less than a pixel", []).append(f"{item.path}#{number}")
+                continue
             found.append(item._replace(path=f"{item.path}#{number}", label=label, box=box, objects=None))
     return found

@@ -12,7 +12,8 @@ from pathlib import Path
 from ..errors import check
 from ..paths import data_root, write_atomically
 from ..specs import catalog
-from .folders import open_folder, read_file
+from .files import read_file
+from .folders import open_folder
 from .opened import Item as Item
 from .opened import Opened, checked
 from .parquet import open_parquet
@@ -59,7 +60,7 @@ def open_list(path: Path, name: str) -> Opened:
     """Open files that are listed, with their names, labels and splits, wherever they lie: see `write_list`."""
     about = catalog.listed(path)
     splits = {
-        split: [Item(n, label, partial(read_file, place), place=place) for n, label, place in rows]
+        split: [Item(n, label, partial(read_file, place), tuple(box), place) for n, label, place, *box in rows]
         for split, rows in about["items"].items()
     }
     return checked(name, tuple(about["classes"]), splits)
@@ -68,7 +69,7 @@ def open_list(path: Path, name: str) -> Opened:
 def write_list(folder: Path, opened: Opened) -> str:
     """Write a list of a set's files, whose name is that of its content, and return the name of the set that it is."""
     entry = {"fingerprint": opened.fingerprint(), "splits": {s: len(items) for s, items in opened.splits.items()}}
-    items = {s: [(i.path, i.label, os.path.abspath(i.place)) for i in its] for s, its in opened.splits.items()}
+    items = {s: [(i.path, i.label, os.path.abspath(i.place), *i.box) for i in its] for s, its in opened.splits.items()}
     path = folder.absolute() / f"{entry['fingerprint']}{catalog.LIST}"
     write_atomically(path, json.dumps({"classes": opened.classes, "pinned": entry, "items": items}))
     return f"folder:{path}"

@@ -42,7 +42,7 @@ class Shape:
             self.loose.add(file.parts[:-1])
             for depth in range(len(file.parts) - 1):
                 self.held[file.parts[:depth]].add(file.parts[depth])
-        self.refuse = partial(_refuse, name, found)
+        self.refuse = partial(refuse, name, found)
         base = self._unwrapped(())
         self.roots: dict[str, Parts] = self._splits(base) or {"": base}
         while "" not in self.roots and len(inner := set().union(*map(self.classes, self.roots.values()))) == 1:
@@ -147,5 +147,6 @@ class Shape:
         return {key: meant[0] for key, meant in inner.items()}
 
 
-def _refuse(name: str, found: Found, rule: str) -> NoReturn:
+def refuse(name: str, found: Found, rule: str) -> NoReturn:
+    """Raise an error with the rule that a set breaks, and what was passed over in it."""
     raise UserError("; ".join(filter(None, (f"data set (={name}): {rule}", passed_over(counted(found.passed))))))

@@ -17,9 +17,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..data.alike import look_hash, near
-from ..data.folders import read_file
-from ..data.images import readable
+from ..data.files import read_file
 from ..data.opened import Item, Opened, checked, counted
+from ..data.pinning import readable
 from ..data.readers import open_set, write_list
 from ..data.subsets import hold_out, rank
 from ..errors import check, few

@@ -22,7 +22,7 @@ from torch import nn
 
 from ..cores import cpu_workers
 from ..data.augment import CHANNEL_MEAN, STD
-from ..data.folders import read_file
+from ..data.files import read_file
 from ..data.images import Sample, shrink
 from ..data.opened import Item
 from ..errors import UserError, check, line
