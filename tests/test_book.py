@@ -501,6 +501,76 @@ def test_what_has_one_name_lights_up_together(visit):
 
 
 @in_chromium
+def test_a_word_of_a_chart_lights_its_line_up(visit):
+    page = visit("notebooks/images_per_class")
+    drawn(page)
+    place = page.locator("#images-per-class-paper .tl-chart")
+    word = place.locator(".mark-text.role-mark text").first
+    word.hover()
+    lit = place.locator(".mark-line path.tl-lit")
+    assert lit.count() == 1
+    assert lit.get_attribute("stroke") == word.get_attribute("fill")
+
+
+@in_chromium
+def test_a_point_tells_the_runs_behind_it(visit):
+    page = visit("notebooks/how_fast")
+    drawn(page)
+    figure = page.locator(".tl-explorer .tl-figure, .tl-figure:has(.tl-explorer)").first
+    told = figure.locator(".tl-runs").first
+    assert told.inner_text().endswith("Point at a dot for the runs behind it.")
+    told.get_by_label("next point").focus()
+    for _ in range(2):  # of two at the first rate the lower one
+        page.keyboard.press("Enter")
+    first = told.inner_text()
+    assert "The runs behind this point, at rate 0.001: repetition 0: " in first
+    assert [text.split(": ")[0] for text in told.locator("a").all_inner_texts()[1:]] == list("1234567")
+    key = told.locator("a").first.get_attribute("href").partition("#")[2]
+    found = records.record(key)
+    assert found["trial"]["seed"] == 0
+    assert found["trial"]["method"]["recipe"]["lr"] == 0.001
+    shown = figure.locator(".mark-symbol path.tl-pointed")
+    assert shown.count() == 1
+    figure.locator(".mark-symbol path:not(.tl-pointed)").last.hover()
+    assert told.inner_text() != first
+    toy = page.locator(".tl-toy .tl-runs")
+    toy.get_by_label("next point").click()
+    assert "repetition 0" in toy.inner_text()
+    assert toy.locator("a").count() == 0  # a toy's records are not published
+    told.locator("a").first.click()
+    page.wait_for_selector(".tl-shown dl")
+    assert page.trouble == []
+
+
+STOPS = """all => all.filter(e => e.checkVisibility({ visibilityProperty: true }) && !e.disabled && e.tabIndex >= 0
+    && (e.type !== 'radio' || e.checked)).map((e, i) => { e.dataset.stop = i; return i; })"""
+FOCUS = """() => { const e = document.activeElement, look = getComputedStyle(e);
+    const seen = look.outlineStyle !== 'none' || look.boxShadow !== 'none';
+    return [e === document.body, e.dataset.stop ?? null, seen, e.outerHTML.slice(0, 90)]; }"""
+
+
+@in_chromium
+@pytest.mark.parametrize("name", ["book/index", "book/scorecard", "notebooks/how_fast"])
+def test_the_keyboard_alone_reaches_everything(visit, name):
+    """Tab comes to all that can be used, shows where it is, and leaves the page again."""
+    page = visit(name)
+    if page.locator(".tl-chart").count():
+        drawn(page)
+    stops = page.locator(".bd-article :is(a[href], button, input, select, summary, [tabindex])").evaluate_all(STOPS)
+    reached, unseen = set(), []
+    for _ in range(len(stops) + 300):  # the sidebar's, too
+        page.keyboard.press("Tab")
+        left, stop, visible, what = page.evaluate(FOCUS)
+        if left:
+            break
+        reached.add(stop)
+        unseen += [] if visible else [what]
+    assert left, "the keyboard is caught"
+    assert {str(stop) for stop in stops} <= reached
+    assert unseen == []
+
+
+@in_chromium
 def test_steps_can_be_played(visit):
     page = visit("notebooks/growing_needs_normalising")
     slider = page.locator("input[type=range][name=step]")
@@ -525,8 +595,8 @@ def test_a_page_loads_little_script(book):
     file = book / "notebooks" / "images_per_class.html"
     scripts = {(file.parent / url.split("?")[0]).resolve() for url in links(file).loaded if ".js" in url}
     assert any(path.name == "vega.js" for path in scripts)
-    assert sum(len(gzip.compress(path.read_bytes())) for path in scripts) < 350 * 1024
-    assert not {"record.js", "search.js", "places.js"} & {path.name for path in scripts}
+    assert sum(len(gzip.compress(path.read_bytes())) for path in scripts) < 350_000
+    assert not {"record.js", "search.js", "places.js", "whatif.js"} & {path.name for path in scripts}
 
 
 def test_seven_questions_are_answered_from_the_records(book):

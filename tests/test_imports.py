@@ -198,7 +198,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_package_is_thin():
-    most = 10540  # with two papers it had 5,250; 1,150 are for a person's own images, 130 for the addresses of records
+    most = 11045  # with two papers it had 5,250; 1,150 are for a person's own images, 510 for tasks and annotated sets
     assert sum(map(code_lines, FILES)) <= most
 
 

@@ -33,8 +33,50 @@
     new MutationObserver(() => dress(place)).observe(svg, { subtree: true, childList: true, attributeFilter: ["aria-label", "aria-roledescription", "fill"] });
     widths.set(place, place.clientWidth);
     watcher.observe(place);
+    if (JSON.stringify(spec.datasets).includes('"runs"')) runs(place);
     place.dataset.drawn = "true";
     return view;
+  }
+
+  // The runs behind a point, each with the address of its record: of the one that is pointed at or tapped, or, by two
+  // buttons, of the next.
+  function runs(place) {
+    const line = document.createElement("p");
+    const told = document.createElement("span");
+    const points = () => all(".mark-symbol path", place).filter((mark) => mark.__data__?.datum?.runs);
+    const published = !place.closest(".tl-toy");
+    let at = null; // its datum
+    const link = (key, text) => Object.assign(document.createElement(published ? "a" : "span"), { textContent: text, ...(published && { href: `${document.documentElement.dataset.content_root}book/record.html#${key}` }) });
+
+    function show(mark) {
+      for (const one of points()) one.classList.toggle("tl-pointed", one === mark);
+      if (!mark || mark.__data__.datum === at) return;
+      at = mark.__data__.datum;
+      told.replaceChildren("The runs behind this point");
+      let [last, next] = ["-", 0];
+      for (const run of at.runs.split(";")) {
+        const [value, key, rate = last, seed = next] = run.split(" ");
+        told.append(rate === last ? (next ? " " : ": ") : `, at rate ${rate}: `, link(key, `${next ? "" : "repetition "}${seed}: ${value.replace("-", "−")}`));
+        [last, next] = [rate, Number(seed) + 1];
+      }
+    }
+
+    const go = (by) => {
+      const found = points().sort((a, b) => a.__data__.x - b.__data__.x || a.__data__.y - b.__data__.y);
+      const index = found.findIndex((mark) => mark.__data__.datum === at);
+      show(found[(index + by + found.length + (index < 0 && by < 0)) % found.length]);
+    };
+    line.className = "tl-runs";
+    told.textContent = "Point at a dot for the runs behind it.";
+    told.setAttribute("aria-live", "polite");
+    for (const [sign, name, by] of [["‹", "previous point", -1], ["›", "next point", 1]]) {
+      const button = Object.assign(document.createElement("button"), { type: "button", textContent: sign, onclick: () => go(by) });
+      button.setAttribute("aria-label", name);
+      line.append(button);
+    }
+    line.append(told);
+    place.after(line);
+    for (const type of ["pointerover", "click"]) place.addEventListener(type, (event) => event.target.__data__?.datum?.runs && show(event.target));
   }
 
   // One image with one name, where Vega names the place and every mark. Words in a colour tell it to the style sheet,
@@ -285,8 +327,10 @@
     for (const one of all("button", form)) one.setAttribute("aria-pressed", one === button);
   }
 
-  // What has one name lights up together: parts of a verdict, their rows, words of a legend, and marks of their colour.
-  const NAMED = ".tl-parts b, .tl-forest th, .tl-legend li";
+  // What has one name lights up together: parts of a verdict, their rows, words of a legend and of charts, and marks of
+  // their colour.
+  const LABEL = ".tl-chart .mark-text.role-mark text";
+  const NAMED = `.tl-parts b, .tl-forest th, .tl-legend li, ${LABEL}`;
   const name = (place) => place.textContent.trim();
 
   function light(event) {
@@ -295,13 +339,22 @@
     if (!place || event.type === "pointerout" || event.type === "focusout") return;
     for (const one of all(NAMED).filter((other) => name(other) === name(place))) {
       one.classList.add("tl-lit");
-      const tone = one.matches(".tl-legend li") && one.style.getPropertyValue("--tone").trim();
+      const tone = one.matches(`.tl-legend li, ${LABEL}`) && one.style.getPropertyValue("--tone").trim();
       if (!tone) continue;
-      for (const svg of all(".tl-chart svg", one.closest(".tl-figure"))) {
+      for (const svg of one.closest("svg") ? [one.closest("svg")] : all(".tl-chart svg", one.closest(".tl-figure"))) {
         svg.classList.add("tl-dimmed");
         for (const mark of all(`[fill="${tone}"], [stroke="${tone}"]`, svg)) mark.classList.add("tl-lit");
       }
     }
+  }
+
+  // What moves a bar is a script of its own, loaded when it is asked for.
+  function whatIf(event) {
+    if (!event.target.matches("details.tl-play[open]")) return;
+    document.removeEventListener("toggle", whatIf, true);
+    const script = document.createElement("script");
+    script.src = `${document.documentElement.dataset.content_root}_static/whatif.js`;
+    document.head.append(script);
   }
 
   // ----------------------------------------------------------------------------------------------------- first page
@@ -345,6 +398,7 @@
   }
 
   document.addEventListener("toggle", (event) => event.target.matches("details.tl-numbers[open]") && make(event.target), true);
+  document.addEventListener("toggle", whatIf, true);
   window.addEventListener("beforeprint", drawAll);
   // Not before the style sheets are there: they say how wide a chart may be.
   if (document.readyState === "complete") start();

@@ -193,8 +193,7 @@
     free.forEach((part, i) => bars[i].tell(String(Number(part.bar.toPrecision(3))).replace("-", "−")));
   }
 
-  document.addEventListener("toggle", (event) => {
-    const details = event.target;
-    if (details.matches?.("details.tl-play[open]") && !details.querySelector("form")) play(details);
-  }, true);
+  const begin = (details) => details.matches("details.tl-play[open]") && !details.querySelector("form") && play(details);
+  document.addEventListener("toggle", (event) => begin(event.target), true);
+  document.querySelectorAll("details.tl-play").forEach(begin); // this script comes when the first of them is opened
 })();

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from transferlab.arms.factors import DOMAINS, FEW, families, family, networks, over_families, targets
+from transferlab.arms.factors import DOMAINS, families, family, networks, over_families, targets
 from transferlab.errors import UserError
-from transferlab.specs import Weights, catalog
+from transferlab.specs import catalog
 
 
 @pytest.mark.parametrize("scale", ["cpu", "gpu"])
@@ -22,13 +22,6 @@ def test_networks_have_five_layers_and_maps(scale):
         assert len(network.taps) == 5, name
         assert network.maps in network.taps
         assert network.last == network.taps[-1]
-
-
-def test_given_networks_have_every_seed_and_ours_has_few():
-    for network in networks("cpu").values():
-        given = isinstance(network.source, Weights)
-        assert network.seeds(list(range(8))) == list(range(8 if given else FEW))
-        assert network.seeds([6, 2]) == ([6, 2] if given else [2])
 
 
 def test_a_family_is_a_target_but_for_the_domains_of_pacs():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transferlab.data import subsets
-from transferlab.data.subsets import hold_out, rank, relabel
+from transferlab.data.subsets import hold_out, in_turn, rank, relabel
 from transferlab.data.tree import ClassTree
 from transferlab.errors import UserError
 from transferlab.specs import Subset
@@ -317,3 +317,63 @@ def test_ranks_differ_in_every_argument():
         len({rank(seed, purpose, name) for seed in (0, 1) for purpose in ("image", "class") for name in ("a", "b")})
         == 8
     )
+
+
+# ------------------------------------------------------------------------------------------------- several labels
+
+
+def present(count: int, seed: int = 0) -> np.ndarray:
+    """Which of five classes images have, each rarer than the one before; some have none."""
+    return (np.random.default_rng(seed).random((count, 5)) < [0.5, 0.3, 0.2, 0.1, 0.05]).astype(int)
+
+
+@given(st.integers(2, 60), seeds)
+def test_some_images_of_a_class_always_stay(count, seed):
+    """And never all of a class."""
+    has = present(count, seed).astype(bool)
+    held = hold_out(has, names(count), seed)
+    strata = np.c_[has, ~has.any(1)]
+    sizes, taken = strata.sum(0), strata[held].sum(0)
+    assert not (taken == sizes)[sizes > 0].any()
+    assert (hold_out(has, names(count), seed) == held).all()
+
+
+def test_shares_of_several_labels_are_even():
+    has = present(2000).astype(bool)
+    held = hold_out(has, names(2000), 3)
+    assert np.abs(has[held].sum(0) / has.sum(0) - 0.2).max() < 0.01
+    assert (hold_out(has, names(2000), 4) != held).any()
+    assert (hold_out(has, names(2000), 3, "test") != held).any()
+
+
+@given(st.integers(1, 60), seeds)
+def test_any_beginning_is_as_even_as_can_be(count, seed):
+    """The next image is of a class that has come up least, of those that have one left."""
+    has = present(count, seed)
+    order = in_turn(has, names(count), seed)
+    assert sorted(order) == list(range(count))
+    strata = np.c_[has, has.sum(1) == 0].astype(int)
+    before = np.cumsum(strata[order], 0) - strata[order]
+    for had, image in zip(before, order, strict=True):
+        left = strata.sum(0) > had
+        assert (strata[image].astype(bool) & left & (had == had[left].min())).any()
+
+
+def test_draws_of_several_labels_are_these():
+    """Another order would be another sample under an old key."""
+    has = present(12)
+    assert in_turn(has, names(12), 0).tolist() == [0, 8, 3, 6, 1, 2, 7, 10, 5, 9, 4, 11]
+    assert np.flatnonzero(hold_out(has.astype(bool), names(12), 0)).tolist() == [0, 8, 11]
+
+
+@given(st.integers(30, 60), seeds)
+def test_images_that_may_not_be_drawn_are_not(count, seed):
+    has = present(count, seed)
+    has[:, 0] = 1
+    has[::2] = -1
+    for part in (Subset(), Subset(images=10), Subset(per_class=1)):
+        if part.per_class and not has.max(0).min():
+            continue  # of some class there is none
+        found = subsets.draw(has, names(count), part, seed, MANY[:5])
+        assert (found % 2 == 1).all()
+        assert (np.diff(found) > 0).all()

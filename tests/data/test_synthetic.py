@@ -169,7 +169,8 @@ def test_scenes_have_boxes_around_what_is_painted():
     there = boxes[boxes[..., 0] >= 0]
     assert ((there[:, 1:5] >= 0) & (there[:, 1:5] <= 48)).all()
     assert (there[:, 3:5] - there[:, 1:3] >= 4).all()
-    assert set(there[:, 5].tolist()) == {0, 1}
+    hard = (world.scenes(torch.arange(600), 24)[1][..., 5] == 1).double().mean()
+    assert 0 < hard < 0.05  # covered by others
     assert torch.equal(boxes[:, 0, 0], (index % 100).float())
     bare = World(0.3)
     bare.outline = lambda trait, x, y: torch.full_like(x, -1)  # no object covers anything

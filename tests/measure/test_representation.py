@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
 
+from transferlab.errors import UserError
 from transferlab.measure.representation import cka, debiased_cka, gram, hsic, knn_accuracy, selectivity, silhouette
 
 
@@ -132,3 +133,10 @@ def test_maps_are_aligned_position_by_position_and_dead_layers_not_at_all():
     maps = torch.randn(12, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     assert aligned(maps, maps.flatten(1), 6) == pytest.approx(1)
     assert aligned(maps, torch.ones(12, 5), 6) == 0
+
+
+def test_neighbours_do_not_vote_on_several_labels():
+    with pytest.raises(
+        UserError, match=r"labels \(=\(4, 3\)\): must be one an image; several, or boxes, are not voted"
+    ):
+        knn_accuracy(torch.randn(4, 2), torch.zeros(4, 3), torch.randn(4, 2), torch.zeros(4, 3))

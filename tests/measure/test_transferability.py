@@ -208,6 +208,8 @@ def test_bad_input_is_named(name):
         score(torch.where(x == x[3, 2], torch.nan, x), labels)
     with pytest.raises(UserError, match=r"must have a row for each label$"):
         score(x[1:], labels)
+    with pytest.raises(UserError, match=r"labels \(=\(.*, 3\)\): must be one an image; several, or boxes, are not"):
+        score(x, torch.zeros(len(x), 3))
 
 
 @pytest.mark.parametrize("name", ["h_score", "regularised_h_score"])

@@ -86,6 +86,8 @@ from transferlab.specs import (
 from transferlab.specs.serial import canonical
 from transferlab.specs.task import Detection
 from transferlab.train import read, solvers
+from transferlab.train.fit import fit
+from transferlab.train.run import Run, Stream
 
 KEPT = Path(__file__).with_name("kept_values.json")
 TOLERANCE = 2e-3
@@ -268,6 +270,20 @@ def detector() -> list[float]:
     return [*found[0].fitted.losses.tolist(), *(v for weight in weights for v in size_of(weight))]
 
 
+def several_labels() -> list[float]:
+    """Losses of training where images have several labels, and linear classifiers of each class."""
+    given = images.target_sample(Target("synthetic:0", 24, Subset(classes=8)), "train", 1)
+    labels = ((given.labels[:, None] * torch.tensor([1, 3, 5]) + torch.arange(3)) % 4 < 2).float()
+    labels[::5, 1] = torch.nan
+    case = BACKBONES["alexnet"]
+    new_head(net := copy.deepcopy(pretrained("alexnet")[0]), 3, seed=5)
+    sample = replace(given, labels=labels, classes=3)
+    losses = fit(Run(net, (Stream(sample, 1),), Recipe(4, 8, case.lr), 1)).losses.tolist()
+    x = read.read(net, sample, [case.tap])[case.tap]
+    solved = [getattr(solvers, name)(x, labels, 3, (0.1,)) for name in ("ridge", "logistic", "squared_hinge")]
+    return losses + [v for pair in solved for part in pair for v in size_of(part[0])]
+
+
 def measured(name: str) -> list[float]:
     """What a measure puts on record: its numbers, but counts and places."""
     measure, method = MEASURES[name]
@@ -363,6 +379,7 @@ CASES = {
     **{f"alexnet {m}": (type(measure), functools.partial(measured, m)) for m, (measure, _) in MEASURES.items()},
     "alexnet detect": (Detect, detector),
     "scenes": (ImageSet, scenes),
+    "alexnet several labels": (FineTune, several_labels),
     "alexnet borrowed": (Borrowed, ratios),
     "alexnet retrieval": (Retrieval, retrieved),
     "alexnet hardness": (Hardness, hardness),

@@ -227,6 +227,14 @@ def test_groups_are_summarised_one_by_one():
     assert by_group(records[:0], ["target"], "accuracy").empty
 
 
+def test_a_mean_of_records_names_its_runs():
+    records = pd.DataFrame({"arm": "x", "accuracy": [2.0, 1.0, 3.0, 4.0, 5.0], "seed": [1, 0, 2, 5, 6]})
+    assert "runs" not in by_group(records, ["arm"], "accuracy")
+    records = records.assign(key=[f"k{seed}" for seed in records["seed"]], lr=[0.1, 0.1, 0.2, None, None])
+    told = by_group(records, ["arm"], "accuracy")["runs"].item()
+    assert told == "1 k0 0.1;2 k1;3 k2 0.2;4 k5 - 5;5 k6"
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

@@ -401,3 +401,62 @@ def test_float64_is_the_cpus_where_the_device_has_none(device, went):
 
     assert exact(Elsewhere(device)) == ("cpu" if went else device)
     assert exact(torch.ones(2)).dtype == torch.float64
+
+
+# ------------------------------------------------------------------------------------------------- several labels
+
+
+def several(count: int = 80, width: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of none to three classes, and NaN in places."""
+    random = torch.Generator().manual_seed(1)
+    x = torch.randn(count, width, generator=random) * torch.linspace(0.5, 2, width) + 3
+    labels = ((x - 3) @ torch.randn(width, 3, generator=random) + torch.randn(count, 3, generator=random) > 1).float()
+    labels[torch.rand(count, 3, generator=random) < 0.1] = torch.nan
+    return x, labels
+
+
+TWINS = {
+    "logistic": lambda c: LogisticRegression(C=c, tol=1e-10, max_iter=2000),
+    "squared-hinge": lambda c: LinearSVC(C=c, tol=1e-10, max_iter=100_000, intercept_scaling=100.0),
+}
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_each_class_by_itself_against_scikit_learn(name):
+    """Of the images of which something is asked; the mean is over all."""
+    x, labels = several()
+    weights, biases = SOLVERS[name](x, labels, 3, (0.1,), **TO_THE_END)
+    for c in range(3):
+        asked = ~labels[:, c].isnan()
+        twin = TWINS[name](1 / (0.1 * spread(x) * len(x))).fit(x[asked].double(), labels[asked, c].long())
+        wanted = torch.from_numpy(np.append(twin.coef_[0], twin.intercept_))
+        found = torch.cat([weights[0, :, c], biases[0, c : c + 1]]).double()
+        assert (found - wanted).abs().max() < 5e-3 * wanted.abs().max()
+
+
+def test_ridge_of_several_labels_is_of_each_class_with_the_mean_where_nothing_is_known():
+    x, labels = several()
+    weights, biases = ridge(x, labels, 3, STRENGTHS)
+    filled = torch.where(labels.isnan(), labels.nanmean(0), labels)
+    for i, strength in enumerate(STRENGTHS):
+        twin = Ridge(strength * spread(x) * len(x)).fit(x.double(), filled.double())
+        assert close(weights[i].T, torch.from_numpy(twin.coef_), "ridge")
+        assert close(biases[i], torch.from_numpy(twin.intercept_), "ridge")
+
+
+@every_solver
+def test_one_hot_labels_of_several_are_ridge_and_svm_of_one(name):
+    x, labels = problem(60, 8)
+    one, several_of = (SOLVERS[name](x, y, 3, STRENGTHS) for y in (labels, nn.functional.one_hot(labels, 3).float()))
+    assert torch.equal(one[0], several_of[0]) == (name != "logistic")
+
+
+@every_solver
+def test_a_class_of_which_nothing_is_known_or_no_image_is(name):
+    x, labels = several()
+    labels[:, 1], labels[:, 2] = torch.nan, 0
+    weights, biases = SOLVERS[name](x, labels, 3, STRENGTHS)
+    assert weights.isfinite().all()
+    assert biases.isfinite().all()
+    answers = x.to(weights) @ weights + biases[:, None]
+    assert (answers[..., 2] < (0.5 if name == "ridge" else 0)).all()

@@ -20,7 +20,7 @@ EVEN = {"bccd": 140}  # images of each class, where classes differ in size
 FOUR_FIFTHS = {"flowers102": 8}  # of a set with its own validation images: else given networks' seeds were all alike
 LAYERS, FLAT = 5, 0.5  # of a network; points within which layers, or dimensions, are equally good
 CLASS_MEAN, VALIDATED = "mean_class_accuracy", "validation_mean_class_accuracy"  # classes may differ in size
-FEW = 4  # seeds of a network that is trained here
+FEW = 4  # seeds whose validation images choose, and of what is no main contrast
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,6 @@ class Network:
     def last(self) -> str:
         """The layer that is read unless another one is asked for."""
         return self.taps[-1]
-
-    def seeds(self, seeds: list[int]) -> list[int]:
-        """Return the seeds that it has, of those asked for."""
-        return seeds if isinstance(self.source, Weights) else [seed for seed in seeds if seed < FEW]
 
     def target(self, name: str, scale: str, **subset: object) -> Target:
         """Return a target at this network's size, or a part of it as the fields of `Subset` say."""
@@ -83,7 +79,7 @@ def networks(scale: str) -> dict[str, Network]:
 
 
 def judged(scale: str) -> list[str]:
-    """Return the networks that have all seeds: those that were given, or our own where none was."""
+    """Return the networks that rules judge: those that saw ImageNet, or our own where there is none."""
     of = networks(scale)
     return [name for name, network in of.items() if isinstance(network.source, Weights)] or list(of)
 

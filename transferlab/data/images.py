@@ -297,7 +297,8 @@ def _sample(task: Source | Target, split: str, subset: Subset, seed: int, eligib
     data, grey = load(task.images, task.size), bool(getattr(task, "grey", None))
     check(split in data.splits, "data set", task.images.name, f"has no {split} images")
     part, wanted = data.splits[split], getattr(task, "asks", SINGLE_LABEL).labels
-    rule = "its images have boxes of objects, and no label each: a target's task must be multi-label or detection"
+    rule = "an image has boxes of objects, and no label; a target's task must be multi-label or detection"
+    rule = rule if part.labels.ndim > 1 else "an image has a label, and no boxes of objects; leave the task out"
     check((wanted == "class") == (part.labels.ndim == 1), "data set", task.images.name, rule)
     labels = relabel(data.classes, subset, seed, data.tree, fewest=1 + (wanted != "boxes"))
     if wanted == "class":

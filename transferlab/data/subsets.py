@@ -177,12 +177,14 @@ def hold_out(labels: np.ndarray, names: Sequence[str], seed: int, purpose: str =
     held = np.zeros(len(labels), dtype=bool)
     if labels.ndim > 1:
         has, left = np.c_[labels, ~labels.any(1)], np.ones(len(labels), bool)
+        total, taken = has.sum(0), np.zeros(has.shape[1], int)
         while left.any():
             there = has[left].sum(0)
-            of = has[:, np.where(there > 0, there, len(has) + 1).argmin()]
-            take = min(max(1, round(0.2 * of.sum())), of.sum() - 1) - held[of].sum()
-            members = sorted(np.flatnonzero(of & left), key=lambda i: rank(seed, purpose, names[i]))
-            held[members[: max(0, take)]] = True
+            of = min(np.flatnonzero(there), key=lambda c: (there[c], total[c]))
+            members = sorted(np.flatnonzero(has[:, of] & left), key=lambda i: rank(seed, purpose, names[i]))
+            for i in members:
+                held[i] = taken[of] < max(1, round(0.2 * total[of])) and (taken + 1 < total)[has[i]].all()
+                taken += has[i] & held[i]
             left[members] = False
         return held
     for c in np.unique(labels):

@@ -167,6 +167,10 @@ def knn_accuracy(known: Tensor, known_labels: Tensor, asked: Tensor, labels: Ten
     count : int
         Neighbours that vote.
     """
+    for given in (known_labels, labels):
+        check(
+            given.ndim == 1, "labels", tuple(given.shape), "must be one an image; several, or boxes, are not voted on"
+        )
     near, classes = F.normalize(known), int(known_labels.max()) + 1
     count = min(count, len(near))
     votes = 1 + 1e-3 * 0.5 ** torch.arange(count, device=near.device)  # the nearest outweighs all that follow it

@@ -236,6 +236,7 @@ def _coding_rate(x: Tensor) -> float:
 
 def _checked(name: str, given: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return rows as float64 and labels from 0 without gaps, on the CPU."""
+    check(labels.ndim == 1, "labels", tuple(labels.shape), "must be one an image; several, or boxes, are not measured")
     given, (classes, labels) = given.detach().cpu().double(), labels.cpu().unique(return_inverse=True)
     check(given.ndim == 2 and len(given) == len(labels), name, tuple(given.shape), "must have a row for each label")
     check(bool(given.isfinite().all()), name, "nan or inf", "must be finite numbers")

@@ -262,7 +262,7 @@ def _beside(frame: pd.DataFrame, x: str, y: str, end: Any, look: Look) -> pd.Dat
         for value in at[y]:
             places.append(max(value, places[-1] + gap) if places else value)
         found.append(at.assign(beside=places))
-    return pd.concat(found)
+    return pd.concat(found).drop(columns="runs", errors="ignore")
 
 
 def _under(frame: pd.DataFrame, x: str, y: str, look: Look) -> pd.DataFrame:
@@ -276,7 +276,7 @@ def _under(frame: pd.DataFrame, x: str, y: str, look: Look) -> pd.DataFrame:
             for a, b in zip(named[x], named[y], strict=True)
         ]
         found.append(named.assign(under=above))
-    return pd.concat(found)
+    return pd.concat(found).drop(columns="runs", errors="ignore")
 
 
 def _level(value: float | None, place: alt.X | alt.Y) -> list[alt.Chart]:

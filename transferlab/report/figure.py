@@ -80,9 +80,18 @@ def _folded(records: pd.DataFrame, summary: str, columns: Words = None, markup: 
     return piece("folded", told, summary, markup)
 
 
+def _short(spec: Any) -> Any:
+    """Return a specification whose numbers have as many digits as can be seen."""
+    if isinstance(spec, dict):
+        return {name: _short(value) for name, value in spec.items()}
+    if isinstance(spec, list):
+        return [_short(value) for value in spec]
+    return float(f"{spec:.6g}") if isinstance(spec, float) else spec
+
+
 def chart_html(chart: alt.TopLevelMixin, label: str) -> Markup:
     """Return the place where the page's script draws a chart, with its specification inside, which has its name."""
-    spec = config(chart).to_dict()
+    spec = _short(config(chart).to_dict())
     spec.setdefault("description", label)
     height = spec["height"] if isinstance(spec.get("height"), int | float) else None
     return piece("chart", script_json(spec), height)
@@ -119,7 +128,8 @@ class Figure:
         self, chart: Charts, caption: str, records: pd.DataFrame, name: str, legend: Words = None, alt="", toy=False
     ) -> None:
         self.charts = chart if isinstance(chart, list) else [chart]
-        self.caption, self.records, self.name, self.legend = caption, records, name, legend or {}
+        self.caption, self.name, self.legend = caption, name, legend or {}
+        self.records = records.drop(columns="runs", errors="ignore")
         self.alt, self.toy = alt or caption, toy
 
     def html(self, above: Markup | str = "") -> Markup:
@@ -166,6 +176,9 @@ class Table:
     columns: Words = None
     markup: str = ""
     folded: bool = False
+
+    def __post_init__(self) -> None:
+        self.records = self.records.drop(columns="runs", errors="ignore")
 
     def _repr_html_(self) -> str:
         summary = f"Show {len(self.records)} rows"

@@ -24,7 +24,7 @@ from .cards import piece
 from .figure import BOOK, vega
 
 # Scripts, and what is on a page that needs them.
-SCRIPTS = {"vega.js": "tl-chart", "transferlab.js": "", "whatif.js": "tl-play", "record.js": "tl-record"}
+SCRIPTS = {"vega.js": "tl-chart", "transferlab.js": "", "record.js": "tl-record", "togglebutton.js": " dropdown"}
 SCRIPTS |= dict.fromkeys(("places.js", "search.js"), "<search>")
 PLACE = re.compile(r'<(?:section|div|tr|li|figure)\b[^>]*\bid="([^"]+)"[^>]*>')
 ENDS = re.compile(r"(?<=\w[.?!])</p>|</h\d>|(?<=[\w?!])</strong>")
@@ -52,7 +52,8 @@ def write_vega(app: Sphinx) -> None:
     if not target.is_file():
         target.write_text(vega(), "utf-8")
     for script in SCRIPTS:
-        app.add_js_file(script, defer="defer")
+        if script != "togglebutton.js":  # which an extension brings
+            app.add_js_file(script, defer="defer")
 
 
 def dotted(context: dict) -> Callable[..., str]:

@@ -150,11 +150,30 @@ def by_group(records: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFra
     Returns
     -------
     DataFrame
-        One row a group: the columns `by`, `value`, ``low``, ``high`` and ``seeds``.
+        One row a group: the columns `by`, `value`, ``low``, ``high`` and ``seeds``; of records that have keys also
+        ``runs`` (see `runs_behind`).
     """
-    found = {key: effect(group) for key, group in records.groupby(list(by), sort=False, dropna=False)[value]}
+    groups = records.groupby(list(by), sort=False, dropna=False)
+    found = {key: effect(group) for key, group in groups[value]}
     rows = [(*key, e.mean, e.low, e.high, e.n) for key, e in found.items()]
-    return pd.DataFrame(rows, columns=[*by, value, "low", "high", "seeds"])
+    table = pd.DataFrame(rows, columns=[*by, value, "low", "high", "seeds"])
+    if {"key", "lr", "seed"} <= {*records}:
+        table["runs"] = [runs_behind(rows, value) for _, rows in groups]
+    return table
+
+
+def runs_behind(rows: pd.DataFrame, value: str) -> str:
+    """Return the runs behind a point for the page's script, as ``value key rate seed; ...`` by seed.
+
+    What a run has in common with the one before it, its rate and a seed that follows, is left out.
+    """
+    told, last, expected = [], None, 0
+    for seed, got, lr, key in rows.sort_values("seed")[["seed", value, "lr", "key"]].itertuples(index=False):
+        rate = "-" if pd.isna(lr) else f"{lr:g}"
+        more = [rate, str(seed)] if seed != expected else [rate] if rate != last else []
+        told.append(" ".join([f"{got:.4g}", key, *more]))
+        last, expected = rate, seed + 1
+    return ";".join(told)
 
 
 def sign_flip(values: np.ndarray) -> float:

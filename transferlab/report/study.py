@@ -177,9 +177,9 @@ class Study:
         by = [by] if isinstance(by, str) else by
         tables = [v.by_seed(by, value, **factors) for v in self.views.values()]
         long = [t.stack(by, future_stack=True).dropna().rename(value).reset_index() for t in tables]
-        return by_group(
-            pd.concat([f.assign(target=t) for t, f in zip(self.views, long, strict=True)]), ["target", *by], value
-        )
+        whole = pd.concat([f.assign(target=t) for t, f in zip(self.views, long, strict=True)])
+        runs = by_group(self.rows(**factors), ["target", *by], value)
+        return by_group(whole, ["target", *by], value).merge(runs[["target", *by, "runs"]], "left")
 
     def tried(self) -> pd.DataFrame:
         """Return what is on record of the settings that were tried before one was chosen, beside their factors."""

@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 
 import numpy as np
-from flat_images import write
 from PIL import Image
 
+from transferlab.data.pinning import pin
+from transferlab.specs import Target, Task
+
 WIDTH, HEIGHT = 48, 32
+CLASSES = ("ant", "bee", "cat")
 Box = tuple[str, float, float, float, float]  # class, left, top, right and bottom edge
 
 
-def drawn(count: int, seed: int = 0, classes: tuple[str, ...] = ("ant", "bee", "cat")) -> dict[str, list[Box]]:
+def drawn(count: int, seed: int = 0, classes: tuple[str, ...] = CLASSES) -> dict[str, list[Box]]:
     """Boxes of some images by name: one to three each, but none in every fifth image."""
     random, found = np.random.default_rng(seed), {}
     for number in range(count):
@@ -22,6 +25,11 @@ def drawn(count: int, seed: int = 0, classes: tuple[str, ...] = ("ant", "bee", "
             boxes.append((classes[random.integers(len(classes))], *map(float, (left, top, left + wide, top + high))))
         found[f"{number:03}"] = boxes
     return found
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def picture(boxes: list[Box], path: Path) -> None:
@@ -52,7 +60,7 @@ def voc(base: Path, images: dict[str, list[Box]], **splits: list[str]) -> None:
         write(base / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{name}\n" for name in names))
 
 
-def coco_json(images: dict[str, list[Box]], classes: tuple[str, ...] = ("ant", "bee", "cat"), **more: list) -> str:
+def coco_json(images: dict[str, list[Box]], classes: tuple[str, ...] = CLASSES, **more: list) -> str:
     """COCO's annotations: boxes are left, top, width and height."""
     about = {
         "images": [{"id": i, "file_name": f"{name}.png"} for i, name in enumerate(images)],
@@ -71,3 +79,11 @@ def table(images: dict[str, list[Box]]) -> str:
     for name, boxes in images.items():
         rows += [f"{name}.png,{','.join(map(str, box))}" for box in boxes] or [f"{name}.png,,,,,"]
     return "\n".join(rows)
+
+
+def drawn_target(folder: Path, task: Task, count: int = 40, size: int = 24, **more) -> Target:
+    """A target of drawn images in a folder, which is pinned; a fifth of the images is for the test."""
+    if not folder.exists():
+        voc(folder, drawn(count))
+        pin(f"folder:{folder}")
+    return Target(f"folder:{folder}", size, task=task, **more)
