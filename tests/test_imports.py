@@ -198,7 +198,9 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_package_is_thin():
-    most = 11045  # with two papers it had 5,250; 1,150 are for a person's own images, 510 for tasks and annotated sets
+    most = (
+        11330  # two papers had 5,250; 1,150 are for a person's own images, 800 for tasks, annotated sets and detection
+    )
     assert sum(map(code_lines, FILES)) <= most
 
 

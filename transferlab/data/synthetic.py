@@ -22,7 +22,7 @@ FAMILY_NAMES = ("lobed", "boxy", "ring", "bars")
 PER_CLASS = {role: {"train": n, "validation": 10, "test": 20} for role, n in {"source": 100, "target": 40}.items()}
 FIRST_INDEX = {"train": 0, "validation": 1 << 20, "test": 1 << 21}
 DRAWS = 26  # random numbers an image
-OBJECTS, ZOOM, ROOM = 3, 0.5, 1.2  # in an image of several: how many at most, how large and how far apart
+OBJECTS, SCENE_ZOOM, SCENE_ROOM = 3, 0.5, 1.2  # in an image of several: how many at most, how large and how far apart
 FIRST_SCENE = 1 << 24  # index of what is drawn in images of several objects
 PIXELS_AT_ONCE = 2000 * 32 * 32  # pixels drawn at once
 
@@ -120,7 +120,7 @@ class World:
             labels = index % len(self.classes) if k == 0 else (drawn[:, k] * len(self.classes)).long()
             there = (drawn[:, 0] * OBJECTS).long() >= k
             its = FIRST_SCENE + OBJECTS * index + k
-            scene, paint, mask, u = self.layers(its, labels, size, ZOOM, ROOM)
+            scene, paint, mask, u = self.layers(its, labels, size, SCENE_ZOOM, SCENE_ROOM)
             mask = mask * there[:, None, None, None]
             if k == 0:
                 picture, light = scene, u

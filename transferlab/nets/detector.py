@@ -9,13 +9,13 @@ from torch import nn
 from ..errors import check
 
 FINEST = 8  # stride of the first map that is read, where the network has one
-WIDTH, DENSE = 64, 256  # channels of the pyramid, units of the dense layers behind it
+PYRAMID_CHANNELS, BOX_UNITS = 64, 256  # channels of the pyramid, units of the dense layers behind it
 NORM_GROUPS = 8
-SHAPES = (0.5, 1.0, 2.0)  # height to width of anchors
-SIDES = 0.09, 0.86  # of the smallest and the largest anchor, as a share of the picture's
-POOLED = 5  # positions a side that are read of a proposed box
-PROPOSED, DRAWN = 100, 64  # boxes an image that are looked at, and of which training draws
-SURE = 0.02  # score from which on something is a detection
+ANCHOR_SHAPES = (0.5, 1.0, 2.0)  # height to width of anchors
+ANCHOR_SIDES = 0.09, 0.86  # of the smallest and the largest anchor, as a share of the picture's
+BOX_GRID = 5  # positions a side that are read of a proposed box
+BOXES_PROPOSED, BOXES_DRAWN = 100, 64  # boxes an image that are looked at, and of which training draws
+LEAST_SCORE = 0.02  # score from which on something is a detection
 
 
 def detector(net: nn.Module, size: int, classes: int, seed: int) -> nn.Module:
@@ -54,26 +54,30 @@ def detector(net: nn.Module, size: int, classes: int, seed: int) -> nn.Module:
     body = net.features if isinstance(getattr(net, "features", None), nn.Module) else net
     channels = maps(body, size)
     levels, names = len(channels) + 1, {name: name for name in channels}
-    sides = np.geomspace(*SIDES, 3 * levels).reshape(levels, 3) * size
+    sides = np.geomspace(*ANCHOR_SIDES, 3 * levels).reshape(levels, 3) * size
     settings = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "_skip_resize": True, "size_divisible": 1}
     settings |= {
-        f"rpn_{when}_nms_top_n_{mode}": times * PROPOSED
+        f"rpn_{when}_nms_top_n_{mode}": times * BOXES_PROPOSED
         for when, times in (("pre", 3), ("post", 1))
         for mode in ("train", "test")
     }
-    settings |= {"rpn_batch_size_per_image": DRAWN, "box_batch_size_per_image": DRAWN, "box_score_thresh": SURE}
+    settings |= {
+        "rpn_batch_size_per_image": BOXES_DRAWN,
+        "box_batch_size_per_image": BOXES_DRAWN,
+        "box_score_thresh": LEAST_SCORE,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         norm = partial(nn.GroupNorm, NORM_GROUPS)
-        pyramid = BackboneWithFPN(body, names, [*channels.values()], WIDTH, LastLevelMaxPool(), norm)
+        pyramid = BackboneWithFPN(body, names, [*channels.values()], PYRAMID_CHANNELS, LastLevelMaxPool(), norm)
         made = FasterRCNN(
             pyramid,
             min_size=size,
             max_size=size,
-            rpn_anchor_generator=AnchorGenerator(tuple(map(tuple, sides.tolist())), (SHAPES,) * levels),
-            box_roi_pool=MultiScaleRoIAlign([*names][:1], POOLED, 2),
-            box_head=TwoMLPHead(WIDTH * POOLED**2, DENSE),
-            box_predictor=FastRCNNPredictor(DENSE, classes + 1),
+            rpn_anchor_generator=AnchorGenerator(tuple(map(tuple, sides.tolist())), (ANCHOR_SHAPES,) * levels),
+            box_roi_pool=MultiScaleRoIAlign([*names][:1], BOX_GRID, 2),
+            box_head=TwoMLPHead(PYRAMID_CHANNELS * BOX_GRID**2, BOX_UNITS),
+            box_predictor=FastRCNNPredictor(BOX_UNITS, classes + 1),
             **settings,
         )
     made.head_name = "roi_heads.box_predictor.cls_score"
