@@ -341,7 +341,7 @@ def test_the_scorecard_is_sifted_and_sorted(visit):
     held = rows.evaluate_all("all => all.map(row => row.dataset.verdict)")
     assert 0 < len(held) < everything
     assert set(held) == {"holds here"}
-    assert page.locator(".tl-count").inner_text() == f"{len(held)} of {everything} judged claims are shown."
+    assert page.locator(".tl-count").inner_text() == f"{len(held)} of {everything} judged rows are shown."
     page.select_option("[name=sort]", "sure")
     sure = [float(x) for x in rows.evaluate_all("all => all.map(row => row.dataset.sure)")]
     assert sure == sorted(sure, reverse=True)

@@ -254,17 +254,23 @@ class Chapter:
         lengths = sorted({(made.steps, made.source.recipe.batch) for made in sources})
         pretrained = [f"{steps:,} steps of {batch} images" for steps, batch in lengths]
         place = {True: "the source", False: "a target"}
-        on = {t.recipe: place[t.target.images.name == s.source] for t in reversed(trials) if t.recipe}
-        rates = {r: ", ".join(f"{x:f}".rstrip("0").rstrip(".") for x in r.rates) for r in on}
-        recipes = [(f"on {on[r]}", f"{r.steps} steps of {r.batch}; learning rates {rates[r]}") for r in reversed(on)]
+        on: dict[tuple, set[float]] = {}
+        for t in (t for t in trials if t.recipe):
+            on.setdefault((place[t.target.images.name == s.source], t.recipe.steps, t.recipe.batch), set()).update(
+                t.recipe.rates
+            )
+        rates = lambda of: ", ".join(f"{x:f}".rstrip("0").rstrip(".") for x in sorted(of))  # noqa: E731
+        recipes = [(f"on {at}", f"{n} steps of {b}; learning rates {rates(of)}") for (at, n, b), of in on.items()]
+        nets = dict.fromkeys(getattr(t.backbone, "name", t.backbone.kind) for t in trials)
         arithmetic = f"{s.backbone.multiply_adds(s.size) / 1e6:.1f} million multiply-adds an image"
+        runs = lab.closure([*trials, *(trial for _, trial in self.tried(scale))])
         return [
             ("targets", ", ".join(map(names, targets))),
-            ("network", f"{s.backbone.kind}, {arithmetic}"),
+            ("networks" if len(nets) > 1 else "network", f"{', '.join(nets)}; {s.backbone.kind}: {arithmetic}"),
             ("pretraining", " or ".join(pretrained) + ", the same for every source" * (len(pretrained) == 1)),
             *recipes,
-            ("seeds", f"{len(seeds)}: each with its own images, initialisation and order"),
-            ("in all", f"{len(sources)} sources, " * bool(sources) + f"{len(lab.closure(trials))} runs"),
+            ("repetitions", f"{len(seeds)}: each with its own images, initialisation and order"),
+            ("in all", f"{len(sources)} sources, " * bool(sources) + f"{len(runs)} runs"),
         ]
 
     def again(self, lab: Lab, trials: list[Trial], scale: str) -> str:

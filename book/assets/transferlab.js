@@ -298,7 +298,7 @@
       const by = order[asked.sort];
       if (by) sorted.append(...rows.sort((a, b) => Boolean(b.dataset.verdict) - Boolean(a.dataset.verdict) || by(a) - by(b)));
       const shown = rows.filter((row) => row.dataset.verdict && !row.hidden).length;
-      tell(form.querySelector(".tl-count"), `${shown} of ${rows.filter((row) => row.dataset.verdict).length} judged claims are shown.`);
+      tell(form.querySelector(".tl-count"), `${shown} of ${rows.filter((row) => row.dataset.verdict).length} judged rows are shown.`);
       const query = new URLSearchParams(Object.entries(asked).filter(([, value]) => value));
       history.replaceState(history.state, "", `${location.pathname}${query.size ? `?${query}` : ""}${location.hash}`);
     }

@@ -11,12 +11,14 @@ from transferlab.report.cards import (
     VerdictCard,
     bracketed,
     chip,
+    deciding,
     drawing,
     interval,
     more,
     number,
     p_value,
     scorecard_table,
+    spans,
     tally_html,
     tiles_html,
 )
@@ -119,17 +121,23 @@ def test_a_card_has_every_part_with_its_number_and_p():
     assert "holds: width; does not hold: depth" in text(card)
     assert text(card).count("corrected") == 2
     assert 'data-low="' in rows[0] or 'data-low="' in card
-    for words in (
-        "At each learning rate, on validation images: not run yet.",
-        "At each length of training: not run yet.",
-    ):
-        assert words in text(card)
+    lacking = (
+        "At each learning rate, on validation images; At each length of training; A check of its own that the setting"
+    )
+    assert f"{lacking} can answer: not run." in text(card)
 
 
 def test_a_card_says_when_its_rule_was_fixed():
     before, after = verdict(seen=[]), verdict(seen=[0, 1])
     assert "fixed on 2026-01-31, before these data" in VerdictCard(before)._repr_html_()
-    assert "changed on 2026-01-31, after seeds 0, 1 were seen" in VerdictCard(after)._repr_html_()
+    assert "changed on 2026-01-31, after repetitions 0, 1 were seen" in VerdictCard(after)._repr_html_()
+
+
+def test_a_tile_shows_the_number_that_made_its_verdict():
+    mixed = several(width=VALUES, depth=[-2.0, -2.2, -1.8])
+    assert deciding(mixed).startswith("depth: \u22122.0")
+    assert deciding(verdict()) == bracketed(verdict().parts[0])
+    assert spans([7, 0, 1, 2, 4, 5]) == "0 to 2, 4, 5, 7"
 
 
 def test_an_equivalence_that_failed_prints_no_p():

@@ -167,15 +167,16 @@ def _decoded(name: str, fingerprint: str, size: int) -> Decoded:
 
     def decode() -> Decoded:
         about = catalog.pinned(name, fingerprint)
-        opened, splits = open_set(name, objects="boxes" in about).without({*about.get("skipped", ())}), {}
+        whole, splits = "boxes" in about, {}
+        opened = open_set(name, objects=whole).without({*about.get("skipped", ())})
         found = opened.fingerprint()
         rule = f"the trials name {fingerprint}; if this set is meant: transferlab data pin {name}"
         check(found == fingerprint, f"{name} fingerprint", found, rule)
         writable("cache", folder)
         for split, items in opened.splits.items():
-            labels = padded([i.objects for i in items]) if opened.annotated else np.array([i.label for i in items])
+            labels = padded([i.objects for i in items]) if whole else np.array([i.label for i in items])
             splits[split] = Split(_pieces(items, labels, size), labels, [i.path for i in items])
-            told.extend(len(i.objects) for i in items if opened.annotated)
+            told.extend(len(i.objects) for i in items if whole)
         return Decoded(opened.classes, opened.tree, splits)
 
     with warnings.catch_warnings(action="ignore"):  # Pillow's, which name no file; `pin` looked at all of them

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -195,6 +196,19 @@ def _fewest(told: Mapping[str, Sequence[Effect]]) -> int:
     return min((effect.n for found in told.values() for effect in found), default=0)
 
 
+def spans(numbers: Iterable[int]) -> str:
+    """Return whole numbers in words, those that follow one another as a span: ``0 to 3, 6``."""
+    runs = [[n for _, n in run] for _, run in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+
+
+def deciding(v: Verdict) -> str:
+    """Return the number of the first part that made the verdict what it is."""
+    made_it = {"holds here": "holds", "no effect here": "null", UNDECIDED: "open", "in part": "fails null open"}
+    f = next((f for f in v.parts if f.counts in made_it.get(v.word, "fails")), v.parts[0])
+    return f"{f.name}: {bracketed(f)}" if len(v.parts) > 1 else bracketed(f)
+
+
 def amount(value: float, unit: str) -> str:
     """Return a number in its unit's digits, with a sign unless it is a percentage."""
     return number(value, digits(unit), not unit.startswith("%"))
@@ -239,7 +253,8 @@ def scorecard_table(card: pd.DataFrame, chapters: Mapping[str, tuple[str, str]],
     rows = card.astype(object).where(card.notna(), None).to_dict("records")
     for row in rows:
         row["sure"], row["away"] = _standing(row["found"].parts) if row["found"] else (0, 0)
-    table = piece("scorecard", list(papers().values()), rows, chapters, list(sizes))
+    asked = dict.fromkeys(chapters[row["found"].chapter][0] for row in rows if row["found"])
+    table = piece("scorecard", list(papers().values()), rows, chapters, list(sizes), asked)
     found = card["found"].where(card["found"].notna(), None)
     plain = card.drop(columns="found").assign(effect=[v and "; ".join(map(bracketed, v.parts)) for v in found])
     return Table(plain, LOOK["words"]["scorecard"], "scorecard", markup=table)
@@ -268,7 +283,7 @@ def tiles_html(card: pd.DataFrame, chapters: Mapping[str, tuple[str, str]], rest
     rows = card[card["first"]].to_dict("records")
     for row in rows:
         v = row["found"] if row["verdict"] != UNTESTED else None
-        row["told"] = "; ".join(map(bracketed, v.parts[:1])) if v else ""
+        row["told"] = deciding(v) if v and v.parts else ""
         row["link"] = f"{chapters[v.chapter][1]}#verdict-{v.claim}" if v else f"{rest}#{row['claim']}"
     return piece("tiles", list(papers().values()), rows)
 
@@ -297,4 +312,4 @@ PIECES.globals.update(STATES=STATES, STATE_WORDS=STATE_WORDS, WIDTH=WIDTH, HEIGH
 PIECES.globals.update(SAID=SAID, TONE_OF=TONE_OF)
 PIECES.globals.update(claim=claim, names=names, bracketed=bracketed, p_value=p_value)
 PIECES.globals.update(drawing_of=drawing, forest_of=forest)
-PIECES.filters.update(names=names, bracketed=bracketed, amount=amount, range=_range)
+PIECES.filters.update(names=names, bracketed=bracketed, amount=amount, range=_range, spans=spans)
