@@ -39,17 +39,6 @@ CONTRAST = """([selector, property]) => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, for the tests of a file."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
-        yield chromium
-        chromium.close()
-
-
 def offline_page(browser, width: int = 1300, scheme: str = "light"):
     """Return a page in a context of its own with the network cut; its `trouble` is what it complains of or asks for."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from browsing import ARGUMENTS, CHROMIUM, loaded, offline_page
+from filelock import FileLock
 from hypothesis import settings
 from small_world import shrink_world
 
+from transferlab import build
 from transferlab.data import images
 from transferlab.specs import ImageSet
 
@@ -28,12 +31,13 @@ LONG = (
     "test_checkpoint",
 )
 SPREAD = ("test_book", "test_smoke")  # each test of which may run beside the others
+LAST = ("test_book_records", *SPREAD)
 FOLDERS = ("data", "cache", "store", "weights")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One process begins with the book, which it builds, the others with long files; what looks at it comes last."""
-    order = {name: at for at, name in enumerate((*LONG, "", *SPREAD))}
+    order = {name: at for at, name in enumerate((*LONG, "", *LAST))}
     builds = next((item for item in items if item.path.stem == "test_book"), None)
     items.sort(key=lambda item: -1 if item is builds else order.get(item.path.stem, len(LONG)))
 
@@ -66,6 +70,47 @@ def shared(tmp_path_factory) -> dict[str, str]:
     top = tmp_path_factory.getbasetemp()
     top = top.parent if os.environ.get("PYTEST_XDIST_WORKER") else top  # of all processes
     return {f"TRANSFERLAB_{name}": str(top / f"shared-{name}") for name in ("STORE", "CACHE")}
+
+
+@pytest.fixture(scope="session")
+def book(shared) -> Path:
+    """The folder of the built book, which one process builds; the others read where it is."""
+    place = Path(f"{shared['TRANSFERLAB_STORE']}.book")
+    with pytest.MonkeyPatch.context() as patch, FileLock(f"{place}.lock"):
+        for name, folder in shared.items():
+            patch.setenv(name, folder)
+        if not place.is_file():
+            place.write_text(str(build.build(lambda line: None).parent.parent))
+    return Path(place.read_text())
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for the tests of a file."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(book, browser):
+    """Open a page of the book from disk with the network cut."""
+    pages = []
+
+    def opened(name: str, **look):
+        page = offline_page(browser, **look)
+        pages.append(page)
+        page.goto((book / f"{name}.html").as_uri())
+        if page.locator(".tl-chart").count():
+            loaded(page)
+        return page
+
+    yield opened
+    for page in pages:
+        page.context.close()
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import sys
 import urllib.request
 
 import pytest
+from test_imports import NO_FCNTL, python
 
 from transferlab import cli
 
@@ -123,10 +124,40 @@ def test_plan_starts_nothing(monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
-def test_claims_as_json(monkeypatch, capsys):
-    code, out, _ = transferlab(monkeypatch, capsys, "claims", "--json")
-    rows = json.loads(out)
-    assert code == 0
+READING = """
+import contextlib, io, json
+import transferlab.build, transferlab.lab, transferlab.publish, transferlab.store
+from transferlab import cli
+from transferlab.arms import growing
+from transferlab.report import cards, claims, controls, figure, sphinx, stats, theme
+
+told = {}
+for words in ("claims --json", "claims --paper imagenet", "status --json", "status"):
+    sys.argv = ["transferlab", *words.split()]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            cli.main()
+        except SystemExit as stopped:
+            told[words] = stopped.code or 0, out.getvalue()
+assert "torch" not in sys.modules
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def told():
+    """What a process without torch and fcntl says of all that is published, and its exit codes: judging takes long."""
+    done = python(NO_FCNTL + READING)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_reading_judging_and_building_import_no_torch_and_need_no_fcntl(told):
+    assert [code for code, _ in told.values()] == [0] * 4
+
+
+def test_claims_as_json(told):
+    rows = json.loads(told["claims --json"][1])
     assert len({r["claim"] for r in rows}) == 53
     wanted = {"claim", "paper", "scale", "verdict", "effect", "interval", "bar", "p", "n", "seeds", "parts"}
     assert all(wanted | {"fixed_before", "rule"} <= r.keys() for r in rows)
@@ -137,19 +168,15 @@ def test_claims_as_json(monkeypatch, capsys):
     assert all(not r["parts"] and r["scale"] is None for r in rows if r["verdict"] == "not tested")
 
 
-def test_claims_as_a_table(monkeypatch, capsys):
-    code, out, _ = transferlab(monkeypatch, capsys, "claims", "--paper", "imagenet")
-    lines = out.splitlines()
-    assert code == 0
+def test_claims_as_a_table(told):
+    lines = told["claims --paper imagenet"][1].splitlines()
     assert lines[0].split() == ["claim", "scale", "verdict", "effect", "interval", "bar", "p", "n"]
     assert [line.split()[0] for line in lines[2:] if not line.startswith(" ")] == [f"I{i}" for i in range(1, 12)]
     assert any(line.startswith("  ") for line in lines)  # parts of a claim, below it
 
 
-def test_status(monkeypatch, capsys):
-    code, out, _ = transferlab(monkeypatch, capsys, "status", "--json")
-    rows = {(r["chapter"], r["scale"]): r for r in json.loads(out)}
-    assert code == 0
+def test_status(told):
+    rows = {(r["chapter"], r["scale"]): r for r in json.loads(told["status --json"][1])}
     assert set(next(iter(rows.values()))) == {
         "chapter",
         "scale",
@@ -161,8 +188,7 @@ def test_status(monkeypatch, capsys):
         "command",
     }
     assert rows["images_per_class", "gpu"]["command"] in ("", "transferlab run images_per_class --scale gpu")
-    code, out, _ = transferlab(monkeypatch, capsys, "status")
-    assert out.splitlines()[0].split()[:3] == ["chapter", "scale", "state"]
+    assert told["status"][1].splitlines()[0].split()[:3] == ["chapter", "scale", "state"]
 
 
 def test_data_list(monkeypatch, capsys):

@@ -198,7 +198,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_package_is_thin():
-    most = 11360  # two papers had 5,250; 1,150 are for own images, 520 for tasks, annotated sets, 280 for detection
+    most = 11350  # two papers had 5,250; 1,150 are for own images, 520 for tasks, annotated sets, 270 for detection
     assert sum(map(code_lines, FILES)) <= most
 
 
@@ -225,14 +225,6 @@ def test_a_constant_means_one_thing():
 
 # ----------------------------------------------------------------------------------- what reading wants of a machine
 
-READING = """
-import transferlab.build, transferlab.chapters, transferlab.cli, transferlab.lab, transferlab.publish, transferlab.store
-from transferlab import chapters
-from transferlab.arms import growing
-from transferlab.report import cards, claims, controls, figure, sphinx, stats, theme
-chapters.verdicts()
-[chapters.status(c, "cpu") for c in chapters.chapters().values()]
-"""
 NO_FCNTL = "import sys\nsys.modules['fcntl'] = None\n"  # as on Windows
 RUNNING = """
 if __name__ == "__main__":
@@ -250,11 +242,6 @@ if __name__ == "__main__":
 
 def python(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
-
-
-def test_reading_judging_and_building_import_no_torch_and_need_no_fcntl():
-    done = python(f"{NO_FCNTL}{READING}\nassert 'torch' not in sys.modules")
-    assert done.returncode == 0, done.stderr
 
 
 def test_trials_run_without_fcntl():

@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
-from browsing import axe_findings, browser, drawn, in_chromium, loaded, low_contrast, offline_page  # noqa: F401
+from browsing import axe_findings, drawn, in_chromium, loaded, low_contrast, offline_page
 
 from transferlab.report import theme
 from transferlab.report.controls import Control, Explorer
@@ -93,7 +93,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def visit(browser, folder, request):  # noqa: F811
+def visit(browser, folder, request):
     """Write a page with some parts, as the book frames them, and open it."""
     pages = []
     found = (Path(find_spec(n).origin).parent / "theme" / n for n in ("pydata_sphinx_theme", "sphinx_book_theme"))
@@ -464,7 +464,7 @@ def test_printed_figures_and_cards_are_whole(visit):
 
 
 @in_chromium
-def test_a_live_notebook_draws_its_charts_without_a_network(browser):  # noqa: F811
+def test_a_live_notebook_draws_its_charts_without_a_network(browser):
     page = offline_page(browser)
     with drawn_here():
         shown = [lines()._repr_mimebundle_(None, None)["text/html"] for _ in range(2)]

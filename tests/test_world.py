@@ -19,7 +19,7 @@ def arm(method, source) -> list[Trial]:
 
 
 def test_scratch_then_probe_then_fine_tuning(tmp_path):
-    lab, source = Lab(tmp_path), S.source_of()
+    lab, source = Lab(tmp_path, workers=1), S.source_of()  # three pools of processes would each import torch
     arms = [lab.run(arm(*how))["accuracy"] for how in ((S.scratch, None), (Probe(), source), (S.finetune, source))]
     for worse, better in pairwise(arms):
         found = effect(better - worse)

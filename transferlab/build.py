@@ -258,7 +258,8 @@ def concerns() -> list[str]:
     """Return a line for each chapter whose published records are stale or missing, with the command that mends it."""
     lines = []
     for subject in chapters.chapters().values():
-        states = [chapters.status(subject, scale) for scale in chapters.PUBLISHED_SCALES]
+        at = [scale for scale in chapters.PUBLISHED_SCALES if Published().path(scale, subject.name).is_file()]
+        states = [chapters.status(subject, scale) for scale in at]
         told = "{0.chapter} at scale {0.scale}: {0.stale} stale records; mend with: {0.command}"
         lines += [told.format(s) for s in states if s.stale]
         if not any(s.seeds for s in states):

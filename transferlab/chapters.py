@@ -74,7 +74,8 @@ class Chapter:
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.stem
         self._arms: dict[tuple, list] = {}
-        self._studies: dict[tuple, Study | None] = {}
+        self._labs: dict[tuple, Lab] = {}
+        self._studies: dict[Lab, Study | None] = {}
 
     @cached_property
     def notebook(self):
@@ -229,17 +230,20 @@ class Chapter:
         """Return the box *In short* of a study's records."""
         return self._space["short"](study)
 
+    def lab(self, scale: str) -> Lab:
+        """Return the lab that knows the published records at a scale: one, which remembers what searches chose."""
+        file = Published().path(scale, self.name)
+        asked = scales.scale(scale), file, file.stat().st_mtime_ns if file.is_file() else None
+        if asked not in self._labs:
+            self._labs[asked] = Lab(run="never", published=Published().read(scale, self.name))
+        return self._labs[asked]
+
     def published(self, scale: str) -> Study | None:
         """Return the study of the published records of all seeds that are complete at a scale; none without any."""
-        file = Published().path(scale, self.name)
-        if not file.is_file():
-            return None
-        asked = scales.scale(scale), file, file.stat().st_mtime_ns
-        if asked not in self._studies:
-            lab = Lab(run="never", published=Published().read(scale, self.name))
-            seeds = lab.seeds(self.design(scale))
-            self._studies[asked] = Study(self, scale, seeds, lab) if seeds else None
-        return self._studies[asked]
+        if (lab := self.lab(scale)) not in self._studies:
+            seeds = lab.seeds(self.design(scale)) if lab.published else []
+            self._studies[lab] = Study(self, scale, seeds, lab) if seeds else None
+        return self._studies[lab]
 
     def verdicts(self, at: Collection[str] = PUBLISHED_SCALES, but: str = "") -> list[Verdict]:
         """Return the verdicts that the published records support at some scales, `but` for one, larger ones first."""
@@ -365,13 +369,12 @@ class Status:
 
 def status(subject: Chapter, scale: str, published: Published | None = None) -> Status:
     """Compare a chapter's published records with its design."""
-    published = published or Published()
-    records = published.read(scale, subject.name)
+    records = (published or Published()).read(scale, subject.name)
     try:
         trials, designed = subject.shown(scale), subject.design(scale)
     except UserError as e:  # a data set that nobody pinned here
         return Status(subject.name, scale, "unavailable", [], 0, 0, len(records), str(e))
-    lab = Lab(run="never", published=records)
+    lab = Lab(run="never", published=records) if published else subject.lab(scale)
     wanted = {t.key for t in lab.closure(trials)}
     missing, stale, seeds = len(lab.missing(trials)), len(records.keys() - wanted), lab.seeds(designed)
     state = "stale" if stale else "published" if not missing else "partly published" if records else "missing"

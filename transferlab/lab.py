@@ -188,23 +188,24 @@ class Lab:
         return list({t.key: t for t, _ in self._all_behind(trials) if not t.open}.values())
 
     def missing(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Return the trials to run: without what is asked of their record; of an open search, its trials and then the
-        chosen one.
-        """
+        """Return the trials to run: without what is asked of their record; of a search, its trials, then the chosen."""
         return [trial for trial, _ in self._missing(self._all_behind(trials))]
 
     def _missing(self, behind: list[Asked], columns: tuple[str, ...] = ()) -> list[Asked]:
         missing: dict[Trial, tuple[str, ...]] = {}
         for t, asked in behind:
             wanted = (*asked, *columns) if columns and asked != (t.target.asks.chosen_by,) else asked
-            if t.open or not settled(self.record(t, wanted), wanted):
+            if not self._known(t, wanted):
                 missing[t] = tuple(dict.fromkeys((*missing[t], *wanted))) if t in missing else wanted
         return list(missing.items())
+
+    def _known(self, trial: Trial, columns: tuple[str, ...]) -> bool:
+        return not trial.open and settled(self.record(trial, columns), columns)
 
     def seeds(self, trials: Iterable[Trial]) -> list[int]:
         """Return the seeds for which every one of `trials` is on record."""
         trials = trials_of(trials)
-        gone = {t.seed for t in trials if self.missing([t])}
+        gone = {t.seed for t in trials if not all(self._known(*asked) for asked in self._behind(t))}
         return sorted({t.seed for t in trials} - gone)
 
     def plan(self, trials: Iterable[Trial]) -> Plan:

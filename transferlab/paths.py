@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -23,26 +24,30 @@ LEFTOVER = 86_400  # seconds after which half-written files of the dead are remo
 def project() -> Path:
     """Return the project's folder: the nearest one, from here upwards, that holds ``_toc.yml`` and ``notebooks``."""
     try:
-        here = Path.cwd()
+        here = os.getcwd()
     except FileNotFoundError as e:
         raise UserError("folder (=.): is gone; change into one that is there") from e
-    for folder in (here, *here.parents, Path(__file__).parent.parent):
-        if os.path.isfile(folder / "_toc.yml") and os.path.isdir(folder / "notebooks"):  # also if it may not be read
+    for folder in _upwards(here):
+        if os.path.isfile(f"{folder}/_toc.yml") and os.path.isdir(f"{folder}/notebooks"):  # also if it may not be read
             return folder
-    return here
+    return _path(here)
 
 
-def _named(variable: str, usual: Path | str) -> Path:
-    folder = Path(os.environ.get(variable) or usual)
+_path = lru_cache(maxsize=64)(Path)  # of a few folders, for which every spec with an image set asks
+_upwards = lru_cache(maxsize=8)(lambda here: (Path(here), *Path(here).parents, Path(__file__).parent.parent))
+
+
+def _named(variable: str, *usual: Path | str) -> Path:
+    folder = _path(*([named] if (named := os.environ.get(variable)) else usual))
     try:
-        return folder.expanduser()
+        return folder.expanduser() if str(folder).startswith("~") else folder
     except RuntimeError as e:
         raise UserError(f"{variable} (={folder}): there is no such home folder; name one that can be written") from e
 
 
 def data_root() -> Path:
     """Return the folder of image sets: ``$TRANSFERLAB_DATA``, or ``data`` in the project."""
-    return _named("TRANSFERLAB_DATA", project() / "data")
+    return _named("TRANSFERLAB_DATA", project(), "data")
 
 
 def weights_root() -> Path:
@@ -97,14 +102,14 @@ def file_fingerprint(path: Path) -> str:
 
 def store_root() -> Path:
     """Return the folder of records and pretrained networks: ``$TRANSFERLAB_STORE``, or ``store`` in the project."""
-    return _named("TRANSFERLAB_STORE", project() / "store")
+    return _named("TRANSFERLAB_STORE", project(), "store")
 
 
 def cache_root() -> Path:
     """Return the folder of decoded images: ``$TRANSFERLAB_CACHE``, or ``transferlab`` in ``$XDG_CACHE_HOME`` or
     ``~/.cache``.
     """
-    return _named("TRANSFERLAB_CACHE", Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "transferlab"))
+    return _named("TRANSFERLAB_CACHE", os.environ.get("XDG_CACHE_HOME") or "~/.cache", "transferlab")
 
 
 def elsewhere(path: Path) -> str:

@@ -18,8 +18,7 @@ AS_IT_IS = ("kind", "seed", "version")  # of a trial's fields; pages write the o
 
 def trials(subject: chapters.Chapter, scale: str, lab: Lab | None = None) -> dict[str, Trial]:
     """Return the trials behind a chapter's page by key: those of searches, and what these chose as far as known."""
-    lab = lab or Lab(run="never", published=Published().read(scale, subject.name))
-    return {trial.key: trial for trial in lab.closure(subject.shown(scale))}
+    return {trial.key: trial for trial in (lab or subject.lab(scale)).closure(subject.shown(scale))}
 
 
 def places() -> Iterator[tuple[chapters.Chapter, str]]:

@@ -7,7 +7,7 @@ import sys
 import imagehash
 import numpy as np
 import pytest
-from browsing import browser, in_chromium  # noqa: F401  (a fixture)
+from browsing import in_chromium
 from click.testing import CliRunner
 from drawn_folders import looks_right, picture, put
 from PIL import Image, ImageEnhance
@@ -177,7 +177,7 @@ def test_looking_imports_no_torch(messy):
 
 
 @in_chromium
-def test_the_page(browser, messy, tmp_path):  # noqa: F811
+def test_the_page(browser, messy, tmp_path):
     path = tmp_path / "look.html"
     assert said(messy, "--html", path).stderr.strip() == f"page: {path}"
     text = path.read_text("utf-8")

@@ -6,7 +6,7 @@ from html import unescape
 
 import pandas as pd
 import pytest
-from browsing import browser, in_chromium  # noqa: F401  (a fixture)
+from browsing import in_chromium
 from drawn_folders import looks_right, picture, put
 
 from transferlab.errors import UserError, torchvision
@@ -221,7 +221,7 @@ def test_bad_input(made, file, content, error):
 
 
 @in_chromium
-def test_the_page(browser, made):  # noqa: F811
+def test_the_page(browser, made):
     path = write(made)
     assert path.stat().st_size < 500_000
     assert "cat <b>" not in path.read_text("utf-8")
@@ -229,7 +229,7 @@ def test_the_page(browser, made):  # noqa: F811
 
 
 @in_chromium
-def test_a_page_of_thirty_classes(browser, tmp_path):  # noqa: F811
+def test_a_page_of_thirty_classes(browser, tmp_path):
     classes = [f"a class of some name {n}" for n in range(30)]
     rows = [("x.png", c, classes[(n * k) % 30], 0.9) for n, c in enumerate(classes) for k in (1, 1, 2)]
     looks_right(

@@ -25,6 +25,15 @@ from transferlab.run.queue import Queue
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("one_world")]  # warnings are Dask's own
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_to_collect():
+    """What other tests and imports left is not gone through again and again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def no_client_is_left():
     """One that found no scheduler takes Dask's lock when it is collected: not while another begins, who holds it."""

@@ -3,6 +3,7 @@
 import ast
 import inspect
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from ..arms import advice, factors, tuning
@@ -31,14 +32,14 @@ def fingerprint(claim: str, cells: Iterable[str], arms: Iterable[tuple[Mapping[s
     UserError
         If no rule names the claim.
     """
-    library = _defined(ast.parse(inspect.getsource(contrasts)))
-    trees = [ast.parse(cell) for cell in cells]
+    library = _defined(_parsed(inspect.getsource(contrasts)))
+    trees = [_parsed(cell) for cell in cells]
     known: dict[str, list[ast.stmt]] = {}
     for tree in trees:
         known |= {name: [*known.get(name, []), *nodes] for name, nodes in _defined(tree).items()}
     calls = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Call) and _names_claim(n, claim)]
     check(len(calls) == 1, "rule", claim, f"must be written once, is {len(calls)} times")
-    shared = [_defined(ast.parse(inspect.getsource(module))) for module in SHARED]
+    shared = [_defined(_parsed(inspect.getsource(module))) for module in SHARED]
     imported = [set().union(*(_imported(tree, module) for tree in trees)) for module in SHARED]
     names, found, size, before = _used(calls[0]), {}, 0, -1
     while size > before:  # until nothing is added, so that the order does not matter
@@ -52,8 +53,11 @@ def fingerprint(claim: str, cells: Iterable[str], arms: Iterable[tuple[Mapping[s
             for theirs, nodes in zip(imported, of, strict=True):
                 theirs |= used if nodes and not own else set()
     told = sorted({canonical({"arm": dict(factors), "target": target}) for factors, target in arms})
-    code = {name: "\n".join(ast.unparse(_bare(node)) for node in nodes) for name, nodes in found.items() if nodes}
+    code = {name: "\n".join(map(_bare, nodes)) for name, nodes in found.items() if nodes}
     return digest(canonical({"code": dict(sorted({"": ast.unparse(calls[0]), **code}.items())), "arms": told}))
+
+
+_parsed = lru_cache(maxsize=16)(ast.parse)  # a chapter's claims share their cells, and all of them the package's
 
 
 def _imported(tree: ast.Module, module: Any) -> set[str]:
@@ -80,14 +84,16 @@ def _defined(tree: ast.Module) -> dict[str, list[ast.stmt]]:
     return found
 
 
-def _used(node: ast.AST) -> set[str]:
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+@lru_cache(maxsize=1024)
+def _used(node: ast.AST) -> frozenset[str]:
+    return frozenset(n.id for n in ast.walk(node) if isinstance(n, ast.Name))
 
 
-def _bare(node: ast.stmt) -> ast.stmt:
-    """Return a definition without docstrings."""
+@lru_cache(maxsize=1024)
+def _bare(node: ast.stmt) -> str:
+    """Return the source of a definition without docstrings."""
     node = ast.parse(ast.unparse(node)).body[0]
     for inner in ast.walk(node):
         if isinstance(inner, ast.FunctionDef) and ast.get_docstring(inner) is not None:
             inner.body = inner.body[1:] or [ast.Pass()]
-    return node
+    return ast.unparse(node)

@@ -8,6 +8,7 @@ from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
@@ -61,7 +62,7 @@ class Study:
         self.trials: list[Trial] = list(trials)
         self.factors = list(dict.fromkeys(name for f in factors for name in f))
         self.records = self._joined(lab.run(self.trials, rules=chapter.fingerprints(scale)), list(factors))
-        self.asked: dict[tuple, pd.DataFrame] = {}  # what has been asked of the records
+        self.asked: dict[tuple, Any] = {}  # what has been asked of the records
         self.targets = self._carrying_most()
 
     @staticmethod
@@ -87,7 +88,7 @@ class Study:
         UserError
             If none of them is there (in a study that has been narrowed already: none of those).
         """
-        known = self.targets if self.narrowed else list(dict.fromkeys(self.records["target"]))
+        known = self.targets if self.narrowed else [*self.records["target"].unique()]
         view = copy(self)
         view.targets, view.narrowed = [t for t in targets if t in known], True
         check(bool(view.targets), "target", ", ".join(targets), f"is not one of {', '.join(known)}")
@@ -112,11 +113,22 @@ class Study:
 
     def rows(self, **factors: Any) -> pd.DataFrame:
         """Return the records on `targets` of the arms that have these factors (``None``: those without)."""
-        wanted = self.records["target"].isin(self.targets)
-        for name, value in factors.items():
+        return self.records[self._wanted(factors)]
+
+    def _wanted(self, factors: dict[str, Any]) -> np.ndarray:
+        """Return which records are on `targets` and of the arms that have these factors."""
+        for name in factors:
             check(name in self.records, "factor", name, f"is not one of {', '.join(self.factors)}")
-            wanted &= self.records[name].isna() if value is None else self.records[name] == value
-        return self.records[wanted]
+        asked = ("target", tuple(self.targets)), *factors.items()
+        return np.logical_and.reduce([self._which(*pair) for pair in asked])
+
+    def _which(self, name: str, value: Any) -> np.ndarray:
+        """Return which records have a value, or one of several, in a column: asked again and again, by all views."""
+        if (asked := (name, value)) not in self.asked:
+            column, several = self.records[name], isinstance(value, tuple)
+            found = column.isna() if value is None else column.isin(value) if several else column == value
+            self.asked[asked] = found.to_numpy(bool)
+        return self.asked[asked]
 
     def by_target(self, by: str | Sequence[str], value: str = "accuracy", **factors: Any) -> pd.DataFrame:
         """Return a row for each (seed, target) and a column for each level of `by`; one column if it is empty.
@@ -133,7 +145,7 @@ class Study:
         return self.asked[asked]
 
     def _by_target(self, by: list[str], value: str, factors: dict[str, Any]) -> pd.DataFrame:
-        rows = self.rows(**factors)[["seed", "target", *by, value]]
+        rows = self.records.loc[self._wanted(factors), ["seed", "target", *by, value]]
         told = f"{self.name}, {value} of {factors or 'all'}{' by ' * bool(by)}{', '.join(by)}"
         check(len(rows) > 0, "records", told, "there is none")
         index = pd.MultiIndex.from_frame(rows[["seed", "target", *by]])
