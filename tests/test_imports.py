@@ -198,7 +198,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_package_is_thin():
-    most = 11080  # with two papers it had 5,250; 1,150 are for own images, 520 for tasks and annotated sets
+    most = 11360  # two papers had 5,250; 1,150 are for own images, 520 for tasks, annotated sets, 270 for detection
     assert sum(map(code_lines, FILES)) <= most
 
 

@@ -460,7 +460,9 @@ def test_printed_figures_and_cards_are_whole(visit):
     page.emulate_media(media="print")
     whole = "all => all.every(e => getComputedStyle(e).breakInside === 'avoid')"
     assert page.locator(".tl-figure, .tl-legend, .tl-verdict, .tl-answer").evaluate_all(whole)
-    assert page.locator(".tl-controls").evaluate_all("all => all.every(e => !e.offsetParent)")
+    said = page.locator(".tl-controls select").first  # what the chart on paper shows
+    assert said.evaluate("e => getComputedStyle(e).appearance") == "none"
+    assert page.locator(".tl-sift, .tl-csv, .tl-steps button").evaluate_all("all => all.every(e => !e.offsetParent)")
 
 
 @in_chromium

@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from transferlab.data import augment
-from transferlab.data.augment import BLOCK, CHANNEL_MEAN, LUMA, STD, Draws, Sampler, crop_flip, luma, normalise
+from transferlab.data.augment import (
+    BLOCK,
+    CHANNEL_MEAN,
+    LUMA,
+    STD,
+    Draws,
+    Sampler,
+    crop_flip,
+    crop_flip_boxes,
+    luma,
+    normalise,
+)
 from transferlab.errors import UserError
 
 
@@ -187,3 +198,51 @@ def test_luma_of_every_colour():
     assert torch.equal(luma(pixels[7:9]), grey[7:9])
     pillow = np.array([np.asarray(Image.fromarray(p.numpy()).convert("L")) for p in pixels[::16]], dtype=int)
     assert np.abs(grey[::16, ..., 0].numpy() - pillow).max() <= 1  # Pillow truncates
+
+
+# ------------------------------------------------------------------------------------------------ boxes of objects
+
+
+def drawn_boxes(boxes: torch.Tensor, size: int) -> torch.Tensor:
+    """Pictures that are bright inside of one box each, whose edges are whole numbers."""
+    pixels = torch.zeros(len(boxes), size, size, 3, dtype=torch.uint8)
+    for picture, (_, left, top, right, bottom, _) in zip(pixels, boxes[:, 0].int().tolist(), strict=True):
+        picture[top:bottom, left:right] = 255
+    return pixels
+
+
+@given(st.integers(0, 10**6), st.integers(-3, 3), st.integers(-3, 3), st.booleans())
+def test_boxes_go_where_their_pixels_go(seed, down, right, mirror):
+    """Objects that touch no edge, so that no pixel of theirs is repeated beyond it."""
+    size, draw = 24, generator(seed)
+    low = torch.randint(1, 16, (4, 2), generator=draw)
+    high = (low + torch.randint(1, 12, (4, 2), generator=draw)).clamp_max(size - 1)
+    boxes = torch.cat([torch.ones(4, 1), low, high, torch.zeros(4, 1)], 1)[:, None]
+    shift, turned = torch.tensor([[down, right]] * 4), torch.tensor([mirror] * 4)
+    seen = crop_flip(drawn_boxes(boxes, size), torch.arange(4), shift, turned)[..., 0] > 0
+    for picture, (label, *edges, hard) in zip(seen, crop_flip_boxes(boxes, shift, turned, size)[:, 0], strict=True):
+        rows, columns = picture.any(1).nonzero().flatten(), picture.any(0).nonzero().flatten()
+        if len(rows) == 0:
+            assert label == -1
+            continue
+        assert [int(edge) for edge in edges] == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        assert label == 1
+        assert hard == 0 or picture.sum() < boxes[0, 0, 3] * size
+
+
+def test_what_is_left_of_boxes_that_leave():
+    """Of ten rows seven, two (difficult), or none stay; what was difficult is so, and what is no object is none."""
+    at = lambda top, hard=0.0: [3, 5, top, 15, top + 10, hard]  # noqa: E731
+    boxes = torch.tensor([[at(0), at(-2, 1.0)], [at(-5), [-1] * 6], [at(-7), [-1] * 6]])
+    shift, mirror = torch.tensor([[3, 0]] * 3), torch.tensor([False] * 3)
+    found = crop_flip_boxes(boxes, shift, mirror, 24)
+    assert found[:, 0, 0].tolist() == [3, 3, -1]
+    assert found[:, 0, 5].tolist()[:2] == [0, 1]
+    assert found[0, :, 4].tolist() == [7, 5]
+    assert found[0, 1, 5] == 1
+    assert (found[1:, 1, 0] == -1).all()
+
+
+def test_a_mirror_turns_boxes():
+    found = crop_flip_boxes(torch.tensor([[[0, 2, 3, 8, 9, 0.0]]]), torch.tensor([[0, 0]]), torch.tensor([True]), 24)
+    assert found.flatten().tolist() == [0, 16, 3, 22, 9, 0]

@@ -1,15 +1,16 @@
 """The synthetic world: the same images everywhere, classes alike at every size, a dial that moves a set away."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from transferlab.data.images import load
+from transferlab.data.images import load, target_sample
 from transferlab.data.synthetic import DRAWS, FAMILY_NAMES, FIRST_INDEX, PER_CLASS, World, uniform
 from transferlab.errors import UserError
-from transferlab.specs import ImageSet, catalog
+from transferlab.specs import Detection, ImageSet, MultiLabel, Subset, Target, catalog
 
 ALL = torch.arange(100)
 
@@ -153,3 +154,46 @@ def test_no_such_distance(distance):
 @pytest.mark.parametrize(("name", "distance"), [("source", None), ("0", 0.0), ("1", 1.0), ("0.25", 0.25)])
 def test_distances(name, distance):
     assert catalog.synthetic_distance(f"synthetic:{name}") == distance
+
+
+# ------------------------------------------------------------------------------------------- images of several objects
+
+
+def test_scenes_have_boxes_around_what_is_painted():
+    """Where an object is alone, nothing outside of its box differs from the image without it."""
+    world, index = World(0.3), torch.arange(60)
+    pictures, boxes = world.scenes(index, 48)
+    assert (pictures.shape, pictures.dtype) == ((60, 48, 48, 3), torch.uint8)
+    count = (boxes[..., 0] >= 0).sum(1)
+    assert set(count.tolist()) == {1, 2, 3}
+    there = boxes[boxes[..., 0] >= 0]
+    assert ((there[:, 1:5] >= 0) & (there[:, 1:5] <= 48)).all()
+    assert (there[:, 3:5] - there[:, 1:3] >= 4).all()
+    hard = (world.scenes(torch.arange(600), 24)[1][..., 5] == 1).double().mean()
+    assert 0 < hard < 0.05  # covered by others
+    assert torch.equal(boxes[:, 0, 0], (index % 100).float())
+    bare = World(0.3)
+    bare.outline = lambda trait, x, y: torch.full_like(x, -1)  # no object covers anything
+    differs = (bare.scenes(index, 48)[0] != pictures).any(3)
+    for i in (count == 1).nonzero().flatten().tolist():
+        rows, columns = differs[i].any(1).nonzero().flatten(), differs[i].any(0).nonzero().flatten()
+        _, left, top, right, bottom, _ = boxes[i, 0].tolist()
+        found = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
+        assert (found - torch.tensor([left, top, right, bottom])).abs().max() <= 2  # edges are antialiased
+
+
+def test_a_scene_does_not_depend_on_the_others():
+    world, index = World(None), torch.arange(30)
+    whole = world.scenes(index, 24)
+    parts = [world.scenes(some, 24) for some in index.split(7)]
+    assert all(torch.equal(torch.cat(each), value) for each, value in zip(zip(*parts, strict=True), whole, strict=True))
+
+
+def test_scenes_are_a_target_of_several_labels_and_of_boxes():
+    target = Target("synthetic:0.3", 24, Subset(depth=1, images=50), Detection())
+    sample = target_sample(target, "train", 0)
+    assert (sample.labels.shape, sample.classes, sample.names) == ((50, 3, 6), 4, FAMILY_NAMES)
+    assert target.images.fingerprint != ImageSet("synthetic:0.3").fingerprint
+    several = target_sample(replace(target, task=MultiLabel()), "train", 0)
+    present = [set(its[its[:, 5] == 0, 0].int().tolist()) - {-1} for its in sample.labels]
+    assert [set((row == 1).nonzero().flatten().tolist()) for row in several.labels] == present

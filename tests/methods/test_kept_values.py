@@ -43,6 +43,7 @@ from transferlab.methods import (
     L2SP,
     Concepts,
     CoTuning,
+    Detect,
     Distillation,
     FineTune,
     Grow,
@@ -83,6 +84,7 @@ from transferlab.specs import (
     Weights,
 )
 from transferlab.specs.serial import canonical
+from transferlab.specs.task import Detection
 from transferlab.train import read, solvers
 from transferlab.train.fit import fit
 from transferlab.train.run import Run, Stream
@@ -248,6 +250,26 @@ def results(backbone: str, method: str) -> list[float]:
     return [*losses.tolist(), *size_of(seen[0])]  # on the test images, which are read first
 
 
+def scenes() -> list[float]:
+    """The drawn world's images of several objects, and their boxes."""
+    part = images.load(ImageSet("synthetic:0.3").annotated, 32).splits["train"]
+    return [*size_of(part.pixels[::40]), *part.labels[::40].astype(float).mean((0, 1)).tolist()]
+
+
+def detector() -> list[float]:
+    """Losses of a detector's training, and its weights afterwards."""
+    asked = trial("alexnet", "fine-tune")
+    target = replace(asked.target, task=Detection())
+    asked = replace(asked, target=target, method=Detect(recipe(BACKBONES["alexnet"])))
+    net = pretrained("alexnet")[0]
+    with tempfile.TemporaryDirectory() as root, trainings() as found:
+        run(Path(root), asked, net)
+    parts = ("backbone.body.conv5.conv", "backbone.fpn", "rpn.head", "roi_heads")
+    net = found[0].run.trained
+    weights = [torch.cat([p.detach().flatten() for p in net.get_submodule(part).parameters()]) for part in parts]
+    return [*found[0].fitted.losses.tolist(), *(v for weight in weights for v in size_of(weight))]
+
+
 def several_labels() -> list[float]:
     """Losses of training where images have several labels, and linear classifiers of each class."""
     given = images.target_sample(Target("synthetic:0", 24, Subset(classes=8)), "train", 1)
@@ -355,6 +377,8 @@ CASES = {
         if b == "alexnet" or m not in OF_ALEXNET
     },
     **{f"alexnet {m}": (type(measure), functools.partial(measured, m)) for m, (measure, _) in MEASURES.items()},
+    "alexnet detect": (Detect, detector),
+    "scenes": (ImageSet, scenes),
     "alexnet several labels": (FineTune, several_labels),
     "alexnet borrowed": (Borrowed, ratios),
     "alexnet retrieval": (Retrieval, retrieved),

@@ -9,6 +9,7 @@ from test_objectives import STEPS
 from test_trainers import alone, capture, killed, pictures, together
 
 from transferlab.data.augment import luma, normalise
+from transferlab.data.images import Sample
 from transferlab.errors import UserError
 from transferlab.nets.build import build
 from transferlab.nets.taps import freeze
@@ -158,3 +159,25 @@ def test_only_the_rows_of_a_batch_are_read(monkeypatch):
     )
     fit(run_of(build(SMALL, SIZE, 4, 0), pictures(), replace(RECIPE, steps=3)))
     assert seen == [16] * 3
+
+
+@pytest.mark.parametrize("augment", ["crop-flip", "none"])
+def test_boxes_move_with_their_images(augment):
+    """A bright square in a dark image: where it is seen is where its box lies; nothing moves without augmentation."""
+    pixels, labels = torch.zeros(6, 24, 24, 3, dtype=torch.uint8), torch.full((6, 2, 6), -1.0)
+    for i in range(6):
+        pixels[i, 8 : 12 + i, 6:10] = 255
+        labels[i, 0] = torch.tensor([i % 3, 6, 8, 10, 12 + i, 0])
+    sample = Sample(pixels, torch.arange(6), labels, 3)
+    run = Run(build(SMALL, SIZE, 4, 0), (Stream(sample, 1),), replace(STEPS, augment=augment, batch=6), 1)
+    feed, moved = Feed([run]), 0
+    block = feed.block(BLOCK)
+    for step in range(BLOCK):
+        batch = feed.batch(block, step)
+        for image, (first, second), was in zip(batch.images, batch.labels, labels[block[0].index[step]], strict=True):
+            seen = image[0] > 0
+            rows, columns = seen.any(1).nonzero().flatten(), seen.any(0).nonzero().flatten()
+            assert first[1:5].tolist() == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+            assert (first[0], first[5], second[0]) == (was[0, 0], 0, -1)
+            moved += int(not torch.equal(first, was[0]))
+    assert (moved > 0) == (augment == "crop-flip")

@@ -8,6 +8,7 @@ from functools import cache
 import torch
 
 from ..errors import check
+from .objects import LEAST
 
 CHANNEL_MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -143,3 +144,18 @@ def crop_flip(pixels: torch.Tensor, rows: torch.Tensor, shift: torch.Tensor, mir
     right = torch.where(mirror[:, None], width - 1 - right, right) + shift[:, 1:]  # (B, W)
     down, right = down.clamp(0, height - 1), right.clamp(0, width - 1)
     return pixels[rows[:, None, None], down[:, :, None], right[:, None, :]]
+
+
+def crop_flip_boxes(boxes: torch.Tensor, shift: torch.Tensor, mirror: torch.Tensor, size: int) -> torch.Tensor:
+    """Return where objects (B, M, 6) lie in images that `crop_flip` made, as `data.objects.moved` has it: what is left
+    less than a quarter of is difficult, and that of which nothing is left goes.
+    """
+    label, *edges, hard = boxes.unbind(2)
+    left, top, right, bottom = (edge - shift[:, (1 - i % 2), None] for i, edge in enumerate(edges))
+    turn = mirror[:, None]
+    left, right = torch.where(turn, size - right, left), torch.where(turn, size - left, right)
+    whole = (right - left) * (bottom - top)
+    left, top, right, bottom = (edge.clamp(0, size) for edge in (left, top, right, bottom))
+    share = (right - left) * (bottom - top) / whole.clamp_min(1e-6)
+    label, hard = torch.where(share > 0, label, -1.0), torch.where(share < LEAST, 1.0, hard)
+    return torch.stack([label, left, top, right, bottom, hard], 2)

@@ -137,21 +137,24 @@ def load(images: ImageSet, size: int) -> Decoded:
         If the set is missing, or is not the one that the fingerprint names.
     """
     if images.name.startswith("synthetic:"):
-        here, given = catalog.SYNTHETIC_FINGERPRINT, images.fingerprint
-        check(given == here, f"{images.name} fingerprint", given, f"this package draws {here}")
-        return synthetic_set(images.name, size)
+        here, given = catalog.known(images.name), images.fingerprint
+        check(given in here, f"{images.name} fingerprint", given, f"this package draws {' and '.join(here)}")
+        return synthetic_set(images.name, size, "boxes" in here[given])
     return _decoded(images.name, images.fingerprint, size)
 
 
 @lru_cache(maxsize=8)
-def synthetic_set(name: str, size: int) -> Decoded:
-    """Return a set of the synthetic world at `size` px, from the cache if it was drawn before."""
+def synthetic_set(name: str, size: int, objects: bool = False) -> Decoded:
+    """Return a set of the synthetic world at `size` px, from the cache if it was drawn before; images of several
+    objects, if these are meant.
+    """
     drawn_by = file_fingerprint(Path(synthetic.__file__))
-    folder = cache_root() / "drawn" / f"{drawn_by}-{name.removeprefix('synthetic:')}-{size}"
+    folder = cache_root() / "drawn" / f"{drawn_by}-{name.removeprefix('synthetic:')}-{size}{'-objects' * objects}"
 
     def draw() -> Decoded:
         world = synthetic.World(catalog.synthetic_distance(name))
-        splits = {split: Split(*world.draw(split, size)) for split in ("train", "validation", "test")}
+        drawn = world.draw_scenes if objects else world.draw
+        splits = {split: Split(*drawn(split, size)) for split in ("train", "validation", "test")}
         return Decoded(world.classes, world.tree, splits)
 
     return _kept(folder, size, f"drawing {name}", draw)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
+from .objects import COLUMNS, LEAST
 from .tree import ClassTree
 
 KINDS, SORTS = 5, 5
@@ -21,6 +22,8 @@ FAMILY_NAMES = ("lobed", "boxy", "ring", "bars")
 PER_CLASS = {role: {"train": n, "validation": 10, "test": 20} for role, n in {"source": 100, "target": 40}.items()}
 FIRST_INDEX = {"train": 0, "validation": 1 << 20, "test": 1 << 21}
 DRAWS = 26  # random numbers an image
+OBJECTS, SCENE_ZOOM, SCENE_ROOM = 3, 0.5, 1.2  # in an image of several: how many at most, how large and how far apart
+FIRST_SCENE = 1 << 24  # index of what is drawn in images of several objects
 PIXELS_AT_ONCE = 2000 * 32 * 32  # pixels drawn at once
 
 
@@ -50,6 +53,11 @@ def hue(angle: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
     """Return saturated colours, shape (N, 3), for hue angles in turns and strengths in [0, 1], both shape (N,)."""
     phases = torch.tensor([0.0, 1 / 3, 2 / 3])
     return 0.5 + 0.5 * strength[:, None] * torch.cos(2 * math.pi * (angle[:, None] + phases))
+
+
+def _ends(covered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where what is covered of lines, (N, size), begins and ends."""
+    return covered.float().argmax(1), covered.shape[1] - covered.flip(1).float().argmax(1)
 
 
 class World:
@@ -87,6 +95,46 @@ class World:
         pieces = (self.render(i, of, size).numpy() for i, of in zip(index.split(few), labels.split(few), strict=True))
         return pieces, labels.numpy(), [str(i) for i in range(len(labels))]
 
+    def draw_scenes(self, split: str, size: int) -> tuple[Iterator[np.ndarray], np.ndarray, list[str]]:
+        """As `draw`, images of one to `OBJECTS` objects: labels are their boxes (N, OBJECTS, 6), see `objects`, there
+        when the pieces are drawn.
+        """
+        rows = torch.arange(len(self.classes) * PER_CLASS[self.role][split])
+        boxes = np.full((len(rows), OBJECTS, COLUMNS), -1, np.float32)
+
+        def pieces() -> Iterator[np.ndarray]:
+            for some in rows.split(max(1, PIXELS_AT_ONCE // size**2)):
+                pictures, found = self.scenes(FIRST_INDEX[split] + some, size)
+                boxes[some.numpy()] = found.numpy()
+                yield pictures.numpy()
+
+        return pieces(), boxes, [str(i) for i in range(len(rows))]
+
+    def scenes(self, index: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw images of several objects: uint8 (N, size, size, 3), and their boxes, float32 (N, OBJECTS, 6).
+
+        Later ones cover earlier ones, which are difficult where less than a quarter can be seen.
+        """
+        drawn, boxes, masks = uniform(self.seed + 4000, index, 1 + OBJECTS), [], []
+        for k in range(OBJECTS):
+            labels = index % len(self.classes) if k == 0 else (drawn[:, k] * len(self.classes)).long()
+            there = (drawn[:, 0] * OBJECTS).long() >= k
+            its = FIRST_SCENE + OBJECTS * index + k
+            scene, paint, mask, u = self.layers(its, labels, size, SCENE_ZOOM, SCENE_ROOM)
+            mask = mask * there[:, None, None, None]
+            if k == 0:
+                picture, light = scene, u
+            picture = picture + mask * (paint - picture)
+            masks = [before * (1 - mask) for before in masks] + [mask]
+            ends = [_ends(mask[..., 0].amax(axis) > 0.5) for axis in (1, 2)]  # of columns, and of rows
+            box = [ends[0][0], ends[1][0], ends[0][1], ends[1][1]]
+            boxes.append(torch.stack([labels.float(), *box, mask.sum((1, 2, 3))], 1))
+            boxes[-1][~there] = -1
+        found = torch.stack(boxes, 1)
+        seen = torch.stack([mask.sum((1, 2, 3)) for mask in masks], 1)
+        found[..., 5] = torch.where(found[..., 0] < 0, -1.0, (seen < LEAST * found[..., 5]).float())
+        return self.lit(picture, light, FIRST_SCENE + OBJECTS * index), found
+
     def sample(self, labels: Iterable[int], size: int) -> np.ndarray:
         """Return one image of each of some classes, uint8 of shape (N, size, size, 3)."""
         chosen = torch.tensor(list(labels))
@@ -120,14 +168,25 @@ class World:
         -------
         Tensor of uint8, shape (N, size, size, 3)
         """
+        scene, paint, mask, u = self.layers(index, labels, size)
+        return self.lit(scene + mask * (paint - scene), u, index)
+
+    def layers(
+        self, index: torch.Tensor, labels: torch.Tensor, size: int, zoom: float = 1.0, room: float = 0.5
+    ) -> tuple[torch.Tensor, ...]:
+        """Return what is behind objects, and what they are painted with, both of shape (N, size, size, 3) or alike, how
+        much of each pixel they cover, (N, size, size, 1), and the numbers that all was drawn by.
+
+        They are `zoom` times as large as in images of one object, and their middles lie in the middle share `room`.
+        """
         u, trait, far = uniform(self.seed, index, DRAWS), self.traits(labels), self.far
         at = lambda column: u[:, column, None, None]  # noqa: E731  (N, 1, 1)
         axis = (torch.arange(size) + 0.5) / size * 2 - 1
         down, right = axis[None, :, None], axis[None, None, :]
 
         # pose: from picture coordinates to the object's own
-        turn, extent = 0.8 * (at(0) - 0.5), 0.6 + 0.25 * at(1)
-        x, y = right - 0.5 * (at(2) - 0.5), down - 0.5 * (at(3) - 0.5)
+        turn, extent = 0.8 * (at(0) - 0.5), zoom * (0.6 + 0.25 * at(1))
+        x, y = right - room * (at(2) - 0.5), down - room * (at(3) - 0.5)
         x, y = (x * turn.cos() + y * turn.sin()) / extent, (y * turn.cos() - x * turn.sin()) / extent
         edge = 3.0 / (size * extent)
         mask = (self.outline(trait, x, y) / edge).clamp(-0.5, 0.5) + 0.5  # (N, size, size), antialiased
@@ -150,7 +209,13 @@ class World:
             spot = ((radius - (bx**2 + by**2).sqrt()) / (3.0 / size)).clamp(-0.5, 0.5) + 0.5
             scene = scene + spot[..., None] * (hue(u[:, 9 - blob], 0.8 * grey)[:, None, None] - scene)
 
-        picture = scene + mask[..., None] * (paint - scene)
+        return scene, paint, mask[..., None], u
+
+    def lit(self, picture: torch.Tensor, u: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Return pictures as uint8, under their light and with their grain."""
+        size, at = picture.shape[1], lambda column: u[:, column, None, None]
+        axis = (torch.arange(size) + 0.5) / size * 2 - 1
+        down, right = axis[None, :, None], axis[None, None, :]
         light = 1 + 0.8 * (at(23) - 0.5) + 0.5 * (right * (at(24) - 0.5) + down * (at(25) - 0.5))
         pixel = index[:, None] * size**2 + torch.arange(size**2)
         grain = uniform(self.seed + 3000, pixel.reshape(-1), 1).reshape(len(index), size, size, 1)

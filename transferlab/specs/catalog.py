@@ -17,6 +17,7 @@ from ..errors import DiskError, UserError, check, few, line, suggest
 from ..paths import cache_root, data_root, elsewhere, weights_file, write_atomically
 
 SYNTHETIC_FINGERPRINT = "world-1"
+SYNTHETIC = {"fingerprint": SYNTHETIC_FINGERPRINT, "objects": {"fingerprint": "scenes-1", "boxes": {}}}
 LIST = ".images.json"  # how the name of a file ends that lists images (see `data.readers.write_list`)
 PLACED = ("folder:", "file:")  # how names begin that say where something lies, whatever the folder of image sets is
 
@@ -101,7 +102,6 @@ def pinned(name: str, fingerprint: str = "") -> dict:
     """
     if name.startswith("synthetic:"):
         synthetic_distance(name)
-        return {"fingerprint": SYNTHETIC_FINGERPRINT}
     if entries := known(name):
         return entries.get(fingerprint) or [*entries.values()][-1]
     if name.startswith("folder:") and name.endswith(LIST):
@@ -118,7 +118,8 @@ def known(name: str) -> dict[str, dict]:
     """Return what is pinned under a name, by fingerprint: of a set with objects its whole images before it, and last
     what goes before the rest.
     """
-    entries = [entry for entry in (packaged().get(name), local().get(name)) if entry]
+    drawn = SYNTHETIC if name.startswith("synthetic:") else None
+    entries = [entry for entry in (drawn, packaged().get(name), local().get(name)) if entry]
     inside = [entry["objects"] for entry in entries if "objects" in entry]
     found: dict[str, dict] = {}
     for entry in (*inside, *entries):

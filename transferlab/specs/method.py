@@ -26,6 +26,8 @@ class Method(ForTasks):
     starts: ClassVar[bool | None] = True  # whether it needs a source; None: it may have one
     # whether it asks a source's head, so of its own images: test ones, only these are new
     own_task: ClassVar[bool] = False
+    any_size: ClassVar[bool] = False  # whether a source may have images of another size than an AlexNet's target
+    alone: ClassVar[bool] = False  # whether trials are never trained together
 
     @property
     def frozen(self) -> bool:

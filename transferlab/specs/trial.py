@@ -13,6 +13,7 @@ from .method import Measure, Method
 from .networks import AlexNet, Backbone
 from .recipe import Recipe
 from .serial import OneOf, cell, combinations, filled
+from .task import CLASSIFIED
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,11 @@ class Trial(Artefact, kind="trial"):
             Trained(self.before)  # one that trains
             same = (self.before.backbone, self.before.seed) == (self.backbone, self.seed)
             check(same, "source", self.before.label, f"must have the trial's own backbone and seed, {self.seed}")
+            whole = self.before.target.asks.kind in CLASSIFIED
+            check(whole, "source", self.before.label, f"is of a {self.before.target.asks.kind} target: no start")
         own = self.before.target if self.before else self.source
         if own and not isinstance(own, Weights):
-            kept = own.size == target.size or not isinstance(self.backbone, AlexNet)
+            kept = own.size == target.size or self.method.any_size or not isinstance(self.backbone, AlexNet)
             check(kept, "size", target.size, f"AlexNet keeps its source's, {own.size}")
             same = not self.method.own_task or (own.images, own.subset.shape) == (target.images, target.subset.shape)
             check(same, "target", target.label, f"{kind} asks of the source's own images; see of_source")
@@ -113,7 +116,7 @@ class Trial(Artefact, kind="trial"):
     @property
     def shape(self) -> str:
         """All but seed, source, number of images, rate and decay; where a chain made the network, what it did."""
-        if self.recipe is None:
+        if self.recipe is None or self.method.alone:
             return self.key
         target = replace(self.target, subset=self.target.subset.shape)
         before = self.before.shape if self.before else ""

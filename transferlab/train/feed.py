@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..data.augment import Draws, Sampler, crop_flip, luma, normalise
+from ..data.augment import Draws, Sampler, crop_flip, crop_flip_boxes, luma, normalise
 from ..specs.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step of one run sees: images (B, 3, H, W), or activations of frozen layers, and labels (B,).
+    """What one step of one run sees: images (B, 3, H, W), or activations of frozen layers, and labels (B,), or as
+    `Sample.labels` has them.
 
     With a second stream also its images and labels, B of them, each drawn with the one in its place.
     """
@@ -73,7 +74,10 @@ class Pool:
             its = crop_flip(pixels, rows, shift, mirror) if self.pad else pixels[rows]
             parts.append(luma(its) if grey else its)
         images = (torch.cat(parts) if len(parts) > 1 else parts[0]).to(self.device, non_blocking=True)
-        labels = self.labels[one.index].to(self.device, non_blocking=True)
+        labels = self.labels[one.index]
+        if self.pad and labels.ndim == 3:
+            labels = crop_flip_boxes(labels, one.shift, one.mirror, images.shape[2])
+        labels = labels.to(self.device, non_blocking=True)
         return Batch(normalise(images) if images.dtype == torch.uint8 else images, labels, second)
 
 

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..data.images import Sample
 from ..errors import check
 from ..nets.build import head_name, head_of
+from ..nets.detector import losses
 from ..nets.heads import SOURCE_HEAD, logits
 from ..nets.taps import kept_inputs, kept_outputs, last_convolutions, layers
 from ..specs.recipe import Recipe
@@ -73,6 +74,16 @@ def cross_entropy(found: torch.Tensor, labels: torch.Tensor, smoothing: float = 
     right = torch.where(asked, labels, 0.0) * (1 - smoothing) + smoothing / 2
     losses = F.binary_cross_entropy_with_logits(found.float(), right, reduction="none")
     return (losses * asked).sum(1).mean()
+
+
+class DetectionLosses(Objective):
+    """The sum of a detector's losses: see `nets.detector`. Labels are not smoothed."""
+
+    capturable = False  # how many anchors match is asked on the way
+    reads_images = True
+
+    def bind(self, net: nn.Module, recipe: Recipe) -> Loss:
+        return lambda batch: sum(losses(net, batch.images, batch.labels).values())
 
 
 def linear_head(net: nn.Module, kind: str) -> nn.Linear:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ..data.augment import luma, normalise
 from ..data.images import Sample
 from ..errors import choose
+from ..nets.detector import detections
 from ..nets.taps import kept_inputs, reading
 from ..specs.serial import positive
 
@@ -32,6 +33,12 @@ def batches(net: nn.Module, sample: Sample) -> Iterator[torch.Tensor]:
 def predict(net: nn.Module, sample: Sample) -> torch.Tensor:
     """Return the logits of a sample, not augmented, as float32 of shape (N, classes) on the network's device."""
     return torch.cat([net(images).float() for images in batches(net, sample)])
+
+
+@torch.inference_mode()
+def detected(net: nn.Module, sample: Sample) -> list[dict[str, torch.Tensor]]:
+    """Return what a detector finds in each image of a sample, not augmented: see `nets.detector.detections`."""
+    return [one for images in batches(net, sample) for one in detections(net, images)]
 
 
 def pooled(value: torch.Tensor, grid: int | None = 1, pool: str = "mean") -> torch.Tensor:
