@@ -495,7 +495,7 @@ def test_the_full_trial_has_every_field():
 
     others = {f"fine-tune.{name}" for name in ("keep_head", "layer_decay", "unfreeze", "auto_rgn", "probe")}
     others |= {"subset.images", "subset.lift", "subset.tail", "subset.exclude", "subset.per_class", "subset.depth"}
-    assert set(empty(FULL)) <= others | {"recipe.milestones"}
+    assert set(empty(FULL)) <= others | {"recipe.milestones", "target.task"}
     assert not {*PART.to_dict(), *SOURCE.subset.to_dict()} ^ {*Subset.__dataclass_fields__, "kind", "version"}
 
 

@@ -86,7 +86,7 @@ def _short(spec: Any) -> Any:
         return {name: _short(value) for name, value in spec.items()}
     if isinstance(spec, list):
         return [_short(value) for value in spec]
-    return float(f"{spec:.6g}") if isinstance(spec, float) else spec
+    return float(f"{spec:.5g}") if isinstance(spec, float) else spec
 
 
 def chart_html(chart: alt.TopLevelMixin, label: str) -> Markup:
