@@ -377,6 +377,7 @@ def test_a_point_tells_the_runs_behind_it(visit):
     assert shown.count() == 1
     figure.locator(".mark-symbol path:not(.tl-pointed)").last.hover()
     assert told.inner_text() != first
+    assert page.locator(".tl-panels > .tl-runs").count() == 0  # one line below all panels of a figure
     toy = page.locator(".tl-toy .tl-runs")
     toy.get_by_label("next point").click()
     assert "repetition 0" in toy.inner_text()

@@ -33,7 +33,7 @@
     new MutationObserver(() => dress(place)).observe(svg, { subtree: true, childList: true, attributeFilter: ["aria-label", "aria-roledescription", "fill"] });
     widths.set(place, place.clientWidth);
     watcher.observe(place);
-    if (JSON.stringify(spec.datasets).includes('"runs"')) runs(place);
+    if (JSON.stringify(spec.datasets).includes('"runs"')) runs(place.closest(".tl-panels") || place);
     place.dataset.drawn = "true";
     return view;
   }
@@ -41,9 +41,10 @@
   // The runs behind a point, each with the address of its record: of the one that is pointed at or tapped, or, by two
   // buttons, of the next.
   function runs(place) {
+    if (place.nextElementSibling?.className === "tl-runs") return; // of another panel beside it
     const line = document.createElement("p");
     const told = document.createElement("span");
-    const points = () => all(".mark-symbol path", place).filter((mark) => mark.__data__?.datum?.runs);
+    const points = (within = place) => all(".mark-symbol path", within).filter((mark) => mark.__data__?.datum?.runs);
     const published = !place.closest(".tl-toy");
     let at = null; // its datum
     const link = (key, text) => Object.assign(document.createElement(published ? "a" : "span"), { textContent: text, ...(published && { href: `${document.documentElement.dataset.content_root}book/record.html#${key}` }) });
@@ -62,7 +63,8 @@
     }
 
     const go = (by) => {
-      const found = points().sort((a, b) => a.__data__.x - b.__data__.x || a.__data__.y - b.__data__.y);
+      const along = (a, b) => a.__data__.x - b.__data__.x || a.__data__.y - b.__data__.y;
+      const found = all("svg", place).flatMap((svg) => points(svg).sort(along));
       const index = found.findIndex((mark) => mark.__data__.datum === at);
       show(found[(index + by + found.length + (index < 0 && by < 0)) % found.length]);
     };
