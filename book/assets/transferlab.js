@@ -22,7 +22,8 @@
   }
 
   async function embed(place) {
-    const spec = JSON.parse(place.querySelector("script").textContent);
+    const text = place.querySelector("script").textContent;
+    const spec = JSON.parse(text);
     const { view } = await window.vegaEmbed(place, spec, { actions: false, renderer: "svg", tooltip: { theme: "custom" } });
     const mover = movers.get(place.closest(".tl-explorer"));
     if (mover) await mover(view);
@@ -33,8 +34,8 @@
     new MutationObserver(() => dress(place)).observe(svg, { subtree: true, childList: true, attributeFilter: ["aria-label", "aria-roledescription", "fill"] });
     widths.set(place, place.clientWidth);
     watcher.observe(place);
-    if (JSON.stringify(spec.datasets).includes('"runs"')) runs(place.closest(".tl-panels") || place);
     place.dataset.drawn = "true";
+    if (text.includes('"runs"')) runs(place.closest(".tl-panels") || place);
     return view;
   }
 
