@@ -259,10 +259,8 @@ class Chapter:
         pretrained = [f"{steps:,} steps of {batch} images" for steps, batch in lengths]
         place = {True: "the source", False: "a target"}
         on: dict[tuple, set[float]] = {}
-        for t in (t for t in trials if t.recipe):
-            on.setdefault((place[t.target.images.name == s.source], t.recipe.steps, t.recipe.batch), set()).update(
-                t.recipe.rates
-            )
+        for target, r in ((t.target, t.recipe) for t in trials if t.recipe):
+            on.setdefault((place[target.images.name == s.source], r.steps, r.batch), set()).update(r.rates)
         rates = lambda of: ", ".join(f"{x:f}".rstrip("0").rstrip(".") for x in sorted(of))  # noqa: E731
         recipes = [(f"on {at}", f"{n} steps of {b}; learning rates {rates(of)}") for (at, n, b), of in on.items()]
         nets = dict.fromkeys(getattr(t.backbone, "name", t.backbone.kind) for t in trials)

@@ -219,7 +219,7 @@ def test_what_a_method_says_about_itself(method):
     assert "\n" not in asked.label
     assert f", {method.kind}" in asked.label
     assert len({trial(method, seed).key for seed in range(3)}) == 3
-    if asked.recipe and not method.alone:
+    if asked.recipe and method.packable:
         rate = replace(method, recipe=replace(RECIPE, lr=0.1, weight_decay=0.1, momentum=0.5))
         assert trial(rate).shape == trial(method, seed=2).shape == asked.shape
     else:

@@ -43,7 +43,7 @@ class Detect(Method, kind="detect", version=1):
     starts: ClassVar[None] = None
     tasks: ClassVar[tuple[str, ...]] = (Detection.kind,)
     any_size: ClassVar[bool] = True
-    alone: ClassVar[bool] = True  # what training draws of an image's proposals, no other network may draw before
+    packable: ClassVar[bool] = False  # what training draws of an image's proposals, no other network may draw before
 
     def __post_init__(self) -> None:
         above_zero(self, "head_lr")

@@ -27,7 +27,7 @@ class Method(ForTasks):
     # whether it asks a source's head, so of its own images: test ones, only these are new
     own_task: ClassVar[bool] = False
     any_size: ClassVar[bool] = False  # whether a source may have images of another size than an AlexNet's target
-    alone: ClassVar[bool] = False  # whether trials are never trained together
+    packable: ClassVar[bool] = True  # whether trials of one shape may train together
 
     @property
     def frozen(self) -> bool:

@@ -116,7 +116,7 @@ class Trial(Artefact, kind="trial"):
     @property
     def shape(self) -> str:
         """All but seed, source, number of images, rate and decay; where a chain made the network, what it did."""
-        if self.recipe is None or self.method.alone:
+        if self.recipe is None or not self.method.packable:
             return self.key
         target = replace(self.target, subset=self.target.subset.shape)
         before = self.before.shape if self.before else ""
