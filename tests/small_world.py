@@ -23,8 +23,10 @@ from transferlab.run.context import Context
 from transferlab.run.queue import Job
 from transferlab.specs import Artefact, Trial
 from transferlab.store import Store
+from transferlab.train.checkpoint import Checkpoint
 from transferlab.train.fit import Fitted
 from transferlab.train.run import Run
+from transferlab.train.trainers import SingleTrainer
 
 CPU = torch.device("cpu")
 WORLD = {  # images a class
@@ -74,6 +76,27 @@ class Seen(NamedTuple):
     job: Job
     run: Run
     fitted: Fitted
+
+
+def killed_at(number: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Kill the training that comes as it begins its step of this number, once; every step leaves a checkpoint.
+
+    Returns
+    -------
+    list of int
+        The steps that were begun, as they are.
+    """
+    step, begun = SingleTrainer.step, []
+
+    def counted(self, batch, at):
+        begun.append(at)
+        if len(begun) == number + 1:
+            raise KeyboardInterrupt
+        return step(self, batch, at)
+
+    monkeypatch.setattr(SingleTrainer, "step", counted)
+    monkeypatch.setattr(work, "Checkpoint", functools.partial(Checkpoint, every=0))
+    return begun
 
 
 @contextmanager

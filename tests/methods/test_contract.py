@@ -11,7 +11,7 @@ import re
 import tempfile
 from contextlib import suppress
 from dataclasses import MISSING, fields, replace
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
@@ -19,7 +19,7 @@ from typing import get_type_hints
 
 import pytest
 import torch
-from small_world import context, give, run, small_world, trainings  # noqa: F401  (a fixture for the whole module)
+from small_world import context, give, killed_at, run, small_world, trainings  # noqa: F401  (a fixture for the whole module)
 
 from transferlab import measure, methods
 from transferlab.data import images
@@ -46,8 +46,6 @@ from transferlab.specs import (
     Trial,
 )
 from transferlab.store import Store
-from transferlab.train.checkpoint import Checkpoint
-from transferlab.train.trainers import SingleTrainer
 
 RECIPE = Recipe(steps=6, batch=8, lr=0.003, augment="none")
 BACKBONE = AlexNet((8, 8, 8, 8, 8), (24, 16))
@@ -457,16 +455,7 @@ def test_a_measure_killed_and_gone_on_has_seen_the_same(cls, tmp_path, monkeypat
     for name in ("whole", "killed"):
         put_source(tmp_path / name, asked)
     whole = run(tmp_path / "whole", asked)
-    step, begun = SingleTrainer.step, []
-
-    def killed(self, batch, number):
-        begun.append(number)
-        if len(begun) == 4:
-            raise KeyboardInterrupt
-        return step(self, batch, number)
-
-    monkeypatch.setattr(SingleTrainer, "step", killed)
-    monkeypatch.setattr(work, "Checkpoint", partial(Checkpoint, every=0))
+    begun = killed_at(3, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", asked)
     assert run(tmp_path / "killed", asked) == whole

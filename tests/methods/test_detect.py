@@ -1,19 +1,17 @@
 """Detection: what goes over, what is refused, and that the one loop holds for it."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from small_world import context, give, run, small_world, trainings  # noqa: F401  (a fixture for the whole module)
+from small_world import context, give, killed_at, run, small_world, trainings  # noqa: F401  (a fixture for the whole module)
 
 from transferlab.errors import UserError
 from transferlab.lab import Lab
 from transferlab.measure.detection import scores_of_detections
 from transferlab.methods import Detect, FineTune, Scratch
 from transferlab.nets.build import build
-from transferlab.run import work
 from transferlab.seeds import stream
 from transferlab.specs import (
     AlexNet,
@@ -29,9 +27,7 @@ from transferlab.specs import (
     Trial,
 )
 from transferlab.store import Store
-from transferlab.train.checkpoint import Checkpoint
 from transferlab.train.read import detected
-from transferlab.train.trainers import SingleTrainer
 
 RECIPE = Recipe(steps=12, batch=4, lr=0.01)
 BACKBONE = AlexNet((8, 8, 8, 8, 8), (24, 16))
@@ -133,16 +129,7 @@ def test_equal_seeds_are_equal_bits_and_other_trials_change_nothing(tmp_path):
 @pytest.mark.parametrize("at", [0, 7])
 def test_killed_and_gone_on_it_is_the_same(at, tmp_path, monkeypatch):
     whole = run(tmp_path / "whole", trial(), network())
-    step, begun = SingleTrainer.step, []
-
-    def killed(self, batch, number):
-        begun.append(number)
-        if len(begun) == at + 1:
-            raise KeyboardInterrupt
-        return step(self, batch, number)
-
-    monkeypatch.setattr(SingleTrainer, "step", killed)
-    monkeypatch.setattr(work, "Checkpoint", partial(Checkpoint, every=0))
+    begun = killed_at(at, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", trial(), network())
     assert run(tmp_path / "killed", trial()) == whole

@@ -1,21 +1,17 @@
 """Growing as a method: what is trained how fast, alone, packed, and when it is killed."""
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
-from small_world import context, give, run, small_world, trainings  # noqa: F401  (a fixture for the whole module)
+from small_world import context, give, killed_at, run, small_world, trainings  # noqa: F401  (a fixture for the whole module)
 
 from transferlab.lab import Lab
 from transferlab.methods import Grow
 from transferlab.nets.build import build, head_of
-from transferlab.run import work
 from transferlab.specs import AlexNet, OneOf, Recipe, Source, Subset, Target, Trial
-from transferlab.train.checkpoint import Checkpoint
 from transferlab.train.optim import parameter_groups
 from transferlab.train.run import Run
-from transferlab.train.trainers import SingleTrainer
 
 RECIPE = Recipe(steps=30, batch=16, lr=0.003, augment="none")
 BACKBONE = AlexNet((8, 12, 16, 16, 12), (32, 24))
@@ -65,16 +61,7 @@ def test_spread_is_that_of_new_weights(tmp_path):
 )
 def test_killed_and_gone_on_the_bits_are_the_same(given, tmp_path, monkeypatch):
     """Whole networks, and those of which only the last part is trained."""
-    step, begun = SingleTrainer.step, []
-
-    def killed(self, batch, number):
-        begun.append(number)
-        if len(begun) == 7:
-            raise KeyboardInterrupt
-        return step(self, batch, number)
-
-    monkeypatch.setattr(SingleTrainer, "step", killed)
-    monkeypatch.setattr(work, "Checkpoint", partial(Checkpoint, every=0))
+    begun = killed_at(6, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", trial(**given), network())
     with trainings() as ended:

@@ -1,13 +1,12 @@
 """Joint fine-tuning: what is borrowed, by which heads it is told apart, rounds, and what is refused."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_world import CPU, context, give, run, small_world, trainings  # noqa: F401  (a fixture for the whole module)
+from small_world import CPU, context, give, killed_at, run, small_world, trainings  # noqa: F401  (a fixture for the whole module)
 
 from transferlab.data.images import load, source_sample, target_sample
 from transferlab.errors import UserError
@@ -16,7 +15,6 @@ from transferlab.measure import TrainAccuracy
 from transferlab.methods import FineTune, JointFineTune, Scratch
 from transferlab.methods.joint import Selected
 from transferlab.nets.build import build
-from transferlab.run import work
 from transferlab.select.pool import names_of
 from transferlab.specs import (
     AlexNet,
@@ -35,10 +33,8 @@ from transferlab.specs import (
     Trial,
 )
 from transferlab.store import Store
-from transferlab.train.checkpoint import Checkpoint
 from transferlab.train.fit import fit
 from transferlab.train.read import predict
-from transferlab.train.trainers import SingleTrainer
 
 RECIPE = Recipe(steps=6, batch=8, lr=0.005)
 BACKBONE = AlexNet((8, 8, 8, 8, 8), (24, 16))
@@ -275,16 +271,7 @@ def test_in_a_pack_it_trains_as_alone(batch_norm, tmp_path):
 def test_killed_and_gone_on_it_is_the_same(at, tmp_path, monkeypatch):
     one = trial(replace(JOINT, batch_norm="apart"))
     whole = run(tmp_path / "whole", one, network())
-    step, begun = SingleTrainer.step, []
-
-    def killed(self, batch, number):
-        begun.append(number)
-        if len(begun) == at + 1:
-            raise KeyboardInterrupt
-        return step(self, batch, number)
-
-    monkeypatch.setattr(SingleTrainer, "step", killed)
-    monkeypatch.setattr(work, "Checkpoint", partial(Checkpoint, every=0))
+    begun = killed_at(at, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", one, network())
     assert run(tmp_path / "killed", one) == whole

@@ -1,27 +1,23 @@
 """Several labels an image: the methods that can do that, alone and packed, killed and gone on, searched and refused."""
 
 import copy
-from functools import partial
 
 import pytest
 import torch
 from annotated_sets import drawn_target
-from small_world import CPU, give, run, small_world, trainings  # noqa: F401  (a fixture)
+from small_world import CPU, give, killed_at, run, small_world, trainings  # noqa: F401  (a fixture)
 
 from transferlab.data.images import Sample
 from transferlab.errors import UserError
 from transferlab.lab import Lab
 from transferlab.methods import BSS, L2SP, Distillation, FineTune, Grow, Probe, Scratch
 from transferlab.nets.build import build
-from transferlab.run import work
 from transferlab.specs import AlexNet, MultiLabel, OneOf, Recipe, Source, Subset, Torchvision, Trial
 from transferlab.store import Store
-from transferlab.train.checkpoint import Checkpoint
 from transferlab.train.feed import Batch
 from transferlab.train.fit import fit
 from transferlab.train.objectives import CrossEntropy, cross_entropy
 from transferlab.train.run import Run, Stream
-from transferlab.train.trainers import SingleTrainer
 
 RECIPE = Recipe(6, 8, 0.01)
 BACKBONE = AlexNet((8, 8, 8, 8, 8), (24, 16))
@@ -102,16 +98,7 @@ def give_source(root, asked: Trial) -> None:
 
 def test_killed_and_gone_on(target, tmp_path, monkeypatch):
     asked = trial(target, FineTune(RECIPE))
-    whole, step, begun = result(tmp_path / "whole", asked), SingleTrainer.step, []
-
-    def killed(self, batch, number):
-        begun.append(number)
-        if len(begun) == 4:
-            raise KeyboardInterrupt
-        return step(self, batch, number)
-
-    monkeypatch.setattr(SingleTrainer, "step", killed)
-    monkeypatch.setattr(work, "Checkpoint", partial(Checkpoint, every=0))
+    whole, begun = result(tmp_path / "whole", asked), killed_at(3, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         result(tmp_path / "killed", asked)
     assert result(tmp_path / "killed", asked) == whole
